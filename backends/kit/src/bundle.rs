@@ -1,0 +1,243 @@
+//! The sidecar bundle: its container on both of the bottle's networks, and its control channel over the container's
+//! attached standard streams.
+//!
+//! The container's standard input closes when the host's connection does: that is how the sidecar learns of the host's
+//! death.
+
+use crate::{
+    container::{self, endpoint, networking},
+    engine::{Engine, Stop},
+    names::Role,
+    network::Network,
+};
+use bollard::{
+    container::{AttachContainerResults, LogOutput},
+    models::{ContainerCreateBody, HostConfig, HostConfigLogConfig, NetworkConnectRequest, ResourcesUlimits},
+    query_parameters::AttachContainerOptionsBuilder,
+};
+use bottle_api::{
+    BottleSpec, Error, ErrorKind, Host, LaunchRequest, Result,
+    control::{CONTROL_VERSION, First, SecretsFrame, Start, read_frame, write_frame},
+    error::Context,
+    secret::Secrets,
+};
+use futures_util::StreamExt;
+use std::{
+    collections::HashMap,
+    io::Write,
+    net::Ipv4Addr,
+    os::unix::net::UnixStream as StdUnixStream,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncWriteExt, copy},
+    net::UnixStream,
+};
+
+/// Names that the agent knows the sidecar by.
+pub const SIDECAR_NAMES: &[&str] = &["egress", "git-gate", "supervise", "sidecar"];
+/// The user that the bundle runs as; it exists in no image.
+const SIDECAR_USER: &str = "65532:65532";
+const SIDECAR_MEMORY: i64 = 512 << 20;
+const SIDECAR_PIDS: i64 = 256;
+/// How long the bundle may take from its start to `ready`.
+const READY_TIME: Duration = Duration::from_secs(30);
+/// Of the bundle's error output, kept for messages.
+const STDERR_KEPT: usize = 4096;
+
+/// A bundle that serves.
+pub struct Bundle {
+    /// The container's id.
+    pub id: String,
+    /// Its address on the internal network.
+    pub address: Ipv4Addr,
+    /// The bottle's certificate authority.
+    pub ca_pem: String,
+    /// The control channel, after the handshake.
+    pub channel: StdUnixStream,
+}
+
+/// The sidecar's address on a network; the agent has the next one.
+pub fn sidecar_address(network: &Network) -> Ipv4Addr {
+    network.block.address(2)
+}
+
+/// Creates and starts the bundle, hands it policy and secrets, and waits until it serves.
+#[allow(clippy::too_many_arguments)] // what a launch has in hand, once
+pub async fn start(
+    engine: &Engine,
+    host: &Host,
+    spec: &BottleSpec,
+    image: &str,
+    internal: &Network,
+    egress: &Network,
+    req: &LaunchRequest,
+    secrets: &Secrets,
+    stop: &Stop,
+) -> Result<Bundle> {
+    let address = sidecar_address(internal);
+    let body = body(spec, image, internal, address);
+    let (id, name) = container::create(engine, host, spec, Role::Sidecar, None, body, stop).await?;
+    let leg = NetworkConnectRequest {
+        container: id.clone(),
+        endpoint_config: Some(endpoint(sidecar_address(egress), &[])),
+    };
+    engine
+        .docker
+        .connect_network(&egress.id, leg)
+        .await
+        .context("connect the sidecar to its network")?;
+    let options = AttachContainerOptionsBuilder::default()
+        .stdin(true)
+        .stdout(true)
+        .stderr(true)
+        .stream(true)
+        .build();
+    let attached = engine
+        .docker
+        .attach_container(&id, Some(options))
+        .await
+        .context("attach to the sidecar")?;
+    stop.check()?;
+    container::start(engine, &id, &name).await?;
+
+    let (channel, far_end) = StdUnixStream::pair()?;
+    far_end.set_nonblocking(true)?;
+    let said = Arc::new(Mutex::new(Vec::new()));
+    tokio::spawn(carry(
+        attached,
+        UnixStream::from_std(far_end)?,
+        said.clone(),
+        host.clone(),
+    ));
+    let frames = (
+        Start {
+            version: CONTROL_VERSION,
+            policy: req.policy.clone(),
+        },
+        SecretsFrame::encode(secrets)?,
+    );
+    let shake = tokio::task::spawn_blocking(move || -> Result<(First, StdUnixStream)> {
+        let mut channel = channel;
+        channel.set_read_timeout(Some(READY_TIME))?;
+        write_frame(&mut channel, &frames.0)?;
+        channel.write_all(&frames.1)?;
+        let first = read_frame(&mut channel)?;
+        channel.set_read_timeout(None)?;
+        Ok((
+            first.ok_or_else(|| Error::new(ErrorKind::RUNTIME, "it ended"))?,
+            channel,
+        ))
+    });
+    match stop.or(async { shake.await? }).await {
+        Ok((First::Ready { ca_pem }, channel)) => Ok(Bundle {
+            id,
+            address,
+            ca_pem,
+            channel,
+        }),
+        Ok((First::Refused { message }, _)) => Err(Error::new(
+            ErrorKind::RUNTIME,
+            format!("the sidecar refused to serve: {message}"),
+        )),
+        Err(error) if error.kind == ErrorKind::CANCELLED => Err(error),
+        Err(error) => {
+            let said =
+                String::from_utf8_lossy(&said.lock().unwrap_or_else(PoisonError::into_inner)).into_owned();
+            let mut error = error
+                .context("wait for the sidecar to serve")
+                .kind(ErrorKind::RUNTIME);
+            error.chain.extend(
+                (!said.trim().is_empty()).then(|| format!("it said: {}", said.trim().escape_debug())),
+            );
+            Err(error)
+        }
+    }
+}
+
+fn body(spec: &BottleSpec, image: &str, internal: &Network, address: Ipv4Addr) -> ContainerCreateBody {
+    let host_config = HostConfig {
+        network_mode: Some(internal.id.clone()),
+        readonly_rootfs: Some(true),
+        memory: Some(SIDECAR_MEMORY),
+        memory_swap: Some(SIDECAR_MEMORY),
+        pids_limit: Some(SIDECAR_PIDS),
+        // The bundle stands on two networks: it must never carry packets from one to the other.
+        sysctls: Some(HashMap::from([
+            ("net.ipv4.ip_forward".into(), "0".into()),
+            ("net.ipv4.ip_unprivileged_port_start".into(), "0".into()),
+        ])),
+        ..hardened()
+    };
+    ContainerCreateBody {
+        image: Some(image.into()),
+        user: Some(SIDECAR_USER.into()),
+        env: Some(vec![
+            format!("CLAUDE_BOTTLE_SIDECAR_BIND={address}"),
+            format!("CLAUDE_BOTTLE_SIDECAR_DAEMONS={}", spec.daemons.join(",")),
+        ]),
+        attach_stdin: Some(true),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        open_stdin: Some(true),
+        stdin_once: Some(true),
+        tty: Some(false),
+        host_config: Some(host_config),
+        networking_config: Some(networking(&internal.id, endpoint(address, SIDECAR_NAMES))),
+        ..ContainerCreateBody::default()
+    }
+}
+
+/// What every container of a bottle has: no capabilities, no way to new ones, no core files, no log on the engine's
+/// disk, no restart.
+pub fn hardened() -> HostConfig {
+    HostConfig {
+        cap_drop: Some(vec!["ALL".into()]),
+        security_opt: Some(vec!["no-new-privileges".into()]),
+        privileged: Some(false),
+        ulimits: Some(vec![ResourcesUlimits {
+            name: Some("core".into()),
+            soft: Some(0),
+            hard: Some(0),
+        }]),
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("none".into()),
+            config: None,
+        }),
+        ..HostConfig::default()
+    }
+}
+
+/// Carries bytes between the control channel and the container's streams until either ends.
+async fn carry(attached: AttachContainerResults, channel: UnixStream, said: Arc<Mutex<Vec<u8>>>, host: Host) {
+    let AttachContainerResults {
+        mut output,
+        mut input,
+    } = attached;
+    let (mut from_host, mut to_host) = channel.into_split();
+    let down = tokio::spawn(async move {
+        let _ = copy(&mut from_host, &mut input).await;
+        let _ = input.shutdown().await;
+    });
+    while let Some(Ok(frame)) = output.next().await {
+        match frame {
+            LogOutput::StdErr { message } => {
+                host.warn(format!(
+                    "sidecar: {}",
+                    String::from_utf8_lossy(&message).trim_end().escape_debug()
+                ));
+                let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+                let room = STDERR_KEPT.saturating_sub(said.len());
+                said.extend_from_slice(&message[..message.len().min(room)]);
+            }
+            other => {
+                if to_host.write_all(&other.into_bytes()).await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    let _ = to_host.shutdown().await;
+    down.abort();
+}

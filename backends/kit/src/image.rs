@@ -1,0 +1,267 @@
+//! The agent's and the sidecar's image: built from the recipes in this crate when they are missing or differ.
+//!
+//! An image carries the hash of what it was built from as a label. One without that label is somebody's own: it is
+//! used as it is, and never built over.
+
+use crate::{
+    engine::{Engine, Stop, is_status},
+    names::RECIPE,
+};
+use bollard::{body_full, query_parameters::BuildImageOptionsBuilder};
+use bottle_api::{BottleSpec, Error, ErrorKind, Host, Progress, Result, SIDECAR_ARTIFACT, error::Context};
+use futures_util::StreamExt;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+
+/// The host's variables that name images.
+pub const IMAGE_ENV: &[&str] = &[
+    "CLAUDE_BOTTLE_IMAGE",
+    "CLAUDE_BOTTLE_SIDECAR_IMAGE",
+    "CLAUDE_BOTTLE_BASE_IMAGE",
+];
+
+const AGENT_RECIPE: &str = include_str!("../recipes/agent.Dockerfile");
+const SIDECAR_RECIPE: &str = include_str!("../recipes/sidecar.Dockerfile");
+const DEFAULT_BASE: &str = "node:22-bookworm";
+
+/// The version of Claude Code that the recipe pins.
+pub const CLAUDE_VERSION: &str = "2.1.329";
+
+/// Where Claude Code's package for a platform is pinned.
+struct Pin {
+    arch: &'static str,
+    package: &'static str,
+    /// SHA-512 of the package's tarball, hexadecimal: npm's `dist.integrity`.
+    integrity: &'static str,
+    /// SHA-256 of the program inside, hexadecimal.
+    sha256: &'static str,
+}
+
+const PINS: [Pin; 2] = [
+    Pin {
+        arch: "amd64",
+        package: "@anthropic-ai/claude-code-linux-x64",
+        integrity: concat!(
+            "fa7e25bb5b9b600a74d98d17fcc0149f1c3dc98e921c767bec5f88a16f95d305",
+            "6816e888f68a5d1fa8287e37f5e205c908460c4cda64b3b1a7d62f1765328058"
+        ),
+        sha256: "30e2724e2aecb1bf5dc9f3130901afb71c5fa229051c190a6d7ad9aff6378d6d",
+    },
+    Pin {
+        arch: "arm64",
+        package: "@anthropic-ai/claude-code-linux-arm64",
+        integrity: concat!(
+            "2221b9ba6153a120955aa075944b31c702312a0c4f5f26770d153dd79bfc2780",
+            "73e50dc9a6c94cd1ec359b9c9a4fe9455c13ef6319ac1208b45c8ebc5c7343d0"
+        ),
+        sha256: "8489e2c7ba7846b4681b84e559fed4ed5bb265e129e21dc9de9e322157fb2bea",
+    },
+];
+
+/// An image that is about to be built.
+struct Recipe {
+    tag: String,
+    what: &'static str,
+    hash: String,
+    context: Vec<u8>,
+    arguments: HashMap<String, String>,
+}
+
+/// Name of the agent's image.
+pub fn agent_tag(spec: &BottleSpec) -> String {
+    setting(spec, "CLAUDE_BOTTLE_IMAGE", "claude-bottle:latest")
+}
+
+/// What the engine runs on, and the static program that is both sidecar and in-bottle helper there.
+pub struct Platform {
+    arch: String,
+    /// The program's bytes.
+    pub helper: Vec<u8>,
+}
+
+impl Platform {
+    /// Asks the engine, which need not run on a machine like this one, and reads the program that fits.
+    pub async fn of(engine: &Engine, host: &Host) -> Result<Self> {
+        let version = engine
+            .docker
+            .version()
+            .await
+            .context("ask the engine for its version")?;
+        let unknown = || Error::new(ErrorKind::RUNTIME, "the engine does not say what it runs on");
+        let arch = version.arch.ok_or_else(unknown)?;
+        let path = host.artifact(SIDECAR_ARTIFACT, &format!("linux/{arch}"))?;
+        let helper = tokio::fs::read(&path)
+            .await
+            .with_context(|| format!("read {}", path.display()))?;
+        Ok(Self { arch, helper })
+    }
+}
+
+/// The agent image's id, built if need be.
+pub async fn agent(
+    engine: &Engine,
+    host: &Host,
+    spec: &BottleSpec,
+    platform: &Platform,
+    stop: &Stop,
+) -> Result<String> {
+    let base = setting(spec, "CLAUDE_BOTTLE_BASE_IMAGE", DEFAULT_BASE);
+    let arch = &platform.arch;
+    let pin = PINS.iter().find(|pin| pin.arch == arch.as_str()).ok_or_else(|| {
+        Error::new(
+            ErrorKind::UNSUPPORTED,
+            format!("the engine runs on {arch}; Claude Code is pinned for amd64 and arm64"),
+        )
+    })?;
+    let arguments = HashMap::from([
+        ("BASE".to_owned(), base),
+        ("CLAUDE_VERSION".into(), CLAUDE_VERSION.into()),
+        ("CLAUDE_PACKAGE".into(), pin.package.into()),
+        ("CLAUDE_INTEGRITY".into(), pin.integrity.into()),
+        ("CLAUDE_SHA256".into(), pin.sha256.into()),
+    ]);
+    let mut words: Vec<_> = arguments.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    words.sort();
+    let recipe = Recipe {
+        tag: agent_tag(spec),
+        what: "agent image",
+        hash: hash(&[AGENT_RECIPE.as_bytes(), words.join("\n").as_bytes()]),
+        context: context(&[("Dockerfile", 0o644, AGENT_RECIPE.as_bytes())])?,
+        arguments,
+    };
+    ensure(engine, host, recipe, stop).await
+}
+
+/// The sidecar image's id, built if need be.
+pub async fn sidecar(
+    engine: &Engine,
+    host: &Host,
+    spec: &BottleSpec,
+    platform: &Platform,
+    stop: &Stop,
+) -> Result<String> {
+    let recipe = Recipe {
+        tag: setting(
+            spec,
+            "CLAUDE_BOTTLE_SIDECAR_IMAGE",
+            "claude-bottle-sidecars:latest",
+        ),
+        what: "sidecar image",
+        hash: hash(&[SIDECAR_RECIPE.as_bytes(), &platform.helper]),
+        context: context(&[
+            ("Dockerfile", 0o644, SIDECAR_RECIPE.as_bytes()),
+            (SIDECAR_ARTIFACT, 0o755, &platform.helper),
+        ])?,
+        arguments: HashMap::new(),
+    };
+    ensure(engine, host, recipe, stop).await
+}
+
+async fn ensure(engine: &Engine, host: &Host, recipe: Recipe, stop: &Stop) -> Result<String> {
+    match engine.docker.inspect_image(&recipe.tag).await {
+        Ok(found) => {
+            let label = found
+                .config
+                .and_then(|c| c.labels)
+                .and_then(|mut l| l.remove(RECIPE));
+            if let (true, Some(id)) = (label.is_none_or(|hash| hash == recipe.hash), found.id) {
+                return Ok(id);
+            }
+        }
+        Err(error) if is_status(&error, 404) => {}
+        Err(error) => return Err(error).with_context(|| format!("look for the image {}", recipe.tag)),
+    }
+    let tag = recipe.tag.clone();
+    stop.or(build(engine, host, recipe)).await?;
+    let built = engine
+        .docker
+        .inspect_image(&tag)
+        .await
+        .with_context(|| format!("look for the image {tag}"))?;
+    built.id.ok_or_else(|| {
+        Error::new(
+            ErrorKind::RUNTIME,
+            format!("the engine gives no id for the image {tag}"),
+        )
+    })
+}
+
+async fn build(engine: &Engine, host: &Host, recipe: Recipe) -> Result<()> {
+    let step = format!("build the {} {}", recipe.what, recipe.tag);
+    host.step(&step);
+    let labels = HashMap::from([(RECIPE.to_owned(), recipe.hash)]);
+    let options = BuildImageOptionsBuilder::default()
+        .t(&recipe.tag)
+        .labels(&labels)
+        .buildargs(&recipe.arguments)
+        .rm(true)
+        .forcerm(true)
+        .build();
+    let mut events = engine
+        .docker
+        .build_image(options, None, Some(body_full(recipe.context.into())));
+    let mut last = String::new();
+    while let Some(event) = events.next().await {
+        let event = event.with_context(|| step.clone())?;
+        if let Some(error) = event.error_detail.and_then(|detail| detail.message) {
+            return Err(build_error(&step, &error, &last));
+        }
+        if let Some(line) = event
+            .stream
+            .map(|l| l.trim().to_owned())
+            .filter(|l| !l.is_empty())
+        {
+            last.clone_from(&line);
+            host.progress(&Progress {
+                step: step.clone(),
+                detail: line,
+                done: false,
+            });
+        }
+    }
+    host.progress(&Progress {
+        step,
+        done: true,
+        ..Progress::default()
+    });
+    Ok(())
+}
+
+fn build_error(step: &str, error: &str, last: &str) -> Error {
+    let mut failed = Error::new(ErrorKind::RUNTIME, format!("{step}: {}", error.trim()));
+    failed
+        .chain
+        .extend((!last.is_empty()).then(|| format!("its last words: {last}")));
+    failed.hint(
+        "If the base image cannot be pulled here, name one that is local: CLAUDE_BOTTLE_BASE_IMAGE=NAME (with git, \
+         curl and npm).",
+    )
+}
+
+fn setting(spec: &BottleSpec, name: &str, default: &str) -> String {
+    spec.env
+        .get(name)
+        .filter(|v| !v.is_empty())
+        .cloned()
+        .unwrap_or_else(|| default.into())
+}
+
+fn hash(parts: &[&[u8]]) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    format!("{:x}", hasher.finalize())
+}
+
+fn context(files: &[(&str, u32, &[u8])]) -> Result<Vec<u8>> {
+    let mut tar = tar::Builder::new(vec![]);
+    for (name, mode, data) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(*mode);
+        header.set_size(data.len() as u64);
+        tar.append_data(&mut header, name, *data)?;
+    }
+    Ok(tar.into_inner()?)
+}

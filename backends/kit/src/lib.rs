@@ -1,0 +1,20 @@
+//! What is about Docker and shared by the backends that use it; there is no second engine client anywhere.
+//!
+//! * [`engine`]: the connection, and the runtime that everything runs on;
+//! * [`names`]: names and labels of what is created;
+//! * [`network`], [`blocks`]: a bottle's two networks and their addresses;
+//! * [`image`]: the agent's and the sidecar's image, from recipes in this crate;
+//! * [`container`]: creating, starting, and files in and out;
+//! * [`bundle`]: the sidecar and its control channel;
+//! * [`exec`]: processes in a container;
+//! * [`sweep`]: finding and removing what is left.
+
+pub mod blocks;
+pub mod bundle;
+pub mod container;
+pub mod engine;
+pub mod exec;
+pub mod image;
+pub mod names;
+pub mod network;
+pub mod sweep;

@@ -1,0 +1,99 @@
+//! Names and labels. A name is for people; what a thing is, its labels say, and only those are trusted.
+
+use bottle_api::{BottleSpec, LedgerEntry};
+use std::collections::HashMap;
+
+/// The bottle's identity.
+pub const IDENTITY: &str = "claude-bottle.identity";
+/// The ledger's entry.
+pub const ENTRY: &str = "claude-bottle.entry";
+/// Machine, user and state directory that own it, hashed.
+pub const OWNER: &str = "claude-bottle.owner";
+/// What it is for.
+pub const ROLE: &str = "claude-bottle.role";
+/// The agent's name.
+pub const AGENT: &str = "claude-bottle.agent";
+/// The sidecar's daemons, on the agent's container.
+pub const DAEMONS: &str = "claude-bottle.daemons";
+/// Hash of the recipe that an image was built from.
+pub const RECIPE: &str = "claude-bottle.recipe";
+
+/// Names are tried with `-2`, `-3`… up to this.
+pub const MAX_SUFFIX: u32 = 100;
+
+/// What a container or network is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The agent's container.
+    Agent,
+    /// The sidecar bundle's.
+    Sidecar,
+    /// The network without a way out.
+    Internal,
+    /// The sidecar's network.
+    Egress,
+}
+
+impl Role {
+    /// The label's value.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Sidecar => "sidecar",
+            Self::Internal => "internal",
+            Self::Egress => "egress",
+        }
+    }
+
+    /// `claude-bottle-…<slug>`.
+    pub fn base_name(self, slug: &str) -> String {
+        match self {
+            Self::Agent => format!("claude-bottle-{slug}"),
+            Self::Sidecar => format!("claude-bottle-sidecars-{slug}"),
+            Self::Internal => format!("claude-bottle-net-{slug}"),
+            Self::Egress => format!("claude-bottle-egress-{slug}"),
+        }
+    }
+
+    /// The ledger's word for the kind of thing.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Agent | Self::Sidecar => "container",
+            Self::Internal | Self::Egress => "network",
+        }
+    }
+}
+
+/// `base`, `base-2`, … `base-100`.
+pub fn candidates(base: &str) -> impl Iterator<Item = String> + '_ {
+    (1..=MAX_SUFFIX).map(move |n| {
+        if n == 1 {
+            base.to_owned()
+        } else {
+            format!("{base}-{n}")
+        }
+    })
+}
+
+/// The labels of everything that belongs to a bottle.
+pub fn labels(spec: &BottleSpec, role: Role, entry: &LedgerEntry) -> HashMap<String, String> {
+    let mut labels = HashMap::from([
+        (IDENTITY.into(), spec.identity.clone()),
+        (ENTRY.into(), entry.uuid.clone()),
+        (OWNER.into(), spec.owner.clone()),
+        (ROLE.into(), role.label().into()),
+        (AGENT.into(), spec.agent.clone()),
+    ]);
+    if role == Role::Agent {
+        labels.insert(DAEMONS.into(), spec.daemons.join(","));
+    }
+    labels
+}
+
+/// The engine's filter for things with these labels.
+pub fn label_filter(labels: &[(&str, &str)]) -> HashMap<String, Vec<String>> {
+    HashMap::from([(
+        "label".into(),
+        labels.iter().map(|(k, v)| format!("{k}={v}")).collect(),
+    )])
+}

@@ -1,0 +1,109 @@
+//! The policy document: what a bottle may reach, rendered by the host, held by the sidecar.
+
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// The document's version. A sidecar of another version refuses it.
+pub const SCHEMA: u32 = 1;
+
+/// What a bottle may reach. Everything that is not granted here is refused.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// [`SCHEMA`] of the writer.
+    pub schema: u32,
+    /// One per host; hosts are lower-case and differ.
+    pub routes: Vec<Route>,
+    /// Further trust anchors for upstream certificates, PEM, beside the built-in ones.
+    pub upstream_ca_pem: Option<String>,
+}
+
+/// A host that the bottle may reach.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Exact, lower-case.
+    pub host: String,
+    /// Allowed ports.
+    pub ports: Vec<u16>,
+    /// Allowed path prefixes, on segment boundaries; empty: every path.
+    pub paths: Vec<String>,
+    /// Allowed methods, upper-case; empty: every method.
+    pub methods: Vec<String>,
+    /// Dial this address and no other.
+    pub address: Option<IpAddr>,
+    /// Private addresses may be dialled.
+    pub allow_private: bool,
+    /// Remove any credential that the bottle sends. Always so where there is `auth`.
+    pub strip_credentials: bool,
+    /// The credential to inject, over verified TLS only.
+    pub auth: Option<Auth>,
+}
+
+impl Route {
+    /// A route to every path of a host, on the default ports, with nothing injected.
+    pub fn to(host: impl Into<String>) -> Self {
+        Self {
+            host: host.into().to_ascii_lowercase(),
+            ports: vec![443, 80],
+            paths: vec![],
+            methods: vec![],
+            address: None,
+            allow_private: false,
+            strip_credentials: false,
+            auth: None,
+        }
+    }
+}
+
+/// A credential to inject.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    /// How it is sent.
+    pub scheme: AuthScheme,
+    /// The name of the secret; its value never stands in a document.
+    pub secret: String,
+}
+
+/// How a credential is sent.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
+pub enum AuthScheme {
+    /// `Authorization: Bearer VALUE`
+    Bearer,
+    /// `Authorization: token VALUE`
+    #[serde(rename = "token")]
+    Token,
+    /// `Authorization: Basic VALUE`, the value being `user:password` in base64 already or made so.
+    Basic,
+    /// `x-api-key: VALUE`
+    #[serde(rename = "x-api-key")]
+    XApiKey,
+}
+
+impl Policy {
+    /// Why the document cannot be used, if it cannot: a wrong version, hosts written twice or not in lower case.
+    pub fn check(&self) -> Result<(), String> {
+        if self.schema != SCHEMA {
+            return Err(format!(
+                "policy document of schema {}, this sidecar knows {SCHEMA}",
+                self.schema
+            ));
+        }
+        for (i, route) in self.routes.iter().enumerate() {
+            if route.host != route.host.to_ascii_lowercase() || route.host.is_empty() {
+                return Err(format!("route host `{}` is not in lower case", route.host));
+            }
+            if self.routes[..i].iter().any(|earlier| earlier.host == route.host) {
+                return Err(format!("route host `{}` stands twice", route.host));
+            }
+            if route.auth.is_some() && route.ports.contains(&80) {
+                return Err(format!(
+                    "route `{}` would send its credential over port 80",
+                    route.host
+                ));
+            }
+        }
+        Ok(())
+    }
+}

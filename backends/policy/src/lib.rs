@@ -1,0 +1,19 @@
+//! The policy document of a bottle, and the decision over it.
+//!
+//! The host renders a [`Policy`], the sidecar parses it with unknown fields denied: an older sidecar refuses a
+//! newer document, it never ignores a part of it. [`decide`] is a pure function; nothing here does I/O.
+//!
+//! * [`document`]: what the document says;
+//! * [`decide`](mod@decide): the verdict over one request;
+//! * [`path`]: which paths may be judged at all;
+//! * [`address`]: which addresses may be dialled;
+//! * [`message`]: what host and sidecar say to each other.
+
+pub mod address;
+pub mod decide;
+pub mod document;
+pub mod message;
+pub mod path;
+
+pub use decide::{Denial, Request, Scheme, Verdict, decide, decide_tunnel};
+pub use document::{Auth, AuthScheme, Policy, Route, SCHEMA};

@@ -1,0 +1,53 @@
+//! What host and sidecar say to each other once the bundle serves: frames of the control channel.
+
+use serde::{Deserialize, Serialize};
+
+/// From the sidecar.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Up {
+    /// A line for the bottle's egress log.
+    Log(LogLine),
+    /// A daemon ended; the bundle ends with it.
+    DaemonEnded {
+        /// Which.
+        daemon: String,
+        /// How.
+        status: String,
+    },
+}
+
+/// One request, allowed or not. No query, no header, no body, no value of any secret.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct LogLine {
+    /// When it ended, RFC 3339 in UTC with milliseconds.
+    pub time: String,
+    /// `egress` or `dns`.
+    pub daemon: String,
+    /// `allow` or `deny`.
+    pub decision: String,
+    /// The rule that refused it, or the route's host.
+    pub rule: String,
+    /// Host and port that were asked for, or the name that was looked up.
+    pub host: String,
+    /// HTTP method; `CONNECT` for a tunnel without a request; the type of a DNS query.
+    pub method: String,
+    /// Path without query.
+    pub path: String,
+    /// Status that the bottle was answered with.
+    pub status: u16,
+    /// Bytes of the request's body that were sent on.
+    pub sent: u64,
+    /// Bytes of the response's body that were passed back.
+    pub received: u64,
+    /// Milliseconds from the request's head to the response's end.
+    pub ms: u64,
+    /// Lines that were lost before this one because the host did not keep up.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub lost: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}

@@ -1,0 +1,146 @@
+//! Which paths may be judged at all.
+//!
+//! A path that some server would read as another one (dot segments, empty segments, encoded separators) cannot be
+//! judged by its bytes, so it is refused instead of normalised: the bytes judged are the bytes sent.
+
+/// Why a path is refused, if it is.
+pub fn ambiguity(path: &str) -> Option<&'static str> {
+    if !path.starts_with('/') {
+        return Some("the path does not begin with `/`");
+    }
+    if path.contains("//") {
+        return Some("the path has an empty segment (`//`)");
+    }
+    if path
+        .bytes()
+        .any(|b| b == b'\\' || b == b';' || b.is_ascii_control() || !b.is_ascii())
+    {
+        return Some("the path has a backslash, a `;`, a control character or a byte beyond ASCII");
+    }
+    if path.split('/').any(|segment| segment == "." || segment == "..") {
+        return Some("the path has a dot segment");
+    }
+    let bytes = path.as_bytes();
+    for (i, _) in bytes.iter().enumerate().filter(|(_, b)| **b == b'%') {
+        let decoded = bytes
+            .get(i + 1..i + 3)
+            .and_then(|hex| std::str::from_utf8(hex).ok())
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match decoded {
+            None => return Some("the path has a `%` without two hexadecimal digits"),
+            Some(b'/' | b'\\' | b'.' | b'%' | b';') => {
+                return Some("the path has an encoded `/`, `\\`, `.`, `;` or `%`");
+            }
+            Some(b) if b.is_ascii_control() => return Some("the path has an encoded control character"),
+            Some(_) => {}
+        }
+    }
+    None
+}
+
+/// Does `path` lie at or below `prefix`? On segment boundaries: `/a` covers `/a` and `/a/b`, not `/ab`.
+pub fn covers(prefix: &str, path: &str) -> bool {
+    let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+    path.strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Is this a push over git's HTTP protocol, or an upload of large files for one?
+pub fn is_git_push(method: &str, path: &str, query: Option<&str>) -> bool {
+    let path = percent_decoded(path).to_ascii_lowercase();
+    let query = percent_decoded(query.unwrap_or_default()).to_ascii_lowercase();
+    path.trim_end_matches('/').ends_with("/git-receive-pack")
+        || query.split('&').any(|pair| pair == "service=git-receive-pack")
+        || path.contains("/info/lfs/") && !matches!(method, "GET" | "HEAD")
+}
+
+fn percent_decoded(text: &str) -> String {
+    let (bytes, mut out, mut i) = (text.as_bytes(), vec![], 0);
+    while i < bytes.len() {
+        let hex = bytes.get(i + 1..i + 3).and_then(|h| std::str::from_utf8(h).ok());
+        match (bytes[i], hex.and_then(|h| u8::from_str_radix(h, 16).ok())) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                i += 3;
+            }
+            (byte, _) => {
+                out.push(byte);
+                i += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_paths_are_judged() {
+        for path in [
+            "/",
+            "/a/b",
+            "/a%20b",
+            "/v1/messages",
+            "/a.b/..c",
+            "/a-_~!$&'()*+,=:@",
+        ] {
+            assert_eq!(ambiguity(path), None, "{path}");
+        }
+        for path in [
+            "",
+            "a",
+            "//a",
+            "/a//b",
+            "/a/../b",
+            "/./a",
+            "/..",
+            "/a\\b",
+            "/a%2fb",
+            "/a%2Fb",
+            "/%2e%2e/b",
+            "/a%5cb",
+            "/a%00",
+            "/a%0d",
+            "/%252e",
+            "/a%",
+            "/a%g1",
+            "/a;b",
+            "/a%3bb",
+            "/\u{e9}",
+        ] {
+            assert!(ambiguity(path).is_some(), "{path}");
+        }
+    }
+
+    #[test]
+    fn prefixes_end_on_segments() {
+        assert!(
+            covers("/v1", "/v1") && covers("/v1", "/v1/x") && covers("/v1/", "/v1/x") && covers("/", "/x")
+        );
+        assert!(!covers("/v1", "/v10") && !covers("/v1/x", "/v1"));
+    }
+
+    #[test]
+    fn git_pushes_are_known_in_every_spelling() {
+        for (method, path, query) in [
+            ("POST", "/o/r.git/git-receive-pack", None),
+            ("POST", "/o/r/Git-Receive-Pack/", None),
+            ("POST", "/o/r/git%2dreceive-pack", None),
+            ("GET", "/o/r/info/refs", Some("service=git-receive-pack")),
+            ("GET", "/o/r/info/refs", Some("a=b&service=git%2Dreceive-pack")),
+            ("POST", "/o/r.git/info/lfs/objects/batch", None),
+            ("PUT", "/o/r.git/info/lfs/objects/abc", None),
+        ] {
+            assert!(is_git_push(method, path, query), "{method} {path} {query:?}");
+        }
+        for (method, path, query) in [
+            ("POST", "/o/r.git/git-upload-pack", None),
+            ("GET", "/o/r/info/refs", Some("service=git-upload-pack")),
+            ("GET", "/o/r.git/info/lfs/objects/abc", None),
+        ] {
+            assert!(!is_git_push(method, path, query), "{method} {path} {query:?}");
+        }
+    }
+}

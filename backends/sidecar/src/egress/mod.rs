@@ -1,0 +1,77 @@
+//! The agent's only way out: an HTTP proxy on port 9099 that opens every TLS connection and judges every request.
+//!
+//! ```text
+//! client ─ proxy (capability) ─┬─ CONNECT ─ tunnel (TLS, SNI) ─┐
+//!                              └─ absolute URL ────────────────┴─ forward (policy, credentials) ─ upstream (address, TLS)
+//! ```
+
+pub(crate) mod ca;
+mod deny;
+mod forward;
+mod headers;
+mod proxy;
+mod record;
+mod tunnel;
+mod upstream;
+
+use crate::daemon::{DaemonStart, Feed};
+use anyhow::{Context, Result};
+use bottle_api::secret::{Secret, Secrets};
+use bottle_policy::Policy;
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use std::sync::Arc;
+use tokio::{net::TcpListener, sync::Semaphore};
+
+/// The proxy's port, on every backend.
+const PORT: u16 = 9099;
+/// The secret that a client must know to use the proxy at all.
+const CAPABILITY: &str = "capability";
+/// Clients at once; one more waits.
+const MAX_CONNECTIONS: usize = 1024;
+
+/// A body on its way through.
+type Body = BoxBody<Bytes, hyper::Error>;
+
+/// What every connection needs.
+struct State {
+    policy: Policy,
+    secrets: Secrets,
+    capability: Secret,
+    leaves: ca::Leaves,
+    upstream: upstream::Connector,
+    feed: Feed,
+}
+
+/// Serves the proxy on `start.bind` for ever.
+pub(crate) async fn serve(start: DaemonStart, secrets: Secrets, feed: Feed) -> Result<()> {
+    let capability = secrets
+        .get(CAPABILITY)
+        .context("the host sent no capability")?
+        .clone();
+    let key = secrets.get(ca::KEY_SECRET).context("the bundle sent no CA key")?;
+    let state = Arc::new(State {
+        leaves: ca::Leaves::new(key)?,
+        upstream: upstream::Connector::new(start.policy.upstream_ca_pem.as_deref())?,
+        policy: start.policy,
+        capability,
+        secrets,
+        feed,
+    });
+    let listener = TcpListener::bind((start.bind, PORT))
+        .await
+        .context("listen for the proxy")?;
+    state.feed.listening();
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let permit = room.clone().acquire_owned().await?;
+        let Ok((stream, _)) = listener.accept().await else {
+            continue;
+        };
+        let state = state.clone();
+        tokio::spawn(async move {
+            proxy::serve(state, stream).await;
+            drop(permit);
+        });
+    }
+}

@@ -1,0 +1,38 @@
+//! One static binary under two names.
+//!
+//! * `bottle-sidecar bundle`: PID 1 of a bottle's sidecar. Its control channel is standard input and output; it
+//!   runs each daemon as a child, `bottle-sidecar daemon NAME`.
+//! * `bottle-helper init|run`: inside the bottle: its first process, and what becomes the agent.
+
+mod bundle;
+mod daemon;
+mod dns;
+mod egress;
+mod helper;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match words[..] {
+        ["bundle"] => bundle::run(),
+        ["daemon", name] => daemon::run(name),
+        ["init"] => helper::init(),
+        ["run"] => helper::run(),
+        _ => {
+            eprintln!(
+                "bottle-sidecar {}: run by bottle, not by hand",
+                env!("CARGO_PKG_VERSION")
+            );
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bottle-sidecar: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The control channel: length-prefixed JSON over a duplex byte stream, the same on every backend.
+//!
+//! A frame is a big-endian `u32` length and that many bytes of JSON ([`MAX_FRAME`] at most). The first frames
+//! have fixed shapes, which a backend must carry at launch: down [`Start`], then [`SecretsFrame`]; up one
+//! [`First`]. What follows is between host and sidecar, and opaque to a backend.
+//!
+//! When the channel closes, the host is dead: the sidecar drops its secrets and refuses everything.
+
+use crate::secret::{Secret, Secrets};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write},
+};
+use zeroize::{Zeroize, Zeroizing};
+
+/// Version of the handshake. A sidecar that does not know it refuses.
+pub const CONTROL_VERSION: u32 = 1;
+
+/// The longest frame either side accepts, in bytes.
+pub const MAX_FRAME: usize = 8 << 20;
+
+/// The byte by which the in-bottle helper says that it is ready for its [`ExecFrame`].
+pub const HELPER_READY: u8 = 0x05;
+
+/// First frame down: what the bundle is to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Start {
+    /// [`CONTROL_VERSION`] of the sender.
+    pub version: u32,
+    /// The policy document: rendered by the host, parsed by the sidecar, opaque to everybody between.
+    pub policy: serde_json::Value,
+}
+
+/// Second frame down: every injected credential and the bottle's capability, by name, base64 of the bytes.
+#[derive(Serialize, Deserialize)]
+pub struct SecretsFrame {
+    /// Name → base64 of the bytes.
+    pub secrets: BTreeMap<String, String>,
+}
+
+impl SecretsFrame {
+    /// The frame that carries these secrets, encoded and ready to write; the buffer wipes itself.
+    pub fn encode(secrets: &Secrets) -> io::Result<Zeroizing<Vec<u8>>> {
+        let mut frame = Self {
+            secrets: secrets
+                .iter()
+                .map(|(name, secret)| (name.to_owned(), BASE64_STANDARD.encode(secret.expose())))
+                .collect(),
+        };
+        let bytes = encode(&frame).map(Zeroizing::new);
+        frame.secrets.values_mut().for_each(Zeroize::zeroize);
+        bytes
+    }
+
+    /// The secrets themselves.
+    pub fn decode(mut self) -> io::Result<Secrets> {
+        let mut out = Secrets::default();
+        for (name, text) in &mut self.secrets {
+            let bytes = BASE64_STANDARD.decode(text.as_bytes()).map_err(|_| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("secret {name} is not base64"))
+            })?;
+            text.zeroize();
+            out.insert(name.clone(), Secret::new(bytes));
+        }
+        Ok(out)
+    }
+}
+
+/// First frame up: the bundle serves, or says why it will not.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum First {
+    /// Every daemon listens.
+    Ready {
+        /// The bottle's own certificate authority, PEM. Its key never leaves the bundle.
+        ca_pem: String,
+    },
+    /// The bundle will not serve; it ends after this frame.
+    Refused {
+        /// Why, in one line.
+        message: String,
+    },
+}
+
+/// What the in-bottle helper reads from its standard input once it has said [`HELPER_READY`]: the program to
+/// become. The environment travels here and not in the engine's exec request, so that no engine ever stores it.
+#[derive(Serialize, Deserialize)]
+pub struct ExecFrame {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// The whole environment, base64 of the bytes of each value.
+    pub env: BTreeMap<String, String>,
+    /// Working directory.
+    pub cwd: String,
+}
+
+/// One value as a frame, length first.
+pub fn encode<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
+    let mut out = vec![0; 4];
+    serde_json::to_writer(&mut out, value)?;
+    let len = out.len() - 4;
+    if len > MAX_FRAME {
+        return Err(too_long(len));
+    }
+    out[..4].copy_from_slice(&(len as u32).to_be_bytes());
+    Ok(out)
+}
+
+/// The length that a frame's first four bytes announce, checked against [`MAX_FRAME`].
+pub fn frame_len(prefix: [u8; 4]) -> io::Result<usize> {
+    match u32::from_be_bytes(prefix) as usize {
+        len if len <= MAX_FRAME => Ok(len),
+        len => Err(too_long(len)),
+    }
+}
+
+/// Writes one frame.
+pub fn write_frame<T: Serialize>(to: &mut impl Write, value: &T) -> io::Result<()> {
+    to.write_all(&encode(value)?)?;
+    to.flush()
+}
+
+/// Reads one frame and nothing beyond it. `None` where the stream ends between two frames.
+pub fn read_frame<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<T>> {
+    let mut prefix = [0; 4];
+    match from.read(&mut prefix)? {
+        0 => return Ok(None),
+        n => from.read_exact(&mut prefix[n..])?,
+    }
+    let mut body = Zeroizing::new(vec![0; frame_len(prefix)?]);
+    from.read_exact(&mut body)?;
+    Ok(Some(serde_json::from_slice(&body)?))
+}
+
+fn too_long(len: usize) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("control frame of {len} bytes, {MAX_FRAME} allowed"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_follow_one_another() {
+        let mut wire = encode(&"one").unwrap();
+        wire.extend(encode(&2).unwrap());
+        let mut from = &wire[..];
+        assert_eq!(read_frame::<String>(&mut from).unwrap().as_deref(), Some("one"));
+        assert_eq!(read_frame::<u8>(&mut from).unwrap(), Some(2));
+        assert_eq!(read_frame::<u8>(&mut from).unwrap(), None);
+    }
+
+    #[test]
+    fn a_cut_or_endless_frame_is_an_error() {
+        let wire = encode(&"cut").unwrap();
+        assert!(read_frame::<String>(&mut &wire[..wire.len() - 1]).is_err());
+        assert!(read_frame::<String>(&mut &wire[..2]).is_err());
+        assert!(read_frame::<String>(&mut &u32::MAX.to_be_bytes()[..]).is_err());
+    }
+
+    #[test]
+    fn secrets_survive_the_channel_byte_for_byte() {
+        let mut secrets = Secrets::default();
+        secrets.insert("a", Secret::new(vec![0, 255, b'x']));
+        let wire = SecretsFrame::encode(&secrets).unwrap();
+        let frame: SecretsFrame = read_frame(&mut &wire[..]).unwrap().unwrap();
+        assert_eq!(frame.decode().unwrap().get("a").unwrap().expose(), [0, 255, b'x']);
+    }
+}

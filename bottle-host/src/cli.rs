@@ -1,0 +1,123 @@
+//! The command line, in one place: help, completions and man page come from here.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Runs coding agents with full permissions inside throw-away bottles.
+#[derive(Debug, Parser)]
+#[command(name = "bottle", version, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Where bottles run; over CLAUDE_BOTTLE_BACKEND, over docker
+    #[arg(long, global = true, value_name = "NAME")]
+    pub backend: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start an agent in a new bottle
+    Start(Start),
+    /// List the agents that the manifest has, or the bottles that run
+    List(List),
+    /// Remove what earlier bottles left behind, on every backend
+    Cleanup(Cleanup),
+    /// List the installed backends
+    Backends(Backends),
+    /// Load one plugin and say what it is (what `backends --probe` runs)
+    #[command(name = "__probe", hide = true)]
+    Probe {
+        /// The plugin's file
+        path: PathBuf,
+    },
+}
+
+impl Command {
+    /// The exit code of our own errors: where the agent's own code is passed on, ours must not be taken for one.
+    pub fn own_error_code(&self) -> u8 {
+        if matches!(self, Self::Start(_)) { 125 } else { 1 }
+    }
+}
+
+/// `start`
+#[derive(Debug, Args)]
+pub struct Start {
+    /// The agent, as named by its file
+    pub agent: String,
+    /// Stop after the preflight; create nothing, ask for nothing
+    #[arg(long, env = "CLAUDE_BOTTLE_DRY_RUN", value_parser = clap::builder::FalseyValueParser::new())]
+    pub dry_run: bool,
+    /// How to print the preflight of a dry run
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Do not ask whether to launch
+    #[arg(long)]
+    pub yes: bool,
+    /// Run headless with this prompt, and end
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// More arguments for the agent's own command line
+    #[arg(last = true, value_name = "ARGS")]
+    pub arguments: Vec<String>,
+}
+
+/// Text for people or JSON for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// `list`
+#[derive(Debug, Args)]
+pub struct List {
+    /// What to list
+    #[arg(value_enum, default_value_t = ListWhat::Agents)]
+    pub what: ListWhat,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `list` lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ListWhat {
+    /// The manifest's agents and their bottles
+    Agents,
+    /// The bottles that run, on every backend
+    Active,
+}
+
+/// `cleanup`
+#[derive(Debug, Args)]
+pub struct Cleanup {
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Only say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `backends`
+#[derive(Debug, Args)]
+pub struct Backends {
+    /// Load each plugin, in a process of its own
+    #[arg(long)]
+    pub probe: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Reads the command line; ends the process with usage (code 2) or help.
+pub fn parse() -> Cli {
+    Cli::parse()
+}

@@ -1,0 +1,150 @@
+//! `list`: the manifest's agents, or the bottles that run.
+
+use crate::{
+    cli::{List, ListWhat},
+    manifest::Manifest,
+    paths::Paths,
+    plugin::{self, Services, discover},
+    signals::Cancellation,
+    ui,
+};
+use anyhow::Result;
+use bottle_api::ActiveBottle;
+use serde::Serialize;
+use std::{sync::mpsc, thread, time::Duration};
+
+/// How long a backend may take to answer.
+const ANSWER_TIME: Duration = Duration::from_secs(3);
+
+/// Runs `list`.
+pub(super) fn run(args: &List) -> Result<u8> {
+    let paths = Paths::from_env()?;
+    match args.what {
+        ListWhat::Agents => agents(&paths, args.json),
+        ListWhat::Active => active(&paths, args.json),
+    }
+}
+
+#[derive(Serialize)]
+struct AgentRow {
+    agent: String,
+    bottle: Option<String>,
+    file: Option<String>,
+    error: Option<String>,
+}
+
+fn agents(paths: &Paths, json: bool) -> Result<u8> {
+    let manifest = Manifest::load(paths)?;
+    let rows: Vec<AgentRow> = manifest
+        .agents()
+        .map(|(name, agent)| match agent {
+            Ok(agent) => AgentRow {
+                agent: name.into(),
+                bottle: Some(agent.fields.bottle.clone()),
+                file: Some(agent.source.shown(paths)),
+                error: None,
+            },
+            Err(error) => AgentRow {
+                agent: name.into(),
+                bottle: None,
+                file: None,
+                error: Some(format!("{error:#}")),
+            },
+        })
+        .collect();
+    if json {
+        ui::json(&rows)?;
+        return Ok(0);
+    }
+    for row in &rows {
+        if let Some(error) = &row.error {
+            ui::warn(format!("{}: {error}", row.agent));
+        }
+    }
+    if rows.is_empty() {
+        ui::say(format!(
+            "no agents; write one: {}/NAME.md",
+            paths.short(&paths.root().join("agents"))
+        ));
+        return Ok(0);
+    }
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+    let cells: Vec<_> = rows
+        .iter()
+        .map(|r| vec![r.agent.clone(), or_dash(&r.bottle), or_dash(&r.file)])
+        .collect();
+    ui::table(&["AGENT", "BOTTLE", "FILE"], &cells)?;
+    Ok(0)
+}
+
+#[derive(Serialize)]
+struct ActiveRow {
+    backend: String,
+    #[serde(flatten)]
+    bottle: ActiveBottle,
+}
+
+/// Asks every backend at once; one that is slow or broken is named and hides none of the others.
+fn active(paths: &Paths, json: bool) -> Result<u8> {
+    let services = Services::from_env();
+    let cancel = Cancellation::install()?;
+    let (answers, asked) = mpsc::channel();
+    let names: Vec<String> = discover::discover().into_keys().collect();
+    for name in &names {
+        let (name, services, owner) = (name.clone(), services.clone(), paths.owner());
+        let (answers, cancel) = (answers.clone(), cancel.clone());
+        thread::spawn(move || {
+            let found = plugin::select(&name, &services).and_then(|b| b.list_active(&owner, cancel.fd()));
+            let _ = answers.send((name, found));
+        });
+    }
+    drop(answers);
+    let (mut rows, mut waiting, mut failed) = (vec![], names, false);
+    let deadline = std::time::Instant::now() + ANSWER_TIME;
+    while let Ok((name, found)) =
+        asked.recv_timeout(deadline.saturating_duration_since(std::time::Instant::now()))
+    {
+        waiting.retain(|waited| *waited != name);
+        match found {
+            Ok(bottles) => rows.extend(bottles.into_iter().map(|bottle| ActiveRow {
+                backend: name.clone(),
+                bottle,
+            })),
+            Err(error) => {
+                failed = true;
+                ui::warn(format!("the backend {name}: {error:#}"));
+            }
+        }
+    }
+    for name in &waiting {
+        failed = true;
+        ui::warn(format!(
+            "the backend {name} did not answer within {} s",
+            ANSWER_TIME.as_secs()
+        ));
+    }
+    rows.sort_by(|a, b| {
+        (&a.bottle.started, &a.bottle.identity).cmp(&(&b.bottle.started, &b.bottle.identity))
+    });
+    if json {
+        ui::json(&rows)?;
+    } else if rows.is_empty() {
+        ui::say("no active bottles");
+    } else {
+        let cells: Vec<_> = rows
+            .iter()
+            .map(|r| {
+                let b = &r.bottle;
+                vec![
+                    r.backend.clone(),
+                    b.identity.clone(),
+                    b.agent.clone(),
+                    b.started.clone(),
+                    b.daemons.join(","),
+                ]
+            })
+            .collect();
+        ui::table(&["BACKEND", "IDENTITY", "AGENT", "STARTED", "DAEMONS"], &cells)?;
+    }
+    Ok(u8::from(failed))
+}

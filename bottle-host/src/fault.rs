@@ -1,0 +1,48 @@
+//! Fault points: where a test may make bottle fail. They do nothing without the feature `fault-points`, which no
+//! package is built with.
+
+use bottle_api::Error;
+
+/// A point that a test may have chosen. `CLAUDE_BOTTLE_FAULT=error@ledger-created:3` fails the third confirmation;
+/// `panic`, `term` and `kill` panic, and send this process SIGTERM or SIGKILL, instead.
+#[cfg(feature = "fault-points")]
+pub fn point(name: &str) -> Result<(), Error> {
+    use rustix::process::{Signal, getpid, kill_process};
+    use std::{
+        collections::HashMap,
+        sync::{LazyLock, Mutex, PoisonError},
+    };
+    static SEEN: LazyLock<Mutex<HashMap<String, u32>>> = LazyLock::new(Mutex::default);
+
+    let Ok(chosen) = std::env::var("CLAUDE_BOTTLE_FAULT") else {
+        return Ok(());
+    };
+    let count = {
+        let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = seen.entry(name.to_owned()).or_default();
+        *count += 1;
+        *count
+    };
+    match chosen.split_once('@') {
+        Some((how, at)) if at == format!("{name}:{count}") => match how {
+            "panic" => panic!("fault point {at}"),
+            "term" => drop(kill_process(getpid(), Signal::TERM)),
+            "kill" => drop(kill_process(getpid(), Signal::KILL)),
+            _ => {
+                return Err(Error::new(
+                    bottle_api::ErrorKind::RUNTIME,
+                    format!("fault point {at}"),
+                ));
+            }
+        },
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Nothing, in every build that is not a test's.
+#[cfg(not(feature = "fault-points"))]
+#[inline]
+pub fn point(_name: &str) -> Result<(), Error> {
+    Ok(())
+}

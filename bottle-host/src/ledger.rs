@@ -1,0 +1,150 @@
+//! The ledger: every thing that a backend creates is announced here before it exists and confirmed after, on disk, so
+//! that it can be taken away whatever happens to the process.
+//!
+//! One JSON object per line, appended and synced: `{"event":"intent"|"created"|"gone", "entry":{…}}`. A last line that
+//! a crash cut short is skipped: its event was never acknowledged.
+
+use crate::fault;
+use anyhow::{Context, Result};
+use bottle_api::{Error, ErrorKind, LedgerEntry};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+enum Event {
+    Intent,
+    Created,
+    Gone,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    event: Event,
+    entry: LedgerEntry,
+}
+
+/// The ledger of one bottle.
+pub struct Ledger(Mutex<Book>);
+
+struct Book {
+    file: File,
+    /// What is announced and not gone, oldest first.
+    open: Vec<LedgerEntry>,
+}
+
+impl Ledger {
+    /// Opens or begins a ledger, reading what it says.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::options()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path)
+            .with_context(|| format!("open the ledger {}", path.display()))?;
+        let mut open = vec![];
+        for line in BufReader::new(&file).lines() {
+            let Ok(line) = serde_json::from_str::<Line>(&line?) else {
+                continue;
+            };
+            apply(&mut open, line.event, &line.entry);
+        }
+        Ok(Self(Mutex::new(Book { file, open })))
+    }
+
+    /// Announces a thing; the entry comes back with its uuid.
+    pub fn intent(&self, mut entry: LedgerEntry) -> Result<LedgerEntry, Error> {
+        fault::point("ledger-intent")?;
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes)
+            .map_err(|e| Error::new(ErrorKind::RUNTIME, format!("random bytes: {e}")))?;
+        entry.uuid = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        self.record(Event::Intent, &entry)?;
+        Ok(entry)
+    }
+
+    /// Confirms that it exists.
+    pub fn created(&self, entry: &LedgerEntry) -> Result<(), Error> {
+        fault::point("ledger-created")?;
+        self.record(Event::Created, entry)
+    }
+
+    /// It is gone.
+    pub fn gone(&self, entry: &LedgerEntry) -> Result<(), Error> {
+        fault::point("ledger-gone")?;
+        self.record(Event::Gone, entry)
+    }
+
+    /// What must still be taken away, newest first.
+    pub fn entries(&self) -> Vec<LedgerEntry> {
+        self.book().open.iter().rev().cloned().collect()
+    }
+
+    fn record(&self, event: Event, entry: &LedgerEntry) -> Result<(), Error> {
+        let mut book = self.book();
+        // A newline on both sides, should the last write have been cut short.
+        let mut line = vec![b'\n'];
+        serde_json::to_writer(
+            &mut line,
+            &Line {
+                event,
+                entry: entry.clone(),
+            },
+        )?;
+        line.push(b'\n');
+        book.file.write_all(&line)?;
+        book.file.sync_data()?;
+        apply(&mut book.open, event, entry);
+        Ok(())
+    }
+
+    fn book(&self) -> std::sync::MutexGuard<'_, Book> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn apply(open: &mut Vec<LedgerEntry>, event: Event, entry: &LedgerEntry) {
+    let at = open.iter().position(|e| e.uuid == entry.uuid);
+    match (event, at) {
+        (Event::Intent, None) => open.push(entry.clone()),
+        (Event::Intent | Event::Created, Some(at)) => open[at] = entry.clone(),
+        (Event::Gone, Some(at)) => drop(open.remove(at)),
+        (Event::Created, None) => open.push(entry.clone()),
+        (Event::Gone, None) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_gone_is_remembered_newest_first_and_a_cut_line_is_survived() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger.jsonl");
+        let entry = |name: &str| LedgerEntry {
+            kind: "network".into(),
+            name: name.into(),
+            ..LedgerEntry::default()
+        };
+        let ledger = Ledger::open(&path).unwrap();
+        let [a, mut b, c] = ["a", "b", "c"].map(|n| ledger.intent(entry(n)).unwrap());
+        b.id = Some("engine-id".into());
+        ledger.created(&b).unwrap();
+        ledger.gone(&a).unwrap();
+        let mut file = File::options().append(true).open(&path).unwrap();
+        file.write_all(b"{\"event\":\"gone\",\"entry\":{\"uu").unwrap();
+
+        let again = Ledger::open(&path).unwrap();
+        assert_eq!(again.entries(), [c.clone(), b.clone()]);
+        again.gone(&c).unwrap();
+        assert_eq!(Ledger::open(&path).unwrap().entries(), [b]);
+    }
+}

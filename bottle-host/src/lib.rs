@@ -1,0 +1,21 @@
+//! The `bottle` command's library: from a manifest to a running bottle and back to nothing.
+//!
+//! * [`manifest`]: what the user wrote; [`plan`]: what that means for one launch; [`preflight`]: how it is shown;
+//! * [`plugin`]: finding, vetting and loading backends, and the safe side of their objects;
+//! * [`state`], [`ledger`]: what this machine remembers of a bottle, and what it must take away again;
+//! * [`session`]: the agent in it, and the terminal;
+//! * [`commands`]: one file per command.
+
+pub mod cli;
+pub mod commands;
+pub mod fault;
+pub mod ledger;
+pub mod manifest;
+pub mod paths;
+pub mod plan;
+pub mod plugin;
+pub mod preflight;
+pub mod session;
+pub mod signals;
+pub mod state;
+pub mod ui;

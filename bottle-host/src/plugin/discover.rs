@@ -1,0 +1,113 @@
+//! Where plugins are looked for. Nothing here runs any of their code.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// Beginning of a plugin's file name.
+pub const PREFIX: &str = "libbottle_backend_";
+/// Its end.
+pub const SUFFIX: &str = ".so";
+/// Directories to look in first, absolute, separated by colons.
+pub const PATH_ENV: &str = "CLAUDE_BOTTLE_PLUGIN_PATH";
+
+/// The directories, best first: the variable's, beside the program, the user's, the system's. Never the working one.
+pub fn search_path() -> Vec<PathBuf> {
+    let mut dirs: Vec<PathBuf> = std::env::var_os(PATH_ENV)
+        .map(|list| {
+            std::env::split_paths(&list)
+                .filter(|dir| dir.is_absolute())
+                .collect()
+        })
+        .unwrap_or_default();
+    dirs.extend(beside_program("lib/bottle/backends"));
+    let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")));
+    dirs.extend(data.map(|dir| dir.join("claude-bottle/backends")));
+    dirs.extend(["/usr/local/lib/bottle/backends", "/usr/lib/bottle/backends"].map(PathBuf::from));
+    let mut distinct = vec![];
+    dirs.retain(|dir| {
+        !distinct.contains(dir) && {
+            distinct.push(dir.clone());
+            true
+        }
+    });
+    dirs
+}
+
+/// A path below the prefix that this program is installed in: `<prefix>/bin/bottle`.
+pub fn beside_program(path: &str) -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?.canonicalize().ok()?;
+    Some(program.parent()?.parent()?.join(path))
+}
+
+fn absolute(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+}
+
+/// Every backend's name with the files that provide it, best first.
+pub fn discover() -> BTreeMap<String, Vec<PathBuf>> {
+    in_dirs(&search_path())
+}
+
+fn in_dirs(dirs: &[PathBuf]) -> BTreeMap<String, Vec<PathBuf>> {
+    let mut found: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for dir in dirs {
+        let Ok(entries) = std::fs::read_dir(dir) else {
+            continue;
+        };
+        let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        files.sort();
+        for file in files {
+            if let Some(name) = name_of(&file) {
+                found.entry(name).or_default().push(file);
+            }
+        }
+    }
+    found
+}
+
+/// The backend's name that a file's name promises.
+pub fn name_of(file: &Path) -> Option<String> {
+    let name = file
+        .file_name()?
+        .to_str()?
+        .strip_prefix(PREFIX)?
+        .strip_suffix(SUFFIX)?;
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    (!name.is_empty() && name.len() < 32 && name.bytes().all(plain) && !name.starts_with('_'))
+        .then(|| name.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_directory_wins_and_other_files_are_not_plugins() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let paths: Vec<PathBuf> = dirs.iter().map(|d| d.path().to_owned()).collect();
+        for (dir, file) in [
+            (0, "libbottle_backend_b.so"),
+            (1, "libbottle_backend_b.so"),
+            (1, "libbottle_backend_a1.so"),
+            (0, "libbottle_backend_.so"),
+            (0, "libbottle_backend_UP.so"),
+            (0, "libother.so"),
+            (0, "libbottle_backend_c.so.1"),
+        ] {
+            std::fs::write(paths[dir].join(file), "").unwrap();
+        }
+        let found = in_dirs(&paths);
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["a1", "b"]);
+        assert_eq!(
+            found["b"],
+            [
+                paths[0].join("libbottle_backend_b.so"),
+                paths[1].join("libbottle_backend_b.so")
+            ]
+        );
+    }
+}

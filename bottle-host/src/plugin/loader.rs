@@ -1,0 +1,112 @@
+//! Loads a vetted file and compares its ABI with ours, type by type, before any of its functions is called.
+//!
+//! abi_stable's own loader keeps one module per process, and refuses a plugin that is older than the host; so the
+//! library is opened here, and the comparison is made in the direction that asks whether the older side's view is a
+//! prefix of the newer one's.
+#![allow(unsafe_code)]
+
+use super::vet::Vetted;
+use abi_stable::{
+    StableAbi,
+    abi_stability::abi_checking::{AbiInstability, AbiInstabilityErrors, check_layout_compatibility},
+    library::{AbiHeader, AbiHeaderRef, LibHeader, ROOT_MODULE_LOADER_NAME_WITH_NUL, RootModule},
+};
+use anyhow::{Result, anyhow, bail};
+use bottle_api::abi::PluginModuleRef;
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use std::error::Error;
+
+/// Differences that an error names; there may be hundreds.
+const SHOWN: usize = 8;
+
+/// Loads the file. It stays loaded for as long as the process lives.
+pub fn load(vetted: &Vetted) -> Result<PluginModuleRef> {
+    // SAFETY: loading runs the file's constructors. It was vetted: nobody but root and this user can have written it,
+    // it is whole, and it says that it is a backend for this very ABI. RTLD_NOW makes a missing symbol fail here.
+    let library = unsafe { Library::open(Some(&vetted.path), RTLD_NOW | RTLD_LOCAL) }
+        .map_err(|e| anyhow!(cause(&e)))?;
+    // Never closed: its threads and thread-locals may outlive any use of it.
+    let library: &'static Library = Box::leak(Box::new(library));
+    // SAFETY: if the symbol exists it is abi_stable's `static LibHeader`, whose address is an `AbiHeaderRef`.
+    let header: AbiHeaderRef = *unsafe { library.get(ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes()) }
+        .map_err(|e| anyhow!("it is no bottle backend: {}", cause(&e)))?;
+    if !header.is_valid() {
+        let ours = AbiHeader::VALUE;
+        bail!(
+            "built with abi_stable {}.{}, this bottle with {}.{}",
+            header.abi_major,
+            header.abi_minor,
+            ours.abi_major,
+            ours.abi_minor
+        );
+    }
+    let header: &'static LibHeader = header.upgrade().map_err(|e| anyhow!("its ABI header: {e:?}"))?;
+    compare(header)?;
+    // SAFETY: `compare` has compared the layout of every type that is reachable from the root module.
+    unsafe { header.unchecked_layout() }.map_err(|_| anyhow!("its root module cannot be initialised"))
+}
+
+fn compare(header: &'static LibHeader) -> Result<()> {
+    let theirs = header.version_strings().parsed()?;
+    let ours = PluginModuleRef::VERSION_STRINGS.parsed()?;
+    if theirs.major != ours.major {
+        bail!("it speaks bottle-api {theirs}, this bottle {ours}");
+    }
+    let their_layout = header
+        .layout()
+        .ok_or_else(|| anyhow!("it was exported without its ABI's layout"))?;
+    let our_layout = <PluginModuleRef as StableAbi>::LAYOUT;
+    let (expected, found) = if (theirs.minor, theirs.patch) >= (ours.minor, ours.patch) {
+        (our_layout, their_layout)
+    } else {
+        (their_layout, our_layout)
+    };
+    check_layout_compatibility(expected, found).map_err(|errors| {
+        anyhow!(
+            "its ABI differs from this bottle's (bottle-api {theirs} there, {ours} here): it was built with a changed \
+             bottle-api: {}",
+            differences(&errors)
+        )
+    })
+}
+
+/// abi_stable's own text is 20 KB; a line per difference tells as much.
+fn differences(errors: &AbiInstabilityErrors) -> String {
+    use AbiInstability as A;
+    let found: Vec<String> = errors
+        .errors
+        .iter()
+        .flat_map(|group| group.errs.iter())
+        .map(|difference| match difference {
+            A::FieldCountMismatch(c) => format!("{} fields expected, {} found", c.expected, c.found),
+            A::UnexpectedField(c) => format!(
+                "field `{}` expected, `{}` found",
+                c.expected.name(),
+                c.found.name()
+            ),
+            A::Size(c) => format!("size {} expected, {} found", c.expected, c.found),
+            A::Alignment(c) => format!("alignment {} expected, {} found", c.expected, c.found),
+            A::Name(c) => format!("type `{}` expected, `{}` found", c.expected, c.found),
+            A::PackageVersion(c) => format!("package version {} expected, {} found", c.expected, c.found),
+            A::MismatchedPrefixSize(c) => {
+                format!("{} required methods expected, {} found", c.expected, c.found)
+            }
+            A::ExtraCheckError(_) => "Send, Sync or supertraits differ".into(),
+            other => format!("{other:?}").chars().take(100).collect(),
+        })
+        .collect();
+    let more = found.len().saturating_sub(SHOWN);
+    let shown = found[..found.len() - more].join("; ");
+    if more > 0 {
+        format!("{shown}; and {more} more")
+    } else {
+        shown
+    }
+}
+
+/// libloading keeps the linker's own words in the source.
+fn cause(error: &libloading::Error) -> String {
+    error
+        .source()
+        .map_or_else(|| error.to_string(), ToString::to_string)
+}

@@ -1,0 +1,52 @@
+//! This process's terminal: put into raw mode for a session, and back however the session ends.
+
+use anyhow::Result;
+use rustix::{
+    stdio::{stdin, stdout},
+    termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr},
+};
+
+/// The terminal, in raw mode for as long as this lives.
+pub struct Terminal {
+    before: Termios,
+}
+
+impl Terminal {
+    /// Are standard input and output both a terminal?
+    pub fn is_there() -> bool {
+        isatty(stdin()) && isatty(stdout())
+    }
+
+    /// Puts it into raw mode: every key goes to the agent, ^C too.
+    pub fn raw() -> Result<Self> {
+        let before = tcgetattr(stdin())?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(stdin(), OptionalActions::Flush, &raw)?;
+        Ok(Self { before })
+    }
+
+    /// Columns and rows. A terminal that does not know says 80 by 24.
+    pub fn size(&self) -> Result<(u16, u16)> {
+        let size = tcgetwinsize(stdout())?;
+        Ok(if size.ws_col == 0 || size.ws_row == 0 {
+            (80, 24)
+        } else {
+            (size.ws_col, size.ws_row)
+        })
+    }
+
+    /// The terminal's type, for the agent's `TERM`.
+    pub fn kind() -> String {
+        std::env::var("TERM")
+            .ok()
+            .filter(|term| !term.is_empty())
+            .unwrap_or_else(|| "xterm-256color".into())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = tcsetattr(stdin(), OptionalActions::Flush, &self.before);
+    }
+}

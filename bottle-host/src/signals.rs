@@ -1,0 +1,78 @@
+//! SIGINT, SIGTERM and SIGHUP become the cancellation of whatever call is under way.
+//!
+//! The host alone has handlers. A call to a backend is lent the read end of a pipe, which becomes readable at the
+//! first signal; the teardown that follows is lent none, so a signal cannot cut it short. The third signal gives up.
+
+use anyhow::Result;
+use rustix::pipe::{PipeFlags, pipe_with};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+};
+use std::{
+    os::fd::{AsRawFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
+    thread,
+};
+
+/// Signals after which even the teardown is given up.
+const PATIENCE: u32 = 3;
+
+/// The process's cancellation. Cheap to clone.
+#[derive(Clone)]
+pub struct Cancellation(Arc<Inner>);
+
+struct Inner {
+    readable: OwnedFd,
+    /// Written to once, never closed before the process ends.
+    writable: OwnedFd,
+    signal: AtomicI32,
+}
+
+impl Cancellation {
+    /// Installs the handlers. Once per process.
+    pub fn install() -> Result<Self> {
+        let (readable, writable) = pipe_with(PipeFlags::CLOEXEC)?;
+        let cancellation = Self(Arc::new(Inner {
+            readable,
+            writable,
+            signal: AtomicI32::new(0),
+        }));
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let own = cancellation.clone();
+        thread::Builder::new().name("signals".into()).spawn(move || {
+            for (count, signal) in (1..).zip(&mut signals) {
+                own.cancel(signal);
+                if count >= PATIENCE {
+                    std::process::exit(128 + signal);
+                }
+            }
+        })?;
+        Ok(cancellation)
+    }
+
+    /// Cancels as `signal` would.
+    pub fn cancel(&self, signal: i32) {
+        if self
+            .0
+            .signal
+            .compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+        {
+            let _ = rustix::io::write(&self.0.writable, &[1]);
+        }
+    }
+
+    /// The signal that cancelled, if one did.
+    pub fn signal(&self) -> Option<i32> {
+        Some(self.0.signal.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
+    }
+
+    /// The descriptor that calls to a backend are lent.
+    pub fn fd(&self) -> i32 {
+        self.0.readable.as_raw_fd()
+    }
+}

@@ -1,0 +1,199 @@
+//! What a person reads: everything on standard error, prefixed `bottle: `; data alone on standard output.
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use std::{
+    fmt,
+    fs::File,
+    io::{self, BufRead, BufReader, IsTerminal, Write},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+use zeroize::Zeroizing;
+
+/// A mistake in how bottle was called: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// What to type next, attached to an error as its outermost context.
+#[derive(Debug)]
+pub struct Hinted {
+    message: String,
+    hint: String,
+}
+
+impl fmt::Display for Hinted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Hinted {}
+
+/// An error that says what to type next.
+pub fn hinted(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+    Hinted {
+        message: message.into(),
+        hint: hint.into(),
+    }
+    .into()
+}
+
+/// The exit code of an error that is about usage.
+pub fn usage_code(error: &anyhow::Error) -> Option<u8> {
+    error.downcast_ref::<UsageError>().map(|_| 2)
+}
+
+/// Says something, line by line.
+pub fn say(text: impl fmt::Display) {
+    clear_progress();
+    for line in text.to_string().lines() {
+        let _ = writeln!(io::stderr(), "bottle: {}", printable(line));
+    }
+}
+
+/// Something is not as it should be, and goes on.
+pub fn warn(text: impl fmt::Display) {
+    say(format!("warning: {text}"));
+}
+
+/// An error, its causes, and what to type next.
+pub fn error(error: &anyhow::Error) {
+    say(format!("error: {error:#}"));
+    if let Some(hint) = hint_of(error) {
+        say(format!("hint: {hint}"));
+    }
+}
+
+fn hint_of(error: &anyhow::Error) -> Option<&str> {
+    error.chain().find_map(|cause| {
+        let own = cause.downcast_ref::<Hinted>().map(|h| h.hint.as_str());
+        own.or_else(|| {
+            cause
+                .downcast_ref::<bottle_api::error::StdError>()?
+                .0
+                .hint
+                .as_deref()
+        })
+    })
+}
+
+/// Text from outside (a guest, a repository, an engine) without what a terminal would obey.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_control() && c != '\t' {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+/// Is there somebody to ask?
+pub fn can_ask() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+/// Asks a question; only y, Y, yes and YES mean yes.
+pub fn confirm(question: &str) -> Result<bool> {
+    if !can_ask() {
+        return Err(UsageError("there is no terminal to ask on; say --yes".into()).into());
+    }
+    clear_progress();
+    write!(io::stderr(), "bottle: {question} [y/N] ")?;
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "YES"))
+}
+
+/// Asks for a secret on the terminal, without echo.
+pub fn ask_secret(question: &str) -> Result<Zeroizing<String>> {
+    let terminal = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/tty")
+        .map_err(|_| {
+            UsageError(format!(
+                "there is no terminal to ask on for {question}; start bottle from one"
+            ))
+        })?;
+    let shown = tcgetattr(&terminal)?;
+    let mut hidden = shown.clone();
+    hidden.local_modes.remove(LocalModes::ECHO);
+    write!(&terminal, "bottle: {question}: ")?;
+    tcsetattr(&terminal, OptionalActions::Now, &hidden)?;
+    let mut answer = Zeroizing::new(String::new());
+    let read = BufReader::new(&terminal).read_line(&mut answer);
+    tcsetattr(&terminal, OptionalActions::Now, &shown)?;
+    writeln!(&terminal)?;
+    read?;
+    Ok(Zeroizing::new(answer.trim_end_matches(['\n', '\r']).to_owned()))
+}
+
+static PROGRESS: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// A step has begun: a moving line on a terminal, a plain one elsewhere.
+pub fn progress(step: &str, detail: &str) {
+    if !io::stderr().is_terminal() {
+        if detail.is_empty() {
+            say(step);
+        }
+        return;
+    }
+    let mut slot = PROGRESS.lock().unwrap_or_else(PoisonError::into_inner);
+    let bar = slot.get_or_insert_with(|| {
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("bottle: {spinner} {wide_msg}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(100));
+        bar
+    });
+    bar.set_message(match detail {
+        "" => printable(step),
+        detail => format!("{}: {}", printable(step), printable(detail)),
+    });
+}
+
+/// Takes the moving line away.
+pub fn clear_progress() {
+    if let Some(bar) = PROGRESS.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        bar.finish_and_clear();
+    }
+}
+
+/// Prints a table of data on standard output, its columns as wide as need be.
+pub fn table(header: &[&str], rows: &[Vec<String>]) -> Result<()> {
+    let mut widths: Vec<usize> = header.iter().map(|h| h.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut out = io::stdout().lock();
+    let mut line = |cells: Vec<String>| -> io::Result<()> {
+        let padded: Vec<String> = cells
+            .iter()
+            .zip(&widths)
+            .map(|(c, w)| format!("{c:w$}"))
+            .collect();
+        writeln!(out, "{}", padded.join("  ").trim_end())
+    };
+    line(header.iter().map(|h| (*h).to_owned()).collect())?;
+    for row in rows {
+        line(row.iter().map(|c| printable(c)).collect())?;
+    }
+    Ok(())
+}
+
+/// Prints data as JSON on standard output.
+pub fn json(value: &impl serde::Serialize) -> Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    Ok(writeln!(out)?)
+}
