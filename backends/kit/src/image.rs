@@ -24,12 +24,13 @@ const AGENT_RECIPE: &str = include_str!("../recipes/agent.Dockerfile");
 const SIDECAR_RECIPE: &str = include_str!("../recipes/sidecar.Dockerfile");
 const DEFAULT_BASE: &str = "node:22-bookworm";
 
-/// The version of Claude Code that the recipe pins.
-pub const CLAUDE_VERSION: &str = "2.1.329";
+/// The pinned client: `version V`, then `ARCH PACKAGE SHA512 SHA256` per platform.
+const PINS: &str = include_str!("../recipes/claude.pins");
 
 /// Where Claude Code's package for a platform is pinned.
+#[derive(Debug, PartialEq)]
 struct Pin {
-    arch: &'static str,
+    version: &'static str,
     package: &'static str,
     /// SHA-512 of the package's tarball, hexadecimal: npm's `dist.integrity`.
     integrity: &'static str,
@@ -37,26 +38,14 @@ struct Pin {
     sha256: &'static str,
 }
 
-const PINS: [Pin; 2] = [
-    Pin {
-        arch: "amd64",
-        package: "@anthropic-ai/claude-code-linux-x64",
-        integrity: concat!(
-            "fa7e25bb5b9b600a74d98d17fcc0149f1c3dc98e921c767bec5f88a16f95d305",
-            "6816e888f68a5d1fa8287e37f5e205c908460c4cda64b3b1a7d62f1765328058"
-        ),
-        sha256: "30e2724e2aecb1bf5dc9f3130901afb71c5fa229051c190a6d7ad9aff6378d6d",
-    },
-    Pin {
-        arch: "arm64",
-        package: "@anthropic-ai/claude-code-linux-arm64",
-        integrity: concat!(
-            "2221b9ba6153a120955aa075944b31c702312a0c4f5f26770d153dd79bfc2780",
-            "73e50dc9a6c94cd1ec359b9c9a4fe9455c13ef6319ac1208b45c8ebc5c7343d0"
-        ),
-        sha256: "8489e2c7ba7846b4681b84e559fed4ed5bb265e129e21dc9de9e322157fb2bea",
-    },
-];
+impl Pin {
+    fn of(arch: &str) -> Option<Self> {
+        let mut lines = PINS.lines().filter(|line| !line.starts_with('#')).map(str::split_whitespace);
+        let version = lines.next()?.nth(1)?;
+        let mut words = lines.find_map(|mut words| (words.next() == Some(arch)).then_some(words))?;
+        Some(Self { version, package: words.next()?, integrity: words.next()?, sha256: words.next()? })
+    }
+}
 
 /// An image that is about to be built.
 struct Recipe {
@@ -107,7 +96,7 @@ pub async fn agent(
 ) -> Result<String> {
     let base = setting(spec, "CLAUDE_BOTTLE_BASE_IMAGE", DEFAULT_BASE);
     let arch = &platform.arch;
-    let pin = PINS.iter().find(|pin| pin.arch == arch.as_str()).ok_or_else(|| {
+    let pin = Pin::of(arch).ok_or_else(|| {
         Error::new(
             ErrorKind::UNSUPPORTED,
             format!("the engine runs on {arch}; Claude Code is pinned for amd64 and arm64"),
@@ -115,7 +104,7 @@ pub async fn agent(
     })?;
     let arguments = HashMap::from([
         ("BASE".to_owned(), base),
-        ("CLAUDE_VERSION".into(), CLAUDE_VERSION.into()),
+        ("CLAUDE_VERSION".into(), pin.version.into()),
         ("CLAUDE_PACKAGE".into(), pin.package.into()),
         ("CLAUDE_INTEGRITY".into(), pin.integrity.into()),
         ("CLAUDE_SHA256".into(), pin.sha256.into()),
@@ -202,7 +191,7 @@ async fn build(engine: &Engine, host: &Host, recipe: Recipe) -> Result<()> {
         .build_image(options, None, Some(body_full(recipe.context.into())));
     let mut last = String::new();
     while let Some(event) = events.next().await {
-        let event = event.with_context(|| step.clone())?;
+        let event = event.map_err(|e| build_error(&step, &e.to_string(), &last))?;
         if let Some(error) = event.error_detail.and_then(|detail| detail.message) {
             return Err(build_error(&step, &error, &last));
         }
@@ -264,4 +253,19 @@ fn context(files: &[(&str, u32, &[u8])]) -> Result<Vec<u8>> {
         tar.append_data(&mut header, name, *data)?;
     }
     Ok(tar.into_inner()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_platforms_are_pinned_by_whole_hashes() {
+        for arch in ["amd64", "arm64"] {
+            let pin = Pin::of(arch).unwrap();
+            assert!(pin.package.starts_with("@anthropic-ai/claude-code-linux-"), "{pin:?}");
+            assert_eq!((pin.integrity.len(), pin.sha256.len()), (128, 64), "{pin:?}");
+        }
+        assert_eq!(Pin::of("riscv64"), None);
+    }
 }

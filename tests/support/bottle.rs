@@ -1,0 +1,221 @@
+//! A home with a manifest, and the staged `bottle` run in it.
+
+use crate::{lab::Lab, standin::Standin, wire::Authority};
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// The real credential of the tests: whoever finds it in a bottle has found a leak.
+pub const REAL_TOKEN: &str = "sk-ant-oat01-THE-REAL-ONE-0123456789";
+/// The value of an env secret that the agent may see.
+pub const ENV_SECRET: &str = "an-env-secret-for-the-agent-only";
+/// How long a test waits for something that should happen at once.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A throw-away home: manifest, state, and the variables that `bottle` runs with.
+pub struct Home {
+    dir: TempDir,
+    program: PathBuf,
+    env: Vec<(String, String)>,
+}
+
+impl Home {
+    /// A home whose agent `dev` lives in a bottle that reaches `standin` as the model.
+    pub fn new(lab: &Lab, authority: &Authority, standin: &Standin) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let home = Self {
+            program: lab.stage.join("bin/bottle"),
+            env: vec![
+                ("DOCKER_HOST".into(), lab.docker_host.clone()),
+                ("CLAUDE_BOTTLE_BASE_IMAGE".into(), lab.base_image.clone()),
+                ("CLAUDE_BOTTLE_IMAGE".into(), "bottle-test:latest".into()),
+                ("CLAUDE_BOTTLE_SIDECAR_IMAGE".into(), "bottle-test-sidecars:latest".into()),
+                ("CLAUDE_BOTTLE_UPSTREAM_CA".into(), dir.path().join("ca.pem").display().to_string()),
+                ("CLAUDE_BOTTLE_OAUTH_TOKEN".into(), REAL_TOKEN.into()),
+                ("HOST_SECRET".into(), ENV_SECRET.into()),
+            ],
+            dir,
+        };
+        home.write("ca.pem", &authority.pem)?;
+        home.bottle("box", &[&format!("{{host: api.anthropic.com, address: {}}}", standin.address)])?;
+        home.agent("dev", "box", "You are under test.")?;
+        Ok(home)
+    }
+
+    /// Writes a file below the home.
+    pub fn write(&self, path: &str, text: &str) -> Result<()> {
+        let path = self.path().join(path);
+        fs::create_dir_all(path.parent().context("a file has a directory")?)?;
+        Ok(fs::write(path, text)?)
+    }
+
+    /// Defines a bottle with these routes, written as YAML.
+    pub fn bottle(&self, name: &str, routes: &[&str]) -> Result<()> {
+        let routes: String = routes.iter().map(|r| format!("    - {r}\n")).collect();
+        let env = "env:\n  PLAIN: a literal\n  AGENT_SECRET: ${HOST_SECRET}\n";
+        self.write(&format!(".claude-bottle/bottles/{name}.md"), &format!("---\n{env}egress:\n  routes:\n{routes}---\n"))
+    }
+
+    /// Defines an agent.
+    pub fn agent(&self, name: &str, bottle: &str, prompt: &str) -> Result<()> {
+        self.write(&format!(".claude-bottle/agents/{name}.md"), &format!("---\nbottle: {bottle}\n---\n{prompt}\n"))
+    }
+
+    /// The home's path.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Where the bottles' state is.
+    pub fn state(&self) -> PathBuf {
+        self.path().join(".claude-bottle/state")
+    }
+
+    /// Uses another program than the staged one.
+    pub fn with_program(mut self, program: PathBuf) -> Self {
+        self.program = program;
+        self
+    }
+
+    /// `bottle` with these arguments, in an environment that holds nothing else.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(args)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.path())
+            .env("TERM", "xterm-256color")
+            .envs(self.env.iter().map(|(k, v)| (k, v)))
+            .current_dir(self.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs `bottle` to its end.
+    pub fn run(&self, args: &[&str]) -> Result<Run> {
+        Ok(self.command(args).output()?.into())
+    }
+
+    /// Runs a headless session of `dev` whose Claude plays these lines; what each tool gave back.
+    pub fn play(&self, lines: &[&str]) -> Result<(Vec<String>, Run)> {
+        let prompt: String = lines.iter().map(|line| format!("@@bash {line}\n")).collect();
+        let run = self.run(&["start", "dev", "--yes", "--prompt", &prompt])?;
+        let results = run.results().with_context(|| format!("{run:?}"))?;
+        Ok((results, run))
+    }
+
+    /// Starts `bottle` and waits until its standard error, or a file of its state, shows what `ready` looks for.
+    pub fn start(&self, args: &[&str], env: &[(&str, &str)]) -> Result<Child> {
+        Ok(self.command(args).envs(env.iter().copied()).spawn()?)
+    }
+
+    /// The identities that have state here.
+    pub fn identities(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.state()).into_iter().flatten().flatten();
+        entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// The lines of every egress log that is there now.
+    pub fn egress_log(&self) -> Vec<Value> {
+        self.identities()
+            .iter()
+            .filter_map(|identity| fs::read_to_string(self.state().join(identity).join("egress.jsonl")).ok())
+            .flat_map(|text| text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect::<Vec<_>>())
+            .collect()
+    }
+}
+
+/// A run of `bottle`.
+#[derive(Debug)]
+pub struct Run {
+    /// Its exit code, or none where a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Run {
+    /// What the tools of a played session gave back.
+    pub fn results(&self) -> Result<Vec<String>> {
+        let json: Value = serde_json::from_str(self.stdout.trim())?;
+        let results = json["results"].as_array().context("results")?;
+        Ok(results.iter().map(|r| r["text"].as_str().unwrap_or_default().to_owned()).collect())
+    }
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+}
+
+/// Waits until something is so.
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return Ok(found);
+        }
+        anyhow::ensure!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What the engine has of a bottle, by its identity's label: containers, networks, images.
+pub fn left_in_engine(lab: &Lab, identity: &str) -> Result<Vec<String>> {
+    let filter = format!("label=claude-bottle.identity={identity}");
+    let mut left = vec![];
+    for (kind, args) in [
+        ("container", &["ps", "-aq", "--filter"][..]),
+        ("network", &["network", "ls", "-q", "--filter"]),
+        ("image", &["images", "-q", "--filter"]),
+    ] {
+        let found = lab.docker(&[args, &[&filter]].concat())?;
+        left.extend(found.lines().map(|id| format!("{kind} {id}")));
+    }
+    Ok(left)
+}
+
+/// Asserts that nothing of a bottle is left: in the engine, in the state directory, or as a process.
+pub fn assert_nothing_left(lab: &Lab, home: &Home, identity: &str) -> Result<()> {
+    let in_engine = left_in_engine(lab, identity)?;
+    anyhow::ensure!(in_engine.is_empty(), "left in the engine: {in_engine:?}");
+    anyhow::ensure!(home.identities().is_empty(), "left in the state directory: {:?}", home.identities());
+    let processes = processes_of(home);
+    anyhow::ensure!(processes.is_empty(), "left running: {processes:?}");
+    Ok(())
+}
+
+/// Processes of this machine whose environment names the home.
+fn processes_of(home: &Home) -> Vec<String> {
+    let own = home.path().display().to_string();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter(|e| fs::read(e.path().join("environ")).is_ok_and(|env| contains(&env, own.as_bytes())))
+        .map(|e| fs::read_to_string(e.path().join("cmdline")).unwrap_or_default().replace('\0', " "))
+        .collect()
+}
+
+/// Is `needle` somewhere in `haystack`?
+pub fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+/// The identity that a preflight shows.
+pub fn identity_in(stderr: &str) -> Result<String> {
+    let line = stderr.lines().find_map(|l| l.split_once("identity  ")).context("a preflight with an identity")?;
+    Ok(line.1.trim().to_owned())
+}

@@ -1,0 +1,201 @@
+//! The lab that `cargo xtask setup` makes: a Docker engine, a base image with the real Claude Code, and a network
+//! namespace whose addresses (198.51.100.128/25, RFC 5737) are the test hosts of this machine.
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::{
+    fs::File,
+    io::Read,
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicU8, Ordering},
+    },
+    thread,
+};
+
+const HINT: &str = "run `cargo xtask setup` first (as root; it installs and starts what is missing)";
+const NAMESPACE: &str = "bottle-lab";
+
+/// What `cargo xtask setup` wrote down.
+pub struct Lab {
+    /// `unix://…`
+    pub docker_host: String,
+    /// The base image's name.
+    pub base_image: String,
+    /// The staged tree: `bin/bottle` and what belongs to it.
+    pub stage: PathBuf,
+    /// Where the tarball is, once `cargo xtask package` made it.
+    pub dist: PathBuf,
+}
+
+impl Lab {
+    /// The lab, or a panic that says which command makes it.
+    pub fn get() -> &'static Self {
+        static LAB: OnceLock<Lab> = OnceLock::new();
+        LAB.get_or_init(|| match Self::open() {
+            Ok(lab) => lab,
+            Err(error) => panic!("no lab: {error:#}; {HINT}"),
+        })
+    }
+
+    fn open() -> Result<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("a workspace")?;
+        let file = root.join("target/lab/lab.json");
+        let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let json: serde_json::Value = serde_json::from_str(&text)?;
+        let text = |key: &str| json[key].as_str().map(str::to_owned).with_context(|| format!("lab.json: {key}"));
+        let lab = Self {
+            docker_host: text("docker_host")?,
+            base_image: text("base_image")?,
+            stage: root.join("target/stage"),
+            dist: root.join("dist"),
+        };
+        ensure!(lab.docker(&["version"]).is_ok(), "the engine at {} does not answer", lab.docker_host);
+        ensure!(lab.stage.join("bin/bottle").exists(), "nothing is staged");
+        ensure!(Path::new("/run/netns").join(NAMESPACE).exists(), "the network namespace {NAMESPACE} is not there");
+        Ok(lab)
+    }
+
+    /// Runs the docker client against the lab's engine; its standard output.
+    pub fn docker(&self, args: &[&str]) -> Result<String> {
+        let mut command = Command::new("docker");
+        output(command.env("DOCKER_HOST", &self.docker_host).args(args))
+    }
+
+    /// An address of the lab that no other test uses.
+    pub fn address() -> Ipv4Addr {
+        static NEXT: AtomicU8 = AtomicU8::new(130);
+        Ipv4Addr::new(198, 51, 100, NEXT.fetch_add(1, Ordering::SeqCst))
+    }
+
+    /// Runs something in a thread that stands in the lab's network namespace. Sockets that it opens stay there.
+    pub fn inside<T: Send + 'static>(run: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        thread::spawn(move || {
+            let namespace = File::open(Path::new("/run/netns").join(NAMESPACE))?;
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            run()
+        })
+        .join()
+        .map_err(|_| anyhow::anyhow!("a thread of the lab panicked"))?
+    }
+
+    /// A TCP listener in the lab.
+    pub fn listen(address: SocketAddr) -> Result<TcpListener> {
+        Self::inside(move || Ok(TcpListener::bind(address)?))
+    }
+}
+
+/// Runs a command; its standard output, or an error with all that it said.
+pub fn output(command: &mut Command) -> Result<String> {
+    let Output { status, stdout, stderr } = command.output().with_context(|| format!("run {command:?}"))?;
+    let stdout = String::from_utf8_lossy(&stdout).into_owned();
+    if !status.success() {
+        bail!("{command:?}: {status}: {stdout}{}", String::from_utf8_lossy(&stderr));
+    }
+    Ok(stdout)
+}
+
+/// A host that should see nothing: it counts every packet to its address, and takes every connection and datagram.
+pub struct Target {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// A TCP port that it listens on.
+    pub port: u16,
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+impl Target {
+    /// Listens on TCP 80, 443 and 8000 and UDP and TCP 53 of a new address of the lab.
+    pub fn new() -> Result<Self> {
+        let address = Lab::address();
+        let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+        for port in [80, 443, 53, 8000] {
+            let listener = Lab::listen((address, port).into())?;
+            let seen = seen.clone();
+            thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    note(&seen, format!("TCP {port} from {:?}", stream.peer_addr()));
+                    let _ = (&stream).read(&mut [0; 1]);
+                }
+            });
+        }
+        let socket = Lab::inside(move || Ok(UdpSocket::bind((address, 53))?))?;
+        let heard = seen.clone();
+        thread::spawn(move || {
+            while let Ok((n, from)) = socket.recv_from(&mut [0; 1500]) {
+                note(&heard, format!("{n} bytes of UDP from {from}"));
+            }
+        });
+        let target = Self { address, port: 8000, seen };
+        target.iptables(&["-I", "PREROUTING", "-d", &address.to_string()])?;
+        Ok(target)
+    }
+
+    /// Packets to its address so far, as the kernel counted them before anything could drop them.
+    pub fn packets(&self) -> Result<u64> {
+        let table = self.iptables(&["-nvxL", "PREROUTING"])?;
+        let own = self.address.to_string();
+        let line = table.lines().find(|line| line.split_whitespace().any(|word| word == own));
+        let count = line.and_then(|line| line.split_whitespace().next()).context("the counter's rule")?;
+        Ok(count.parse()?)
+    }
+
+    /// What arrived.
+    pub fn seen(&self) -> Vec<String> {
+        self.seen.lock().map(|seen| seen.clone()).unwrap_or_default()
+    }
+
+    fn iptables(&self, args: &[&str]) -> Result<String> {
+        output(Command::new("ip").args(["netns", "exec", NAMESPACE, "iptables", "-w", "-t", "raw"]).args(args))
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.iptables(&["-D", "PREROUTING", "-d", &self.address.to_string()]);
+    }
+}
+
+fn note(seen: &Mutex<Vec<String>>, what: String) {
+    if let Ok(mut seen) = seen.lock() {
+        seen.push(what);
+    }
+}
+
+/// Counts packets that this machine's kernel takes in, by a rule of its own ahead of everything else.
+pub struct HostCounter(Vec<String>);
+
+impl HostCounter {
+    /// `matching`: iptables' own words, `-i br-… -d …`.
+    pub fn new(matching: &[&str]) -> Result<Self> {
+        static NEXT: AtomicU8 = AtomicU8::new(0);
+        let name = format!("bottle-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
+        let mut rule: Vec<String> = matching.iter().map(|word| (*word).to_owned()).collect();
+        rule.extend(["-m", "comment", "--comment", &name].map(str::to_owned));
+        let counter = Self(rule);
+        counter.iptables("-I")?;
+        Ok(counter)
+    }
+
+    /// How many so far.
+    pub fn packets(&self) -> Result<u64> {
+        let table = output(Command::new("iptables").args(["-w", "-t", "raw", "-nvxL", "PREROUTING"]))?;
+        let name = self.0.last().context("a rule has a name")?;
+        let line = table.lines().find(|line| line.contains(name.as_str())).context("the counter's rule")?;
+        Ok(line.split_whitespace().next().context("a count")?.parse()?)
+    }
+
+    fn iptables(&self, verb: &str) -> Result<String> {
+        output(Command::new("iptables").args(["-w", "-t", "raw", verb, "PREROUTING"]).args(&self.0))
+    }
+}
+
+impl Drop for HostCounter {
+    fn drop(&mut self) {
+        let _ = self.iptables("-D");
+    }
+}

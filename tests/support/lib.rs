@@ -1,0 +1,7 @@
+//! What the tests and the demo share: a network of test hosts, a stand-in for the model, a home with a manifest, and
+//! the staged `bottle`. Everything else is the real thing.
+
+pub mod bottle;
+pub mod lab;
+pub mod standin;
+pub mod wire;

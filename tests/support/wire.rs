@@ -1,0 +1,143 @@
+//! Certificates of the tests' own, and a client that speaks to a proxy byte by byte.
+
+use anyhow::{Context, Result, anyhow, bail};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::Arc,
+    time::Duration,
+};
+use tokio_rustls::rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+};
+
+/// A certificate authority of a test.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// Its certificate.
+    pub pem: String,
+}
+
+impl Authority {
+    /// A new one.
+    pub fn new() -> Result<Self> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "bottle test authority");
+        let pem = params.self_signed(&key)?.pem();
+        Ok(Self { issuer: Issuer::new(params, key), pem })
+    }
+
+    /// A server's side of TLS for these hosts.
+    pub fn server_config(&self, hosts: &[&str]) -> Result<Arc<ServerConfig>> {
+        let key = KeyPair::generate()?;
+        let names: Vec<String> = hosts.iter().map(|h| (*h).to_owned()).collect();
+        let cert = CertificateParams::new(names)?.signed_by(&key, &self.issuer)?;
+        let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| anyhow!(e))?;
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], key)?;
+        Ok(Arc::new(config))
+    }
+}
+
+/// A client of a proxy.
+pub struct ProxyClient {
+    /// Where the proxy is.
+    pub proxy: SocketAddr,
+    /// Its password.
+    pub capability: String,
+    /// The certificate authority that it signs with.
+    pub ca_pem: String,
+}
+
+/// A response, as far as a test looks at it.
+#[derive(Debug)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// Everything after the head.
+    pub body: String,
+}
+
+impl ProxyClient {
+    fn connect(&self) -> Result<TcpStream> {
+        let stream = TcpStream::connect(self.proxy).context("connect to the proxy")?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        Ok(stream)
+    }
+
+    fn password(&self) -> String {
+        BASE64_STANDARD.encode(format!("bottle:{}", self.capability))
+    }
+
+    /// Opens a tunnel; the bytes in it are the caller's.
+    pub fn tunnel(&self, target: &str) -> Result<TcpStream> {
+        let mut stream = self.connect()?;
+        let password = self.password();
+        write!(stream, "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nProxy-Authorization: Basic {password}\r\n\r\n")?;
+        let head = read_head(&mut stream)?;
+        if status_of(&head)? != 200 {
+            bail!("{head}");
+        }
+        Ok(stream)
+    }
+
+    /// Sends bytes inside a tunnel with TLS for `sni`.
+    pub fn https(&self, target: &str, sni: &str, request: &str) -> Result<Answer> {
+        let mut roots = RootCertStore::empty();
+        for cert in CertificateDer::pem_slice_iter(self.ca_pem.as_bytes()) {
+            roots.add(cert?)?;
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let connection = ClientConnection::new(Arc::new(config), ServerName::try_from(sni.to_owned())?)?;
+        let mut tls = StreamOwned::new(connection, self.tunnel(target)?);
+        tls.write_all(request.as_bytes())?;
+        read_answer(&mut tls)
+    }
+
+    /// Sends bytes to the proxy itself, `{auth}` standing for the right password.
+    pub fn plain(&self, request: &str) -> Result<Answer> {
+        let mut stream = self.connect()?;
+        stream.write_all(request.replace("{auth}", &self.password()).as_bytes())?;
+        read_answer(&mut stream)
+    }
+}
+
+fn read_answer(from: &mut impl Read) -> Result<Answer> {
+    let head = read_head(from)?;
+    let status = status_of(&head)?;
+    let lower = head.to_ascii_lowercase();
+    let length = lower.lines().find_map(|l| l.strip_prefix("content-length:")).and_then(|v| v.trim().parse().ok());
+    let mut body = vec![];
+    match length {
+        Some(length) => from.take(length).read_to_end(&mut body).map(drop)?,
+        None => drop(from.read_to_end(&mut body)),
+    }
+    Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
+}
+
+fn read_head(from: &mut impl Read) -> Result<String> {
+    let mut head = vec![];
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if from.read(&mut byte)? == 0 {
+            bail!("closed after {:?}", String::from_utf8_lossy(&head));
+        }
+        head.push(byte[0]);
+    }
+    Ok(String::from_utf8(head)?)
+}
+
+fn status_of(head: &str) -> Result<u16> {
+    Ok(head.split(' ').nth(1).context("a status line")?.parse()?)
+}

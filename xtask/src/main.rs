@@ -1,0 +1,48 @@
+//! Chores of this repository: `cargo xtask <command>`, one file each.
+
+mod demo;
+mod package;
+mod run;
+mod setup;
+mod stage;
+mod test;
+mod tidy;
+
+use anyhow::{Result, bail};
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask COMMAND
+  setup      make the lab of the tests: packages, Docker engine, base image with Claude Code, network (as root)
+  stage      build host, backends and sidecar into target/stage, laid out like a package
+  test       everything: set-up, fmt, clippy, doc, tidy, unit tests, package, end-to-end tests
+             (BOTTLE_SKIP_LAB=1 leaves out what needs the lab, and counts it as skipped)
+  demo       one bottle whose real Claude asks a stand-in model; prints a table of verdicts
+  package    dist/bottle-VERSION-TARGET.tar.gz, and plugins/
+  tidy       the invariants that are text: file lengths, heads, unsafe
+  teardown   stop the lab's engine and remove its network";
+
+fn main() -> ExitCode {
+    match dispatch() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch() -> Result<ExitCode> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words[..] {
+        ["setup"] => setup::setup().map(drop)?,
+        ["stage"] => stage::stage()?,
+        ["test"] => return test::test(),
+        ["demo"] => return demo::demo(),
+        ["package"] => package::package().map(drop)?,
+        ["tidy"] => tidy::tidy()?,
+        ["teardown"] => setup::teardown()?,
+        _ => bail!("{USAGE}"),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,94 @@
+//! `cargo xtask package`: `dist/bottle-<version>-<target>.tar.gz` and `plugins/`, and proof that the packaged program
+//! loads its own plugins.
+
+use crate::{
+    run::{artifact, build, cargo, host_target, install, output, root, run, sha256},
+    stage::{BACKENDS, sidecar},
+};
+use anyhow::{Context, Result, ensure};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+const PROFILE: &str = "dist";
+const SUMS: &str = "SHA256SUMS";
+
+/// Builds the package; its tarball.
+pub(crate) fn package() -> Result<PathBuf> {
+    let (triple, arch) = host_target()?;
+    let dist = root().join("dist");
+    let name = format!("bottle-{}-{triple}", version()?);
+    let tree = dist.join(&name);
+    if tree.exists() {
+        fs::remove_dir_all(&tree)?;
+    }
+    let backends = tree.join("lib/bottle/backends");
+    let host = build("bottle-host", &["--profile", PROFILE, "--bin", "bottle"], "")?;
+    install(&artifact(&host, "bottle")?, &tree.join("bin/bottle"))?;
+    for backend in BACKENDS {
+        let files = build(&format!("bottle-backend-{backend}"), &["--profile", PROFILE], "")?;
+        let file = format!("libbottle_backend_{backend}.so");
+        let built = artifact(&files, &file)?;
+        install(&built, &backends.join(&file))?;
+        install(&built, &root().join("plugins").join(&file))?;
+    }
+    install(&sidecar(PROFILE)?, &tree.join(format!("libexec/bottle/bottle-sidecar-{arch}")))?;
+    for file in ["README.md", "LICENSE-MIT", "LICENSE-APACHE"] {
+        fs::copy(root().join(file), tree.join(file)).with_context(|| format!("copy {file}"))?;
+    }
+    // The plugins' own list is a lock: what it does not name is not loaded.
+    write_sums(&backends)?;
+    write_sums(&root().join("plugins"))?;
+    write_sums(&tree)?;
+    prove(&tree)?;
+    let tarball = dist.join(format!("{name}.tar.gz"));
+    pack(&dist, &name, &tarball)?;
+    let sum = sha256(&tarball)?;
+    fs::write(dist.join(format!("{name}.tar.gz.sha256")), format!("{sum}  {name}.tar.gz\n"))?;
+    eprintln!("xtask: {} ({} bytes, sha256 {sum})", tarball.display(), fs::metadata(&tarball)?.len());
+    Ok(tarball)
+}
+
+fn version() -> Result<String> {
+    let id = output(cargo().args(["pkgid", "-p", "bottle-host"]))?;
+    id.trim().rsplit(['@', '#']).next().map(str::to_owned).context("cargo pkgid names a version")
+}
+
+/// Lists every file below a directory, but for itself and what is not the package's.
+fn write_sums(dir: &Path) -> Result<()> {
+    let (mut dirs, mut lines) = (vec![dir.to_owned()], vec![]);
+    while let Some(next) = dirs.pop() {
+        for entry in fs::read_dir(&next)? {
+            let path = entry?.path();
+            let inside = path.strip_prefix(dir)?.display().to_string();
+            if path.is_dir() {
+                if inside != "template" {
+                    dirs.push(path);
+                }
+            } else if inside != SUMS && (!inside.ends_with(".md") || inside.starts_with("README") && dir.join("bin").exists()) {
+                lines.push(format!("{}  {inside}\n", sha256(&path)?));
+            }
+        }
+    }
+    lines.sort_by(|a, b| a[64..].cmp(&b[64..]));
+    Ok(fs::write(dir.join(SUMS), lines.concat())?)
+}
+
+/// The packaged program, with an empty environment, must load every packaged plugin.
+fn prove(tree: &Path) -> Result<()> {
+    let mut command = Command::new(tree.join("bin/bottle"));
+    let said = output(command.args(["backends", "--probe"]).env_clear().current_dir("/"))?;
+    eprint!("{said}");
+    let loaded = said.lines().filter(|line| line.contains(" loads, ")).count();
+    ensure!(loaded == BACKENDS.len(), "{loaded} of {} packaged plugins load", BACKENDS.len());
+    Ok(())
+}
+
+fn pack(dist: &Path, name: &str, tarball: &Path) -> Result<()> {
+    let epoch = std::env::var("SOURCE_DATE_EPOCH").unwrap_or_else(|_| "0".into());
+    let mtime = format!("--mtime=@{epoch}");
+    let same = ["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--format=ustar", "-I", "gzip -n9", &mtime];
+    run(Command::new("tar").args(same).arg("-cf").arg(tarball).arg(name).current_dir(dist))
+}

@@ -1,0 +1,138 @@
+//! `cargo xtask test`: every lane, one after another, with its time beside its budget, and the counts at the end.
+
+use crate::{
+    package,
+    run::{cargo, run},
+    setup, stage, tidy,
+};
+use anyhow::{Context, Result};
+use std::{
+    io::{BufRead, BufReader},
+    process::{ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Leaves out what needs the lab. The only way to skip anything.
+const SKIP_ENV: &str = "BOTTLE_SKIP_LAB";
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Counts {
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+struct Lane {
+    name: &'static str,
+    budget: Duration,
+    needs_lab: bool,
+    run: fn() -> Result<Counts>,
+}
+
+const LANES: [Lane; 9] = [
+    lane("setup", 300, true, || check(setup::setup())),
+    lane("fmt", 20, false, || check(run(cargo().args(["fmt", "--all", "--check"])))),
+    lane("tidy", 10, false, || check(tidy::tidy())),
+    lane("clippy", 240, false, clippy),
+    lane("doc", 120, false, doc),
+    lane("unit", 240, false, unit),
+    lane("stage", 300, true, || check(stage::stage())),
+    lane("package", 480, true, || check(package::package().map(drop))),
+    lane("end-to-end", 420, true, end_to_end),
+];
+
+const fn lane(name: &'static str, seconds: u64, needs_lab: bool, run: fn() -> Result<Counts>) -> Lane {
+    Lane { name, budget: Duration::from_secs(seconds), needs_lab, run }
+}
+
+/// Runs all lanes. One that fails does not keep the others from running.
+pub(crate) fn test() -> Result<ExitCode> {
+    let skip = std::env::var_os(SKIP_ENV).is_some_and(|value| !value.is_empty() && value != "0");
+    let mut total = Counts::default();
+    let mut rows = vec![];
+    for lane in &LANES {
+        if lane.needs_lab && skip {
+            total.skipped += 1;
+            rows.push(format!("{:<12} skipped by {SKIP_ENV}", lane.name));
+            continue;
+        }
+        eprintln!("\n== {} (budget {} s)", lane.name, lane.budget.as_secs());
+        let began = Instant::now();
+        let counts = (lane.run)().unwrap_or_else(|error| {
+            eprintln!("xtask: {}: {error:#}", lane.name);
+            Counts { failed: 1, ..Counts::default() }
+        });
+        let took = began.elapsed();
+        total.passed += counts.passed;
+        total.failed += counts.failed;
+        total.skipped += counts.skipped;
+        let verdict = if counts.failed > 0 { "FAILED" } else { "ok" };
+        let over = if took > lane.budget { "  OVER BUDGET" } else { "" };
+        rows.push(format!(
+            "{:<12} {verdict:<7} {:>4} passed {:>3} failed {:>3} skipped  {:>6.1} s of {:>4} s{over}",
+            lane.name,
+            counts.passed,
+            counts.failed,
+            counts.skipped,
+            took.as_secs_f64(),
+            lane.budget.as_secs()
+        ));
+    }
+    println!("\n{}\n", rows.join("\n"));
+    println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
+    Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A lane that is one check.
+fn check(result: Result<()>) -> Result<Counts> {
+    result.map(|()| Counts { passed: 1, ..Counts::default() })
+}
+
+fn clippy() -> Result<Counts> {
+    let args = ["clippy", "--locked", "--quiet", "--workspace", "--all-targets", "--features", "bottle-host/fault-points"];
+    check(run(cargo().args(args).args(["--", "-D", "warnings"])))
+}
+
+fn doc() -> Result<Counts> {
+    let args = ["doc", "--locked", "--quiet", "--workspace", "--no-deps", "--document-private-items"];
+    check(run(cargo().args(args).env("RUSTDOCFLAGS", "-D warnings")))
+}
+
+fn unit() -> Result<Counts> {
+    cargo_test(&["--workspace", "--exclude", "bottle-tests"])
+}
+
+fn end_to_end() -> Result<Counts> {
+    // One session of the real Claude needs a core and 400 MB.
+    cargo_test(&["-p", "bottle-tests", "--", "--test-threads=2"])
+}
+
+/// Runs tests, passing their output on and adding up what each test program closes with.
+fn cargo_test(args: &[&str]) -> Result<Counts> {
+    let mut command = cargo();
+    command.args(["test", "--locked", "--no-fail-fast"]).args(args).stdout(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("run {command:?}"))?;
+    let mut counts = Counts::default();
+    for line in BufReader::new(child.stdout.take().context("its output")?).lines() {
+        let line = line?;
+        if let Some(result) = line.strip_prefix("test result: ") {
+            counts.passed += count(result, "passed");
+            counts.failed += count(result, "failed");
+            counts.skipped += count(result, "ignored");
+        } else {
+            println!("{line}");
+        }
+    }
+    // A test program that crashes, or does not build, closes with no counts.
+    if !child.wait()?.success() && counts.failed == 0 {
+        counts.failed = 1;
+    }
+    Ok(counts)
+}
+
+/// The number before `word;` in cargo's closing line.
+fn count(result: &str, word: &str) -> u32 {
+    let words: Vec<&str> = result.split([' ', ';']).filter(|w| !w.is_empty()).collect();
+    let at = words.iter().position(|w| *w == word);
+    at.and_then(|at| words.get(at.checked_sub(1)?)?.parse().ok()).unwrap_or(0)
+}
