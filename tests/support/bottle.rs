@@ -36,15 +36,27 @@ impl Home {
                 ("DOCKER_HOST".into(), lab.docker_host.clone()),
                 ("CLAUDE_BOTTLE_BASE_IMAGE".into(), lab.base_image.clone()),
                 ("CLAUDE_BOTTLE_IMAGE".into(), "bottle-test:latest".into()),
-                ("CLAUDE_BOTTLE_SIDECAR_IMAGE".into(), "bottle-test-sidecars:latest".into()),
-                ("CLAUDE_BOTTLE_UPSTREAM_CA".into(), dir.path().join("ca.pem").display().to_string()),
+                (
+                    "CLAUDE_BOTTLE_SIDECAR_IMAGE".into(),
+                    "bottle-test-sidecars:latest".into(),
+                ),
+                (
+                    "CLAUDE_BOTTLE_UPSTREAM_CA".into(),
+                    dir.path().join("ca.pem").display().to_string(),
+                ),
                 ("CLAUDE_BOTTLE_OAUTH_TOKEN".into(), REAL_TOKEN.into()),
                 ("HOST_SECRET".into(), ENV_SECRET.into()),
             ],
             dir,
         };
         home.write("ca.pem", &authority.pem)?;
-        home.bottle("box", &[&format!("{{host: api.anthropic.com, address: {}}}", standin.address)])?;
+        home.bottle(
+            "box",
+            &[&format!(
+                "{{host: api.anthropic.com, address: {}}}",
+                standin.address
+            )],
+        )?;
         home.agent("dev", "box", "You are under test.")?;
         Ok(home)
     }
@@ -60,12 +72,18 @@ impl Home {
     pub fn bottle(&self, name: &str, routes: &[&str]) -> Result<()> {
         let routes: String = routes.iter().map(|r| format!("    - {r}\n")).collect();
         let env = "env:\n  PLAIN: a literal\n  AGENT_SECRET: ${HOST_SECRET}\n";
-        self.write(&format!(".claude-bottle/bottles/{name}.md"), &format!("---\n{env}egress:\n  routes:\n{routes}---\n"))
+        self.write(
+            &format!(".claude-bottle/bottles/{name}.md"),
+            &format!("---\n{env}egress:\n  routes:\n{routes}---\n"),
+        )
     }
 
     /// Defines an agent.
     pub fn agent(&self, name: &str, bottle: &str, prompt: &str) -> Result<()> {
-        self.write(&format!(".claude-bottle/agents/{name}.md"), &format!("---\nbottle: {bottle}\n---\n{prompt}\n"))
+        self.write(
+            &format!(".claude-bottle/agents/{name}.md"),
+            &format!("---\nbottle: {bottle}\n---\n{prompt}\n"),
+        )
     }
 
     /// The home's path.
@@ -114,15 +132,17 @@ impl Home {
         Ok((results, run))
     }
 
-    /// Starts `bottle` and waits until its standard error, or a file of its state, shows what `ready` looks for.
-    pub fn start(&self, args: &[&str], env: &[(&str, &str)]) -> Result<Child> {
-        Ok(self.command(args).envs(env.iter().copied()).spawn()?)
+    /// Starts `bottle` with these variables too.
+    pub fn start(&self, args: &[&str], env: &[(&str, &str)]) -> Result<KillOnDrop> {
+        Ok(KillOnDrop(self.command(args).envs(env.iter().copied()).spawn()?))
     }
 
     /// The identities that have state here.
     pub fn identities(&self) -> Vec<String> {
         let entries = fs::read_dir(self.state()).into_iter().flatten().flatten();
-        entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+        entries
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect()
     }
 
     /// The lines of every egress log that is there now.
@@ -130,7 +150,11 @@ impl Home {
         self.identities()
             .iter()
             .filter_map(|identity| fs::read_to_string(self.state().join(identity).join("egress.jsonl")).ok())
-            .flat_map(|text| text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect::<Vec<_>>())
+            .flat_map(|text| {
+                text.lines()
+                    .filter_map(|l| serde_json::from_str(l).ok())
+                    .collect::<Vec<_>>()
+            })
             .collect()
     }
 }
@@ -151,14 +175,70 @@ impl Run {
     pub fn results(&self) -> Result<Vec<String>> {
         let json: Value = serde_json::from_str(self.stdout.trim())?;
         let results = json["results"].as_array().context("results")?;
-        Ok(results.iter().map(|r| r["text"].as_str().unwrap_or_default().to_owned()).collect())
+        Ok(results
+            .iter()
+            .map(|r| r["text"].as_str().unwrap_or_default().to_owned())
+            .collect())
     }
 }
 
 impl From<Output> for Run {
     fn from(output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+        Self {
+            code: output.status.code(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
+    }
+}
+
+/// A child that does not outlive a test that fails.
+pub struct KillOnDrop(pub Child);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl std::ops::Deref for KillOnDrop {
+    type Target = Child;
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for KillOnDrop {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl KillOnDrop {
+    /// Waits for its end; all that it said.
+    pub fn finish(mut self) -> Result<Run> {
+        use std::io::Read;
+        let (stdout, stderr) = (self.0.stdout.take(), self.0.stderr.take());
+        let errors = thread::spawn(move || {
+            let mut bytes = vec![];
+            stderr
+                .map(|mut from| from.read_to_end(&mut bytes))
+                .transpose()
+                .map(|_| bytes)
+        });
+        let mut bytes = vec![];
+        stdout.map(|mut from| from.read_to_end(&mut bytes)).transpose()?;
+        let errors = errors
+            .join()
+            .map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+        Ok(Output {
+            status: self.0.wait()?,
+            stdout: bytes,
+            stderr: errors,
+        }
+        .into())
     }
 }
 
@@ -193,7 +273,11 @@ pub fn left_in_engine(lab: &Lab, identity: &str) -> Result<Vec<String>> {
 pub fn assert_nothing_left(lab: &Lab, home: &Home, identity: &str) -> Result<()> {
     let in_engine = left_in_engine(lab, identity)?;
     anyhow::ensure!(in_engine.is_empty(), "left in the engine: {in_engine:?}");
-    anyhow::ensure!(home.identities().is_empty(), "left in the state directory: {:?}", home.identities());
+    anyhow::ensure!(
+        home.identities().is_empty(),
+        "left in the state directory: {:?}",
+        home.identities()
+    );
     let processes = processes_of(home);
     anyhow::ensure!(processes.is_empty(), "left running: {processes:?}");
     Ok(())
@@ -205,7 +289,11 @@ fn processes_of(home: &Home) -> Vec<String> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
         .filter(|e| fs::read(e.path().join("environ")).is_ok_and(|env| contains(&env, own.as_bytes())))
-        .map(|e| fs::read_to_string(e.path().join("cmdline")).unwrap_or_default().replace('\0', " "))
+        .map(|e| {
+            fs::read_to_string(e.path().join("cmdline"))
+                .unwrap_or_default()
+                .replace('\0', " ")
+        })
         .collect()
 }
 
@@ -216,6 +304,9 @@ pub fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 
 /// The identity that a preflight shows.
 pub fn identity_in(stderr: &str) -> Result<String> {
-    let line = stderr.lines().find_map(|l| l.split_once("identity  ")).context("a preflight with an identity")?;
+    let line = stderr
+        .lines()
+        .find_map(|l| l.split_once("identity  "))
+        .context("a preflight with an identity")?;
     Ok(line.1.trim().to_owned())
 }

@@ -11,15 +11,25 @@ pub(crate) const BACKENDS: [&str; 1] = ["docker"];
 /// Builds and lays out `target/stage`.
 pub(crate) fn stage() -> Result<()> {
     let stage = root().join("target/stage");
-    let host = build("bottle-host", &["--features", "fault-points", "--bin", "bottle"], "")?;
+    let host = build(
+        "bottle-host",
+        &["--features", "fault-points", "--bin", "bottle"],
+        "",
+    )?;
     install(&artifact(&host, "bottle")?, &stage.join("bin/bottle"))?;
     for name in BACKENDS {
         let files = build(&format!("bottle-backend-{name}"), &[], "")?;
         let file = format!("libbottle_backend_{name}.so");
-        install(&artifact(&files, &file)?, &stage.join("lib/bottle/backends").join(&file))?;
+        install(
+            &artifact(&files, &file)?,
+            &stage.join("lib/bottle/backends").join(&file),
+        )?;
     }
     let (_, arch) = host_target()?;
-    install(&sidecar("release")?, &stage.join(format!("libexec/bottle/bottle-sidecar-{arch}")))?;
+    install(
+        &sidecar("release")?,
+        &stage.join(format!("libexec/bottle/bottle-sidecar-{arch}")),
+    )?;
     second_backend()
 }
 
@@ -38,7 +48,13 @@ pub(crate) fn sidecar(profile: &str) -> Result<PathBuf> {
 fn second_backend() -> Result<()> {
     let manifest = root().join("tests/second-backend/Cargo.toml");
     let target = root().join("target/second-backend");
-    output(cargo().args(["build", "--locked", "--quiet", "--manifest-path"]).arg(manifest).arg("--target-dir").arg(&target))?;
+    output(
+        cargo()
+            .args(["build", "--locked", "--quiet", "--manifest-path"])
+            .arg(manifest)
+            .arg("--target-dir")
+            .arg(&target),
+    )?;
     let file = "libbottle_backend_second.so";
     let built = target.join("debug").join(file);
     install(&built, &root().join("target/second").join(file)).context("stage the second backend")

@@ -6,7 +6,7 @@
 
 use crate::{
     container::{self, endpoint, networking},
-    engine::{Engine, Stop},
+    engine::{Engine, Stop, unambiguous},
     names::Role,
     network::Network,
 };
@@ -83,9 +83,7 @@ pub async fn start(
         container: id.clone(),
         endpoint_config: Some(endpoint(sidecar_address(egress), &[])),
     };
-    engine
-        .docker
-        .connect_network(&egress.id, leg)
+    unambiguous(|| engine.docker.connect_network(&egress.id, leg.clone()))
         .await
         .context("connect the sidecar to its network")?;
     let options = AttachContainerOptionsBuilder::default()

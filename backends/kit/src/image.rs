@@ -40,10 +40,18 @@ struct Pin {
 
 impl Pin {
     fn of(arch: &str) -> Option<Self> {
-        let mut lines = PINS.lines().filter(|line| !line.starts_with('#')).map(str::split_whitespace);
+        let mut lines = PINS
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .map(str::split_whitespace);
         let version = lines.next()?.nth(1)?;
         let mut words = lines.find_map(|mut words| (words.next() == Some(arch)).then_some(words))?;
-        Some(Self { version, package: words.next()?, integrity: words.next()?, sha256: words.next()? })
+        Some(Self {
+            version,
+            package: words.next()?,
+            integrity: words.next()?,
+            sha256: words.next()?,
+        })
     }
 }
 
@@ -263,7 +271,10 @@ mod tests {
     fn both_platforms_are_pinned_by_whole_hashes() {
         for arch in ["amd64", "arm64"] {
             let pin = Pin::of(arch).unwrap();
-            assert!(pin.package.starts_with("@anthropic-ai/claude-code-linux-"), "{pin:?}");
+            assert!(
+                pin.package.starts_with("@anthropic-ai/claude-code-linux-"),
+                "{pin:?}"
+            );
             assert_eq!((pin.integrity.len(), pin.sha256.len()), (128, 64), "{pin:?}");
         }
         assert_eq!(Pin::of("riscv64"), None);

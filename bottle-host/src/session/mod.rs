@@ -83,7 +83,7 @@ pub fn run(bottle: &Bottle, program: &Program, streams: Streams, cancel: &Cancel
         Streams::Headless => pump::Pump::headless(to_process, from_process, File::from(errors)),
     };
     let ended = process.wait(cancel.fd());
-    pump.finish();
+    pump.finish(ended.is_ok());
     Ok(ended?.code)
 }
 

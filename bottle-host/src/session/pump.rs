@@ -72,9 +72,12 @@ impl Pump {
         }
     }
 
-    /// Waits until everything that the process said is written, and puts the terminal back.
-    pub(super) fn finish(self) {
-        self.outward.into_iter().for_each(|thread| drop(thread.join()));
+    /// Puts the terminal back: once everything that the process said is written if it has `ended`, else at once, for
+    /// its streams end only when the bottle does.
+    pub(super) fn finish(self, ended: bool) {
+        if ended {
+            self.outward.into_iter().for_each(|thread| drop(thread.join()));
+        }
         if let Some((stop, thread)) = self.inward {
             drop(stop);
             let _ = thread.join();
