@@ -7,18 +7,24 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{BufReader, Read, Write},
+    net::Shutdown,
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt, unix::net::UnixStream},
     path::Path,
-    thread::{self, JoinHandle},
+    sync::mpsc::{Receiver, sync_channel},
+    thread,
+    time::Duration,
 };
 
 /// Of the different refusals, named at the end of a session.
 const SHOWN: usize = 5;
 
+/// How long the sidecar may take to end once its channel is closed, and to send its last lines.
+const LAST_WORDS_TIME: Duration = Duration::from_secs(3);
+
 /// The log while the bottle runs. Dropping it closes the channel, and with it the sidecar.
 pub struct EgressLog {
     channel: UnixStream,
-    writer: JoinHandle<Summary>,
+    summary: Receiver<Summary>,
 }
 
 /// What left a bottle, and what was refused.
@@ -43,16 +49,20 @@ impl EgressLog {
             .with_context(|| format!("open the egress log {}", path.display()))?;
         let channel = UnixStream::from(channel);
         let from = BufReader::new(channel.try_clone()?);
-        let writer = thread::Builder::new()
+        let (done, summary) = sync_channel(1);
+        thread::Builder::new()
             .name("egress-log".into())
-            .spawn(move || write_all(from, &mut file))?;
-        Ok(Self { channel, writer })
+            .spawn(move || drop(done.send(write_all(from, &mut file))))?;
+        Ok(Self { channel, summary })
     }
 
     /// Closes the channel, after which the sidecar serves nobody, and sums up.
     pub fn finish(self) -> Summary {
-        let _ = self.channel.shutdown(std::net::Shutdown::Write);
-        self.writer.join().unwrap_or_default()
+        let _ = self.channel.shutdown(Shutdown::Write);
+        self.summary.recv_timeout(LAST_WORDS_TIME).unwrap_or_else(|_| {
+            let _ = self.channel.shutdown(Shutdown::Both);
+            self.summary.recv().unwrap_or_default()
+        })
     }
 }
 
