@@ -20,6 +20,8 @@ fn home() -> Result<(&'static Lab, Home)> {
     Ok((lab, Home::new(lab, &authority, &standin)?))
 }
 
+/// Keeps the agent busy until the test ends it. (Claude declines to sleep for long.)
+const WAIT: &str = "@@bash until [ -e /nowhere ]; do sleep 0.1; done";
 const START: [&str; 5] = ["start", "dev", "--yes", "--prompt", "hello"];
 
 fn run_with_fault(home: &Home, fault: &str) -> Result<Run> {
@@ -65,7 +67,7 @@ fn an_error_or_a_panic_or_a_signal_at_any_point_of_the_launch_leaves_nothing() -
 fn sigint_and_sigterm_during_a_session_leave_nothing() -> Result<()> {
     let (lab, home) = home()?;
     for signal in [Signal::INT, Signal::TERM] {
-        let child = home.start(&["start", "dev", "--yes", "--prompt", "@@bash sleep 60"], &[])?;
+        let child = home.start(&["start", "dev", "--yes", "--prompt", WAIT], &[])?;
         eventually("the agent asks the model", || {
             home.egress_log()
                 .into_iter()
@@ -83,7 +85,7 @@ fn sigint_and_sigterm_during_a_session_leave_nothing() -> Result<()> {
 fn after_sigkill_cleanup_removes_what_is_left_and_nothing_else() -> Result<()> {
     let (lab, home) = home()?;
     // A live bottle beside it, of the same owner.
-    let neighbour = home.start(&["start", "dev", "--yes", "--prompt", "@@bash sleep 60"], &[])?;
+    let neighbour = home.start(&["start", "dev", "--yes", "--prompt", WAIT], &[])?;
     let live = eventually("the neighbour is up", || {
         home.identities()
             .into_iter()
@@ -129,7 +131,7 @@ fn after_sigkill_cleanup_removes_what_is_left_and_nothing_else() -> Result<()> {
 #[test]
 fn the_sidecar_refuses_everything_once_its_host_is_dead() -> Result<()> {
     let (lab, home) = home()?;
-    let mut child = home.start(&["start", "dev", "--yes", "--prompt", "@@bash sleep 60"], &[])?;
+    let mut child = home.start(&["start", "dev", "--yes", "--prompt", WAIT], &[])?;
     let identity = eventually("the agent asks the model", || {
         home.egress_log()
             .iter()
