@@ -42,22 +42,38 @@ fn main() -> Result<()> {
     writeln!(stdout(), "{stderr}")?;
     let result = |n: usize| results.get(n).map(String::as_str).unwrap_or_default();
     let identity = identity_in(stderr)?;
-    let asked = standin.seen().into_iter().filter(|s| s.path.starts_with("/v1/messages")).collect::<Vec<_>>();
+    let asked = standin
+        .seen()
+        .into_iter()
+        .filter(|s| s.path.starts_with("/v1/messages"))
+        .collect::<Vec<_>>();
     let real = format!("Bearer {REAL_TOKEN}");
     let rows = [
-        Row { tried: "the real Claude asks the model", expected: "answered", ok: run.code == Some(0) && !asked.is_empty() },
+        Row {
+            tried: "the real Claude asks the model",
+            expected: "answered",
+            ok: run.code == Some(0) && !asked.is_empty(),
+        },
         Row {
             tried: "credential that the model's host saw",
             expected: "the real one",
             ok: asked.iter().all(|s| s.header("authorization") == Some(&real)),
         },
-        Row { tried: "real credential in any process of the bottle", expected: "not found", ok: result(5).contains("found=1") },
+        Row {
+            tried: "real credential in any process of the bottle",
+            expected: "not found",
+            ok: result(5).contains("found=1"),
+        },
         Row {
             tried: "GET https://allowed.example/hello",
             expected: "passed",
             ok: result(0).contains("404") && standin.seen().iter().any(|s| s.path == "/hello"),
         },
-        Row { tried: "GET https://forbidden.example/", expected: "refused", ok: result(1).contains("\"rule\":\"host\"") },
+        Row {
+            tried: "GET https://forbidden.example/",
+            expected: "refused",
+            ok: result(1).contains("\"rule\":\"host\""),
+        },
         Row {
             tried: "TCP to a raw address, past the proxy",
             expected: "no packet",
@@ -68,7 +84,11 @@ fn main() -> Result<()> {
             expected: "refused",
             ok: result(3).contains("rc=2") && stderr.contains("secrets.attacker.example (dns)"),
         },
-        Row { tried: "git push over HTTPS", expected: "refused", ok: result(4).contains("\"rule\":\"git-push\"") },
+        Row {
+            tried: "git push over HTTPS",
+            expected: "refused",
+            ok: result(4).contains("\"rule\":\"git-push\""),
+        },
         Row {
             tried: "containers, networks, state left behind",
             expected: "none",
@@ -81,6 +101,9 @@ fn main() -> Result<()> {
         let verdict = if row.ok { "as expected" } else { "NOT SO" };
         writeln!(out, "{:<46}  {:<13}  {verdict}", row.tried, row.expected)?;
     }
-    ensure!(rows.iter().all(|row| row.ok), "the demo did not go as it should: {results:#?}");
+    ensure!(
+        rows.iter().all(|row| row.ok),
+        "the demo did not go as it should: {results:#?}"
+    );
     standin.seen().first().context("the stand-in was asked").map(drop)
 }

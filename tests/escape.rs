@@ -1,4 +1,5 @@
 //! What a bottle must not reach is not reached: the target saw no packet, while an allowed request beside it passed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests
 
 use anyhow::{Context, Result};
 use bottle_tests::{

@@ -1,5 +1,6 @@
 //! Nothing is left behind: after an error, a panic or a signal anywhere in the life of a bottle; after SIGKILL, once
 //! `cleanup` has run.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests
 
 use anyhow::{Context, Result};
 use bottle_tests::{

@@ -1,4 +1,5 @@
 //! The package: its tarball, unpacked elsewhere, is all that is needed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests
 
 use anyhow::{Context, Result};
 use bottle_tests::{

@@ -1,4 +1,5 @@
 //! Two backends in one host: Docker's, and one that was built apart, with a workspace and a lockfile of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests
 
 use anyhow::Result;
 use bottle_tests::{

@@ -1,4 +1,5 @@
 //! A session: the real Claude Code in a real Docker bottle, asking a stand-in for the model through the sidecar.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests
 
 use anyhow::{Context, Result};
 use bottle_tests::{

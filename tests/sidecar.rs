@@ -1,4 +1,5 @@
 //! The sidecar on the wire: the staged program, run as a bundle on this machine, with the lab's hosts behind it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests
 
 use anyhow::{Context, Result};
 use bottle_api::{

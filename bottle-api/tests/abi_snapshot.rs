@@ -2,6 +2,7 @@
 //!
 //! A method appended to a vtable is a minor release, anything else a major one. `BLESS=1` rewrites the copy,
 //! so that a break of the ABI is always visible in review.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests
 
 use abi_stable::{
     StableAbi,

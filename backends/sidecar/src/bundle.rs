@@ -186,7 +186,7 @@ fn pass_up(from: impl Read, up: &Channel, ready: &Sender<Result<(), &'static str
         match message {
             DaemonUp::Listening => drop(ready.send(Ok(()))),
             DaemonUp::Log(line) => {
-                if send(up, &Up::Log(line)).is_err() {
+                if send(up, &Up::Log(*line)).is_err() {
                     return;
                 }
             }

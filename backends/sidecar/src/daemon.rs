@@ -39,7 +39,7 @@ pub(crate) struct DaemonStart {
 #[derive(Serialize, Deserialize)]
 pub(crate) enum DaemonUp {
     Listening,
-    Log(LogLine),
+    Log(Box<LogLine>),
 }
 
 /// Those daemons of a comma-separated list that this sidecar has. One it does not know is an error: a bottle that
@@ -129,8 +129,8 @@ impl Feed {
         line.lost = self.lost.swap(0, Ordering::Relaxed);
         let lost = line.lost;
         if line.decision == "deny" {
-            let _ = self.lines.send(DaemonUp::Log(line));
-        } else if self.lines.try_send(DaemonUp::Log(line)).is_err() {
+            let _ = self.lines.send(DaemonUp::Log(Box::new(line)));
+        } else if self.lines.try_send(DaemonUp::Log(Box::new(line))).is_err() {
             self.lost.fetch_add(lost + 1, Ordering::Relaxed);
         }
     }
