@@ -11,9 +11,6 @@ fn main() {
         .and_then(|o| String::from_utf8(o.stdout).ok())
         .unwrap_or_default();
     println!("cargo::rustc-env=BOTTLE_RUSTC={}", version.trim());
-    println!(
-        "cargo::rustc-env=BOTTLE_TARGET={}",
-        std::env::var("TARGET").unwrap_or_default()
-    );
+    println!("cargo::rustc-env=BOTTLE_TARGET={}", std::env::var("TARGET").unwrap_or_default());
     println!("cargo::rerun-if-changed=build.rs");
 }

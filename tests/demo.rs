@@ -42,11 +42,7 @@ fn main() -> Result<()> {
     writeln!(stdout(), "{stderr}")?;
     let result = |n: usize| results.get(n).map(String::as_str).unwrap_or_default();
     let identity = identity_in(stderr)?;
-    let asked = standin
-        .seen()
-        .into_iter()
-        .filter(|s| s.path.starts_with("/v1/messages"))
-        .collect::<Vec<_>>();
+    let asked = standin.seen().into_iter().filter(|s| s.path.starts_with("/v1/messages")).collect::<Vec<_>>();
     let real = format!("Bearer {REAL_TOKEN}");
     let rows = [
         Row {
@@ -84,11 +80,7 @@ fn main() -> Result<()> {
             expected: "refused",
             ok: result(3).contains("rc=2") && stderr.contains("secrets.attacker.example (dns)"),
         },
-        Row {
-            tried: "git push over HTTPS",
-            expected: "refused",
-            ok: result(4).contains("\"rule\":\"git-push\""),
-        },
+        Row { tried: "git push over HTTPS", expected: "refused", ok: result(4).contains("\"rule\":\"git-push\"") },
         Row {
             tried: "containers, networks, state left behind",
             expected: "none",
@@ -101,9 +93,6 @@ fn main() -> Result<()> {
         let verdict = if row.ok { "as expected" } else { "NOT SO" };
         writeln!(out, "{:<46}  {:<13}  {verdict}", row.tried, row.expected)?;
     }
-    ensure!(
-        rows.iter().all(|row| row.ok),
-        "the demo did not go as it should: {results:#?}"
-    );
+    ensure!(rows.iter().all(|row| row.ok), "the demo did not go as it should: {results:#?}");
     standin.seen().first().context("the stand-in was asked").map(drop)
 }

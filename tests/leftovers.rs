@@ -13,11 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 fn home() -> Result<(&'static Lab, Home)> {
     let (lab, authority) = (Lab::get(), Authority::new()?);
-    let standin = Standin::start(
-        &authority,
-        &["api.anthropic.com"],
-        &format!("Bearer {REAL_TOKEN}"),
-    )?;
+    let standin = Standin::start(&authority, &["api.anthropic.com"], &format!("Bearer {REAL_TOKEN}"))?;
     Ok((lab, Home::new(lab, &authority, &standin)?))
 }
 
@@ -55,8 +51,7 @@ fn an_error_or_a_panic_or_a_signal_at_any_point_of_the_launch_leaves_nothing() -
             };
             assert_eq!(run.code, expected, "{fault}: {run:?}");
             assert!(how != "panic" || run.code != Some(0), "{fault}: {run:?}");
-            assert_nothing_left(lab, &home, &identity_in(&run.stderr)?)
-                .with_context(|| format!("{fault}: {run:?}"))?;
+            assert_nothing_left(lab, &home, &identity_in(&run.stderr)?).with_context(|| format!("{fault}: {run:?}"))?;
             points += 1;
         }
     }
@@ -70,9 +65,7 @@ fn sigint_and_sigterm_during_a_session_leave_nothing() -> Result<()> {
     for signal in [Signal::INT, Signal::TERM] {
         let child = home.start(&["start", "dev", "--yes", "--prompt", WAIT], &[])?;
         eventually("the agent asks the model", || {
-            home.egress_log()
-                .into_iter()
-                .find(|line| line["path"] == "/v1/messages")
+            home.egress_log().into_iter().find(|line| line["path"] == "/v1/messages")
         })?;
         kill_process(Pid::from_child(&child), signal)?;
         let run = child.finish()?;
@@ -88,42 +81,22 @@ fn after_sigkill_cleanup_removes_what_is_left_and_nothing_else() -> Result<()> {
     // A live bottle beside it, of the same owner.
     let neighbour = home.start(&["start", "dev", "--yes", "--prompt", WAIT], &[])?;
     let live = eventually("the neighbour is up", || {
-        home.identities()
-            .into_iter()
-            .find(|i| left_in_engine(lab, i).is_ok_and(|left| left.len() == 4))
+        home.identities().into_iter().find(|i| left_in_engine(lab, i).is_ok_and(|left| left.len() == 4))
     })?;
     for at in ["ledger-created:1", "ledger-created:4", "launched:1"] {
         let run = run_with_fault(&home, &format!("kill@{at}"))?;
         assert_eq!(run.code, None, "{run:?}");
         let dead = identity_in(&run.stderr)?;
-        assert!(
-            !left_in_engine(lab, &dead)?.is_empty(),
-            "nothing to clean up after {at}"
-        );
+        assert!(!left_in_engine(lab, &dead)?.is_empty(), "nothing to clean up after {at}");
         let dry = home.run(&["cleanup", "--dry-run", "--json"])?;
-        assert!(
-            dry.stdout.contains(&dead) && !dry.stdout.contains(&live),
-            "{dry:?}"
-        );
+        assert!(dry.stdout.contains(&dead) && !dry.stdout.contains(&live), "{dry:?}");
         let cleanup = home.run(&["cleanup", "--yes"])?;
         assert_eq!(cleanup.code, Some(0), "{cleanup:?}");
-        assert_eq!(
-            left_in_engine(lab, &dead)?,
-            Vec::<String>::new(),
-            "after {at}: {cleanup:?}"
-        );
+        assert_eq!(left_in_engine(lab, &dead)?, Vec::<String>::new(), "after {at}: {cleanup:?}");
         assert_eq!(home.identities(), [live.as_str()]);
-        assert!(
-            home.run(&["cleanup", "--yes"])?
-                .stderr
-                .contains("nothing to clean up")
-        );
+        assert!(home.run(&["cleanup", "--yes"])?.stderr.contains("nothing to clean up"));
     }
-    assert_eq!(
-        left_in_engine(lab, &live)?.len(),
-        4,
-        "the live bottle was touched"
-    );
+    assert_eq!(left_in_engine(lab, &live)?.len(), 4, "the live bottle was touched");
     kill_process(Pid::from_child(&neighbour), Signal::TERM)?;
     let run = neighbour.finish()?;
     assert_nothing_left(lab, &home, &live).with_context(|| format!("{run:?}"))
@@ -134,26 +107,18 @@ fn the_sidecar_refuses_everything_once_its_host_is_dead() -> Result<()> {
     let (lab, home) = home()?;
     let mut child = home.start(&["start", "dev", "--yes", "--prompt", WAIT], &[])?;
     let identity = eventually("the agent asks the model", || {
-        home.egress_log()
-            .iter()
-            .any(|line| line["path"] == "/v1/messages")
-            .then(|| home.identities().remove(0))
+        home.egress_log().iter().any(|line| line["path"] == "/v1/messages").then(|| home.identities().remove(0))
     })?;
     let running = |role: &str| {
-        let (id, role) = (
-            format!("label=claude-bottle.identity={identity}"),
-            format!("label=claude-bottle.role={role}"),
-        );
-        lab.docker(&["ps", "-q", "--filter", &id, "--filter", &role])
-            .map(|ids| ids.lines().count())
+        let (id, role) =
+            (format!("label=claude-bottle.identity={identity}"), format!("label=claude-bottle.role={role}"));
+        lab.docker(&["ps", "-q", "--filter", &id, "--filter", &role]).map(|ids| ids.lines().count())
     };
     assert_eq!(running("sidecar")?, 1);
     child.kill()?;
     child.wait()?;
     let began = std::time::Instant::now();
-    eventually("the sidecar has ended", || {
-        (running("sidecar").ok()? == 0).then_some(())
-    })?;
+    eventually("the sidecar has ended", || (running("sidecar").ok()? == 0).then_some(()))?;
     println!("the sidecar ended {:?} after its host's death", began.elapsed());
     assert_eq!(home.run(&["cleanup", "--yes"])?.code, Some(0));
     assert_nothing_left(lab, &home, &identity)

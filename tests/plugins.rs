@@ -15,11 +15,7 @@ use std::{
 };
 
 fn second_dir() -> PathBuf {
-    Lab::get()
-        .stage
-        .parent()
-        .map(|target| target.join("second"))
-        .unwrap_or_default()
+    Lab::get().stage.parent().map(|target| target.join("second")).unwrap_or_default()
 }
 
 fn home() -> Result<Home> {
@@ -32,9 +28,7 @@ fn home() -> Result<Home> {
 
 fn run(home: &Home, path: &Path, args: &[&str], env: &[(&str, &str)]) -> Result<Run> {
     let mut command = home.command(args);
-    command
-        .env("CLAUDE_BOTTLE_PLUGIN_PATH", path)
-        .env("SECOND_ROOT", home.path().join("second"));
+    command.env("CLAUDE_BOTTLE_PLUGIN_PATH", path).env("SECOND_ROOT", home.path().join("second"));
     Ok(command.envs(env.iter().copied()).output()?.into())
 }
 
@@ -43,10 +37,9 @@ fn a_backend_built_apart_loads_beside_docker_and_runs_the_same_session() -> Resu
     let home = home()?;
     let probed = run(&home, &second_dir(), &["backends", "--probe"], &[])?;
     assert_eq!(probed.code, Some(0), "{probed:?}");
-    for line in [
-        "docker   1.0.0    1.0.0  loads, isolation container",
-        "second   0.3.1    1.0.0  loads, isolation process",
-    ] {
+    for line in
+        ["docker   1.0.0    1.0.0  loads, isolation container", "second   0.3.1    1.0.0  loads, isolation process"]
+    {
         assert!(probed.stdout.contains(line), "{}", probed.stdout);
     }
     let start = ["start", "dev", "--yes", "--prompt", "hello", "--", "--model", "x"];
@@ -56,56 +49,27 @@ fn a_backend_built_apart_loads_beside_docker_and_runs_the_same_session() -> Resu
     ] {
         let run = run(&home, &second_dir(), &args, env)?;
         assert_eq!(run.code, Some(7), "{run:?}");
-        assert!(
-            run.stdout
-                .contains("helper /usr/local/libexec/bottle-helper run\n"),
-            "{run:?}"
-        );
+        assert!(run.stdout.contains("helper /usr/local/libexec/bottle-helper run\n"), "{run:?}");
         let argv = "argv claude --dangerously-skip-permissions --append-system-prompt-file /home/agent/.bottle/prompt.md --model x -p hello\n";
         assert!(run.stdout.contains(argv), "{run:?}");
-        assert!(
-            run.stdout.contains("archives 2\n") && run.stdout.contains(" HTTPS_PROXY "),
-            "{run:?}"
-        );
-        assert!(
-            run.stderr.contains("told on standard error") && run.stderr.contains("WEAKER"),
-            "{run:?}"
-        );
-        assert_eq!(
-            fs::read_dir(home.path().join("second"))?.count(),
-            0,
-            "the bottle's directory is left"
-        );
+        assert!(run.stdout.contains("archives 2\n") && run.stdout.contains(" HTTPS_PROXY "), "{run:?}");
+        assert!(run.stderr.contains("told on standard error") && run.stderr.contains("WEAKER"), "{run:?}");
+        assert_eq!(fs::read_dir(home.path().join("second"))?.count(), 0, "the bottle's directory is left");
     }
     // Both answer at once.
     let list = run(&home, &second_dir(), &["list", "active"], &[])?;
-    assert!(
-        list.code == Some(0) && list.stderr.contains("no active bottles"),
-        "{list:?}"
-    );
+    assert!(list.code == Some(0) && list.stderr.contains("no active bottles"), "{list:?}");
     Ok(())
 }
 
 #[test]
 fn a_failure_in_the_second_backend_is_torn_down_by_the_ledger() -> Result<()> {
     let home = home()?;
-    let args = [
-        "start",
-        "dev",
-        "--backend",
-        "second",
-        "--yes",
-        "--prompt",
-        "hello",
-    ];
+    let args = ["start", "dev", "--backend", "second", "--yes", "--prompt", "hello"];
     for fault in ["error@ledger-created:1", "panic@launched:1"] {
         let run = run(&home, &second_dir(), &args, &[("CLAUDE_BOTTLE_FAULT", fault)])?;
         assert_ne!(run.code, Some(7), "{run:?}");
-        assert_eq!(
-            fs::read_dir(home.path().join("second"))?.count(),
-            0,
-            "{fault}: {run:?}"
-        );
+        assert_eq!(fs::read_dir(home.path().join("second"))?.count(), 0, "{fault}: {run:?}");
         assert!(home.identities().is_empty(), "{fault}: {run:?}");
     }
     Ok(())
@@ -119,10 +83,7 @@ fn a_file_that_may_not_be_loaded_is_one_readable_line_and_never_runs() -> Result
     let good = fs::read(second_dir().join("libbottle_backend_second.so"))?;
     let patched = |from: &[u8], to: &[u8]| {
         let mut bytes = good.clone();
-        let at = bytes
-            .windows(from.len())
-            .position(|w| w == from)
-            .expect("the descriptor's magic");
+        let at = bytes.windows(from.len()).position(|w| w == from).expect("the descriptor's magic");
         bytes[at..at + to.len()].copy_from_slice(to);
         bytes
     };
@@ -133,26 +94,11 @@ fn a_file_that_may_not_be_loaded_is_one_readable_line_and_never_runs() -> Result
     let mut aborting = patched(magic, magic);
     aborting[at + 12] = 0; // the flags
     for (name, bytes, mode, text) in [
-        (
-            "garbage",
-            b"not a library".to_vec(),
-            0o755,
-            "it is no shared library",
-        ),
+        ("garbage", b"not a library".to_vec(), 0o755, "it is no shared library"),
         ("empty", vec![], 0o755, "it is no shared library"),
         ("cut", good[..good.len() / 2].to_vec(), 0o755, "it is"),
-        (
-            "unknown",
-            patched(magic, b"BOTLPLG\x09"),
-            0o755,
-            "a format that this bottle does not know",
-        ),
-        (
-            "newer",
-            newer,
-            0o755,
-            "built for bottle-api 9.0, this bottle speaks 1.0",
-        ),
+        ("unknown", patched(magic, b"BOTLPLG\x09"), 0o755, "a format that this bottle does not know"),
+        ("newer", newer, 0o755, "built for bottle-api 9.0, this bottle speaks 1.0"),
         ("aborting", aborting, 0o755, "panic=abort"),
         ("renamed", good.clone(), 0o755, "it calls itself `second`"),
         ("writable", good.clone(), 0o777, "may be written by everybody"),
@@ -161,40 +107,17 @@ fn a_file_that_may_not_be_loaded_is_one_readable_line_and_never_runs() -> Result
         fs::write(&file, bytes)?;
         fs::set_permissions(&file, fs::Permissions::from_mode(mode))?;
         let listed = run(&home, &dir, &["backends"], &[])?;
-        let line = listed
-            .stdout
-            .lines()
-            .find(|line| line.starts_with(name))
-            .unwrap_or_default();
-        assert!(
-            line.contains("refused: ") && line.contains(text),
-            "{name}: {listed:?}"
-        );
+        let line = listed.stdout.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        assert!(line.contains("refused: ") && line.contains(text), "{name}: {listed:?}");
         assert_eq!(listed.code, Some(1), "{name}");
-        let start = run(
-            &home,
-            &dir,
-            &["start", "dev", "--backend", name, "--yes", "--prompt", "x"],
-            &[],
-        )?;
-        assert!(
-            start.code == Some(125) && start.stderr.contains(text),
-            "{name}: {start:?}"
-        );
+        let start = run(&home, &dir, &["start", "dev", "--backend", name, "--yes", "--prompt", "x"], &[])?;
+        assert!(start.code == Some(125) && start.stderr.contains(text), "{name}: {start:?}");
         fs::remove_file(&file)?;
     }
     // A list of hashes beside the plugins is a lock.
     fs::write(dir.join("libbottle_backend_second.so"), &good)?;
-    fs::write(
-        dir.join("SHA256SUMS"),
-        format!("{}  libbottle_backend_second.so\n", "0".repeat(64)),
-    )?;
+    fs::write(dir.join("SHA256SUMS"), format!("{}  libbottle_backend_second.so\n", "0".repeat(64)))?;
     let listed = run(&home, &dir, &["backends"], &[])?;
-    assert!(
-        listed
-            .stdout
-            .contains("it is not the file that SHA256SUMS beside it was written for"),
-        "{listed:?}"
-    );
+    assert!(listed.stdout.contains("it is not the file that SHA256SUMS beside it was written for"), "{listed:?}");
     Ok(())
 }

@@ -3,9 +3,7 @@
 
 use anyhow::{Context, Result};
 use bottle_tests::{
-    bottle::{
-        ENV_SECRET, Home, KillOnDrop, REAL_TOKEN, assert_nothing_left, contains, eventually, identity_in,
-    },
+    bottle::{ENV_SECRET, Home, KillOnDrop, REAL_TOKEN, assert_nothing_left, contains, eventually, identity_in},
     lab::Lab,
     standin::Standin,
     wire::Authority,
@@ -30,9 +28,7 @@ fn claude_answers_through_the_sidecar_and_never_holds_the_real_token() -> Result
     // Split, so that the needle is not itself in the process that looks for it. The first search must find something.
     let (head, tail) = REAL_TOKEN.split_at(20);
     let in_processes = |n: &str| {
-        format!(
-            "n={n}; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline | /usr/bin/grep -aqF -e \"$n\"; echo found=$?"
-        )
+        format!("n={n}; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline | /usr/bin/grep -aqF -e \"$n\"; echo found=$?")
     };
     let in_files = |n: &str| {
         format!("n={n}; /usr/bin/grep -raqsF -e \"$n\" --exclude-dir=proc --exclude-dir=sys /; echo found=$?")
@@ -49,67 +45,27 @@ fn claude_answers_through_the_sidecar_and_never_holds_the_real_token() -> Result
         "cat ~/.claude/settings.json; stat -c '%a %u' ~/.bottle/prompt.md",
     ])?;
     assert_eq!(run.code, Some(0), "{}", run.stderr);
-    assert!(
-        results[0].contains("CLAUDE_CODE_OAUTH_TOKEN=sk-ant-oat01-placeholder"),
-        "{}",
-        results[0]
-    );
-    assert!(
-        results[0].contains(&format!("AGENT_SECRET={ENV_SECRET}")),
-        "{}",
-        results[0]
-    );
+    assert!(results[0].contains("CLAUDE_CODE_OAUTH_TOKEN=sk-ant-oat01-placeholder"), "{}", results[0]);
+    assert!(results[0].contains(&format!("AGENT_SECRET={ENV_SECRET}")), "{}", results[0]);
     assert!(results[0].contains("PLAIN=a literal"), "{}", results[0]);
     // grep: 0 found, 1 not found, 2 not found and something could not be read (root's files).
-    assert!(
-        results[1].contains("found=0\nfound=1"),
-        "a process holds the token: {}",
-        results[1]
-    );
-    assert!(
-        results[2].contains("found=0\nfound=2"),
-        "a file holds the token: {}",
-        results[2]
-    );
-    for line in [
-        "CapPrm:\t0000000000000000",
-        "CapBnd:\t0000000000000000",
-        "NoNewPrivs:\t1",
-        "Seccomp:\t2",
-        "\n1000\n",
-    ] {
+    assert!(results[1].contains("found=0\nfound=1"), "a process holds the token: {}", results[1]);
+    assert!(results[2].contains("found=0\nfound=2"), "a file holds the token: {}", results[2]);
+    for line in ["CapPrm:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "\n1000\n"]
+    {
         assert!(results[3].contains(line), "{line:?} is not in {}", results[3]);
     }
     assert!(results[4].ends_with("600 1000"), "{}", results[4]);
 
-    let asked: Vec<_> = standin
-        .seen()
-        .into_iter()
-        .filter(|s| s.path.starts_with("/v1/messages"))
-        .collect();
+    let asked: Vec<_> = standin.seen().into_iter().filter(|s| s.path.starts_with("/v1/messages")).collect();
     assert!(!asked.is_empty());
     for request in asked {
-        assert_eq!(
-            request.header("authorization"),
-            Some(format!("Bearer {REAL_TOKEN}").as_str())
-        );
+        assert_eq!(request.header("authorization"), Some(format!("Bearer {REAL_TOKEN}").as_str()));
         assert!(request.header("proxy-authorization").is_none() && request.header("x-api-key").is_none());
-        assert!(
-            request
-                .header("anthropic-beta")
-                .is_some_and(|beta| beta.contains("oauth-")),
-            "{request:?}"
-        );
+        assert!(request.header("anthropic-beta").is_some_and(|beta| beta.contains("oauth-")), "{request:?}");
     }
-    let body = standin
-        .seen()
-        .iter()
-        .map(|s| String::from_utf8_lossy(&s.body).into_owned())
-        .collect::<String>();
-    assert!(
-        body.contains("You are under test."),
-        "the system prompt did not arrive"
-    );
+    let body = standin.seen().iter().map(|s| String::from_utf8_lossy(&s.body).into_owned()).collect::<String>();
+    assert!(body.contains("You are under test."), "the system prompt did not arrive");
     assert!(!run.stderr.contains(REAL_TOKEN) && !run.stderr.contains(ENV_SECRET));
     assert_nothing_left(lab, &home, &identity_in(&run.stderr)?)
 }
@@ -121,11 +77,7 @@ fn a_failing_agent_passes_its_code_on_and_its_log_is_kept() -> Result<()> {
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(run.stdout.contains("401"), "{run:?}");
     let log = home.egress_log();
-    assert!(
-        log.iter()
-            .any(|line| line["status"] == 401 && line["host"] == "api.anthropic.com:443"),
-        "{log:?}"
-    );
+    assert!(log.iter().any(|line| line["status"] == 401 && line["host"] == "api.anthropic.com:443"), "{log:?}");
     let run = home.run(&["cleanup", "--yes"])?;
     assert_eq!((run.code, home.identities().len()), (Some(0), 0), "{run:?}");
     assert!(home.run(&["cleanup"])?.stderr.contains("nothing to clean up"));
@@ -137,23 +89,11 @@ fn a_dry_run_and_a_refusal_create_nothing() -> Result<()> {
     let (lab, standin, home) = home("")?;
     let run = home.run(&["start", "dev", "--dry-run"])?;
     assert_eq!(run.code, Some(0), "{run:?}");
-    assert!(
-        run.stdout.is_empty() && run.stderr.contains("AGENT_SECRET (secret, from $HOST_SECRET)"),
-        "{run:?}"
-    );
-    assert!(
-        run.stderr
-            .lines()
-            .all(|line| line.chars().count() <= 80 || line.contains("unix://")),
-        "{}",
-        run.stderr
-    );
+    assert!(run.stdout.is_empty() && run.stderr.contains("AGENT_SECRET (secret, from $HOST_SECRET)"), "{run:?}");
+    assert!(run.stderr.lines().all(|line| line.chars().count() <= 80 || line.contains("unix://")), "{}", run.stderr);
     let json = home.run(&["start", "dev", "--dry-run", "--format", "json"])?;
     let json: serde_json::Value = serde_json::from_str(&json.stdout)?;
-    assert_eq!(
-        (&json["version"], &json["routes"][0]["host"]),
-        (&1.into(), &"api.anthropic.com".into())
-    );
+    assert_eq!((&json["version"], &json["routes"][0]["host"]), (&1.into(), &"api.anthropic.com".into()));
     // Neither a terminal nor --yes: a usage error, before anything is created.
     let run = home.run(&["start", "dev", "--prompt", "x"])?;
     assert_eq!(run.code, Some(2), "{run:?}");
@@ -166,11 +106,7 @@ fn a_dry_run_and_a_refusal_create_nothing() -> Result<()> {
 fn errors_say_what_to_type_next() -> Result<()> {
     let (_, _, home) = home("")?;
     for (args, code, texts) in [
-        (
-            &["start", "nobody", "--yes", "--prompt", "x"][..],
-            125,
-            &["no agent `nobody`; there are: dev", "hint:"][..],
-        ),
+        (&["start", "nobody", "--yes", "--prompt", "x"][..], 125, &["no agent `nobody`; there are: dev", "hint:"][..]),
         (
             &["start", "dev", "--backend", "nosuch", "--yes", "--prompt", "x"],
             125,
@@ -182,27 +118,17 @@ fn errors_say_what_to_type_next() -> Result<()> {
     ] {
         let run = home.run(args)?;
         assert_eq!(run.code, Some(code), "{args:?}: {run:?}");
-        texts
-            .iter()
-            .for_each(|text| assert!(run.stderr.contains(text), "{args:?}: {}", run.stderr));
+        texts.iter().for_each(|text| assert!(run.stderr.contains(text), "{args:?}: {}", run.stderr));
     }
     let mut command = home.command(&["start", "dev", "--yes", "--prompt", "x"]);
     let output = command.env_remove("CLAUDE_BOTTLE_OAUTH_TOKEN").output()?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(125));
-    assert!(
-        stderr.contains("neither CLAUDE_BOTTLE_OAUTH_TOKEN nor ANTHROPIC_API_KEY"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("neither CLAUDE_BOTTLE_OAUTH_TOKEN nor ANTHROPIC_API_KEY"), "{stderr}");
     let mut command = home.command(&["start", "dev", "--yes", "--prompt", "x"]);
-    let output = command
-        .env("DOCKER_HOST", "unix:///nowhere/docker.sock")
-        .output()?;
+    let output = command.env("DOCKER_HOST", "unix:///nowhere/docker.sock").output()?;
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        stderr.contains("no Docker engine at unix:///nowhere/docker.sock") && stderr.contains("hint:"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("no Docker engine at unix:///nowhere/docker.sock") && stderr.contains("hint:"), "{stderr}");
     Ok(())
 }
 
@@ -210,13 +136,7 @@ fn errors_say_what_to_type_next() -> Result<()> {
 fn list_active_shows_a_running_bottle_and_an_api_key_goes_as_one() -> Result<()> {
     let (lab, standin, home) = home("THE-REAL-API-KEY")?;
     let mut child = home
-        .command(&[
-            "start",
-            "dev",
-            "--yes",
-            "--prompt",
-            "@@bash sleep 5; env | grep ANTHROPIC",
-        ])
+        .command(&["start", "dev", "--yes", "--prompt", "@@bash sleep 5; env | grep ANTHROPIC"])
         .env_remove("CLAUDE_BOTTLE_OAUTH_TOKEN")
         .env("ANTHROPIC_API_KEY", "THE-REAL-API-KEY")
         .spawn()?;
@@ -225,36 +145,17 @@ fn list_active_shows_a_running_bottle_and_an_api_key_goes_as_one() -> Result<()>
         let rows: serde_json::Value = serde_json::from_str(&list.stdout).ok()?;
         rows.get(0).cloned()
     })?;
-    assert_eq!(
-        (&row["backend"], &row["agent"]),
-        (&"docker".into(), &"dev".into())
-    );
+    assert_eq!((&row["backend"], &row["agent"]), (&"docker".into(), &"dev".into()));
     assert_eq!(row["daemons"], serde_json::json!(["egress", "dns"]));
     // A live bottle is not for `cleanup`.
     let run = home.run(&["cleanup", "--yes"])?;
     assert!(run.stderr.contains("nothing to clean up"), "{run:?}");
     let mut stdout = String::new();
-    child
-        .stdout
-        .take()
-        .context("stdout")?
-        .read_to_string(&mut stdout)?;
+    child.stdout.take().context("stdout")?.read_to_string(&mut stdout)?;
     assert_eq!(child.wait()?.code(), Some(0), "{stdout}");
-    assert!(
-        stdout.contains("ANTHROPIC_API_KEY=sk-ant-api03-placeholder"),
-        "{stdout}"
-    );
-    assert!(
-        standin
-            .seen()
-            .iter()
-            .any(|s| s.header("x-api-key") == Some("THE-REAL-API-KEY"))
-    );
-    assert!(
-        home.run(&["list", "active"])?
-            .stderr
-            .contains("no active bottles")
-    );
+    assert!(stdout.contains("ANTHROPIC_API_KEY=sk-ant-api03-placeholder"), "{stdout}");
+    assert!(standin.seen().iter().any(|s| s.header("x-api-key") == Some("THE-REAL-API-KEY")));
+    assert!(home.run(&["list", "active"])?.stderr.contains("no active bottles"));
     let identity = row["identity"].as_str().context("identity")?;
     assert_nothing_left(lab, &home, identity)
 }
@@ -265,25 +166,10 @@ fn an_interactive_session_runs_on_a_terminal() -> Result<()> {
     let inner = home.command(&["start", "dev"]);
     let program = inner.get_program().to_string_lossy().into_owned();
     let mut script = Command::new("script");
-    script.args([
-        "-qec",
-        &format!("stty cols 100 rows 30; {program} start dev"),
-        "/dev/null",
-    ]);
-    script
-        .env_clear()
-        .envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))));
-    let mut child = KillOnDrop(
-        script
-            .current_dir(home.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?,
-    );
-    let (mut keys, mut screen) = (
-        child.stdin.take().context("stdin")?,
-        child.stdout.take().context("stdout")?,
-    );
+    script.args(["-qec", &format!("stty cols 100 rows 30; {program} start dev"), "/dev/null"]);
+    script.env_clear().envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    let mut child = KillOnDrop(script.current_dir(home.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
+    let (mut keys, mut screen) = (child.stdin.take().context("stdin")?, child.stdout.take().context("stdout")?);
     let shown: Arc<Mutex<Vec<u8>>> = Arc::default();
     let sink = shown.clone();
     thread::spawn(move || {

@@ -42,9 +42,7 @@ impl Sidecar {
         static NEXT: AtomicU8 = AtomicU8::new(2);
         let bind: IpAddr = [127, 0, 99, NEXT.fetch_add(1, Ordering::SeqCst)].into();
         let (mut child, first, channel) = launch(bind, "egress,dns", serde_json::to_value(policy)?)?;
-        let First::Ready { ca_pem } = first else {
-            anyhow::bail!("{first:?}")
-        };
+        let First::Ready { ca_pem } = first else { anyhow::bail!("{first:?}") };
         let mut up = child.stdout.take().context("stdout")?;
         let log: Arc<Mutex<Vec<LogLine>>> = Arc::default();
         let sink = log.clone();
@@ -53,17 +51,8 @@ impl Sidecar {
                 sink.lock().unwrap().push(line);
             }
         });
-        let client = ProxyClient {
-            proxy: (bind, 9099).into(),
-            capability: CAPABILITY.into(),
-            ca_pem,
-        };
-        Ok(Self {
-            child,
-            channel: Some(channel),
-            client,
-            log,
-        })
+        let client = ProxyClient { proxy: (bind, 9099).into(), capability: CAPABILITY.into(), ca_pem };
+        Ok(Self { child, channel: Some(channel), client, log })
     }
 
     fn log(&self) -> Vec<LogLine> {
@@ -80,14 +69,8 @@ impl Drop for Sidecar {
 }
 
 fn launch(bind: IpAddr, daemons: &str, policy: serde_json::Value) -> Result<(Child, First, ChildStdin)> {
-    let arch = if cfg!(target_arch = "x86_64") {
-        "amd64"
-    } else {
-        "arm64"
-    };
-    let program = Lab::get()
-        .stage
-        .join(format!("libexec/bottle/bottle-sidecar-{arch}"));
+    let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    let program = Lab::get().stage.join(format!("libexec/bottle/bottle-sidecar-{arch}"));
     let mut child = Command::new(program)
         .arg("bundle")
         .env_clear()
@@ -101,49 +84,31 @@ fn launch(bind: IpAddr, daemons: &str, policy: serde_json::Value) -> Result<(Chi
     let mut secrets = Secrets::default();
     secrets.insert("capability", Secret::new(CAPABILITY));
     secrets.insert("token", Secret::new("the-real-token"));
-    write_frame(
-        &mut channel,
-        &Start {
-            version: CONTROL_VERSION,
-            policy,
-        },
-    )?;
+    write_frame(&mut channel, &Start { version: CONTROL_VERSION, policy })?;
     channel.write_all(&SecretsFrame::encode(&secrets)?)?;
     let first = read_frame(child.stdout.as_mut().context("stdout")?)?.context("no first frame")?;
     Ok((child, first, channel))
 }
 
 fn route(host: &str, address: IpAddr) -> Route {
-    Route {
-        address: Some(address),
-        ..Route::to(host)
-    }
+    Route { address: Some(address), ..Route::to(host) }
 }
 
 /// `open.example` without a credential, `api.example` with one below `/v1`, both at the stand-in.
 fn setup() -> Result<(Sidecar, Standin, Target)> {
     let authority = Authority::new()?;
-    let standin = Standin::start(
-        &authority,
-        &["open.example", "api.example", "other.example"],
-        "Bearer the-real-token",
-    )?;
+    let standin =
+        Standin::start(&authority, &["open.example", "api.example", "other.example"], "Bearer the-real-token")?;
     let target = Target::new()?;
     let at: IpAddr = standin.address.into();
     let api = Route {
         ports: vec![443],
         paths: vec!["/v1".into(), "/api".into()],
-        auth: Some(Auth {
-            scheme: AuthScheme::Bearer,
-            secret: "token".into(),
-        }),
+        auth: Some(Auth { scheme: AuthScheme::Bearer, secret: "token".into() }),
         ..route("api.example", at)
     };
     let unset = Route {
-        auth: Some(Auth {
-            scheme: AuthScheme::Bearer,
-            secret: "unset".into(),
-        }),
+        auth: Some(Auth { scheme: AuthScheme::Bearer, secret: "unset".into() }),
         ports: vec![443],
         ..route("unset.example", at)
     };
@@ -155,17 +120,10 @@ fn setup() -> Result<(Sidecar, Standin, Target)> {
         route("loopback.example", [127, 0, 0, 1].into()),
         route("private.example", [10, 1, 2, 3].into()),
         route("metadata.example", [169, 254, 169, 254].into()),
-        Route {
-            address: None,
-            ..route("localhost", at)
-        },
+        Route { address: None, ..route("localhost", at) },
         route("target.example", target.address.into()),
     ];
-    let sidecar = Sidecar::start(&Policy {
-        schema: SCHEMA,
-        routes,
-        upstream_ca_pem: Some(authority.pem.clone()),
-    })?;
+    let sidecar = Sidecar::start(&Policy { schema: SCHEMA, routes, upstream_ca_pem: Some(authority.pem.clone()) })?;
     Ok((sidecar, standin, target))
 }
 
@@ -178,100 +136,23 @@ fn the_table_of_the_wire() -> Result<()> {
     let (sidecar, standin, _target) = setup()?;
     let client = &sidecar.client;
     // tunnel's target, name in the TLS handshake, request, status, a word of the answer
-    let smuggled = "POST /r.git/git-receive-pack HTTP/1.1\r\nHost: open.example\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let smuggled =
+        "POST /r.git/git-receive-pack HTTP/1.1\r\nHost: open.example\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     let mut failures = vec![];
     for (target, sni, request, status, word) in [
-        (
-            "open.example:443",
-            "open.example",
-            get("open.example", "/api/hello"),
-            200,
-            "hello",
-        ),
-        (
-            "OPEN.example:443",
-            "open.example",
-            get("open.example:443", "/api/hello"),
-            200,
-            "hello",
-        ),
-        (
-            "api.example:443",
-            "api.example",
-            get("api.example", "/api/hello?access_token=stolen&a=b"),
-            200,
-            "hello",
-        ),
-        (
-            "api.example:443",
-            "api.example",
-            get("api.example", "/v2"),
-            403,
-            "\"rule\":\"path\"",
-        ),
-        (
-            "api.example:443",
-            "api.example",
-            get("api.example", "/v1/../v2"),
-            400,
-            "path-ambiguous",
-        ),
-        (
-            "api.example:443",
-            "api.example",
-            get("api.example", "/v1/%2e%2e/v2"),
-            400,
-            "path-ambiguous",
-        ),
-        (
-            "nowhere.example:443",
-            "nowhere.example",
-            get("nowhere.example", "/"),
-            403,
-            "\"rule\":\"host\"",
-        ),
-        (
-            "open.example:8443",
-            "open.example",
-            get("open.example:8443", "/"),
-            403,
-            "\"rule\":\"port\"",
-        ),
-        (
-            "open.example:443",
-            "open.example",
-            get("api.example", "/v1"),
-            400,
-            "host-mismatch",
-        ),
-        (
-            "open.example:443",
-            "open.example",
-            get("https://api.example/v1", "/"),
-            400,
-            "host-mismatch",
-        ),
-        (
-            "open.example:443",
-            "open.example",
-            get("open.example", "https://api.example/v1"),
-            400,
-            "\"rule\":\"target\"",
-        ),
-        (
-            "open.example:443",
-            "open.example",
-            get("open.example\r\nHost: api.example", "/"),
-            400,
-            "host-mismatch",
-        ),
-        (
-            "open.example:443",
-            "open.example",
-            smuggled.into(),
-            403,
-            "git-push",
-        ),
+        ("open.example:443", "open.example", get("open.example", "/api/hello"), 200, "hello"),
+        ("OPEN.example:443", "open.example", get("open.example:443", "/api/hello"), 200, "hello"),
+        ("api.example:443", "api.example", get("api.example", "/api/hello?access_token=stolen&a=b"), 200, "hello"),
+        ("api.example:443", "api.example", get("api.example", "/v2"), 403, "\"rule\":\"path\""),
+        ("api.example:443", "api.example", get("api.example", "/v1/../v2"), 400, "path-ambiguous"),
+        ("api.example:443", "api.example", get("api.example", "/v1/%2e%2e/v2"), 400, "path-ambiguous"),
+        ("nowhere.example:443", "nowhere.example", get("nowhere.example", "/"), 403, "\"rule\":\"host\""),
+        ("open.example:8443", "open.example", get("open.example:8443", "/"), 403, "\"rule\":\"port\""),
+        ("open.example:443", "open.example", get("api.example", "/v1"), 400, "host-mismatch"),
+        ("open.example:443", "open.example", get("https://api.example/v1", "/"), 400, "host-mismatch"),
+        ("open.example:443", "open.example", get("open.example", "https://api.example/v1"), 400, "\"rule\":\"target\""),
+        ("open.example:443", "open.example", get("open.example\r\nHost: api.example", "/"), 400, "host-mismatch"),
+        ("open.example:443", "open.example", smuggled.into(), 403, "git-push"),
         (
             "open.example:443",
             "open.example",
@@ -286,54 +167,16 @@ fn the_table_of_the_wire() -> Result<()> {
             501,
             "upgrade",
         ),
-        (
-            "unset.example:443",
-            "unset.example",
-            get("unset.example", "/"),
-            502,
-            "credential",
-        ),
-        (
-            "wrong-name.example:443",
-            "wrong-name.example",
-            get("wrong-name.example", "/"),
-            502,
-            "upstream",
-        ),
-        (
-            "loopback.example:443",
-            "loopback.example",
-            get("loopback.example", "/"),
-            403,
-            "\"rule\":\"address\"",
-        ),
-        (
-            "localhost:443",
-            "localhost",
-            get("localhost", "/"),
-            403,
-            "\"rule\":\"address\"",
-        ),
-        (
-            "private.example:443",
-            "private.example",
-            get("private.example", "/"),
-            403,
-            "\"rule\":\"address\"",
-        ),
-        (
-            "metadata.example:443",
-            "metadata.example",
-            get("metadata.example", "/"),
-            403,
-            "\"rule\":\"address\"",
-        ),
+        ("unset.example:443", "unset.example", get("unset.example", "/"), 502, "credential"),
+        ("wrong-name.example:443", "wrong-name.example", get("wrong-name.example", "/"), 502, "upstream"),
+        ("loopback.example:443", "loopback.example", get("loopback.example", "/"), 403, "\"rule\":\"address\""),
+        ("localhost:443", "localhost", get("localhost", "/"), 403, "\"rule\":\"address\""),
+        ("private.example:443", "private.example", get("private.example", "/"), 403, "\"rule\":\"address\""),
+        ("metadata.example:443", "metadata.example", get("metadata.example", "/"), 403, "\"rule\":\"address\""),
     ] {
         match client.https(target, sni, &request) {
             Ok(answer) if answer.status == status && answer.body.contains(word) => {}
-            other => failures.push(format!(
-                "{target} {request:?}: expected {status} {word}, got {other:?}"
-            )),
+            other => failures.push(format!("{target} {request:?}: expected {status} {word}, got {other:?}")),
         }
     }
     assert!(failures.is_empty(), "{failures:#?}");
@@ -359,17 +202,9 @@ fn the_bottles_own_credentials_and_method_overrides_never_leave() -> Result<()> 
     let answer = sidecar.client.https("api.example:443", "api.example", request)?;
     assert_ne!(answer.status, 401, "{answer:?}");
     let seen = standin.seen().pop().context("a request")?;
-    assert_eq!(
-        (seen.path.as_str(), seen.body.as_ref()),
-        ("/v1/messages?beta=true", &b"{}"[..])
-    );
+    assert_eq!((seen.path.as_str(), seen.body.as_ref()), ("/v1/messages?beta=true", &b"{}"[..]));
     assert_eq!(seen.header("authorization"), Some("Bearer the-real-token"));
-    for name in [
-        "x-api-key",
-        "x-http-method-override",
-        "x-secret",
-        "proxy-authorization",
-    ] {
+    for name in ["x-api-key", "x-http-method-override", "x-secret", "proxy-authorization"] {
         assert_eq!(seen.header(name), None, "{name}");
     }
     Ok(())
@@ -379,41 +214,23 @@ fn the_bottles_own_credentials_and_method_overrides_never_leave() -> Result<()> 
 fn what_is_not_tls_or_names_another_host_is_cut_off_before_it_reaches_anybody() -> Result<()> {
     let (sidecar, standin, target) = setup()?;
     let before = target.packets()?;
-    for bytes in [
-        "POST / HTTP/1.1\r\nHost: target.example\r\n\r\nsecret",
-        "SSH-2.0-x\r\n",
-        "\0\0\0\0",
-    ] {
+    for bytes in ["POST / HTTP/1.1\r\nHost: target.example\r\n\r\nsecret", "SSH-2.0-x\r\n", "\0\0\0\0"] {
         let mut tunnel = sidecar.client.tunnel("target.example:443")?;
         tunnel.write_all(bytes.as_bytes())?;
         let mut rest = vec![];
         let _ = tunnel.read_to_end(&mut rest);
         assert!(rest.is_empty(), "{rest:?}");
     }
-    assert!(
-        sidecar
-            .client
-            .https("open.example:443", "api.example", &get("api.example", "/v1"))
-            .is_err()
-    );
-    assert_eq!(
-        (target.packets()?, target.seen().len(), standin.seen().len()),
-        (before, 0, 0)
-    );
+    assert!(sidecar.client.https("open.example:443", "api.example", &get("api.example", "/v1")).is_err());
+    assert_eq!((target.packets()?, target.seen().len(), standin.seen().len()), (before, 0, 0));
     let log = sidecar.log();
     assert_eq!(
-        log.iter()
-            .filter(|l| l.method == "CONNECT" && l.rule == "tunnel" && l.decision == "deny")
-            .count(),
+        log.iter().filter(|l| l.method == "CONNECT" && l.rule == "tunnel" && l.decision == "deny").count(),
         4,
         "{log:#?}"
     );
     // The counter counts: a request that is allowed does reach the target.
-    let _ = sidecar.client.https(
-        "target.example:443",
-        "target.example",
-        &get("target.example", "/"),
-    );
+    let _ = sidecar.client.https("target.example:443", "target.example", &get("target.example", "/"));
     assert!(target.packets()? > before);
     Ok(())
 }
@@ -423,22 +240,13 @@ fn without_the_capability_nothing_is_served() -> Result<()> {
     let (sidecar, standin, _target) = setup()?;
     let client = &sidecar.client;
     for (request, status) in [
-        (
-            "CONNECT open.example:443 HTTP/1.1\r\nHost: open.example:443\r\n\r\n",
-            407,
-        ),
+        ("CONNECT open.example:443 HTTP/1.1\r\nHost: open.example:443\r\n\r\n", 407),
         (
             "CONNECT open.example:443 HTTP/1.1\r\nHost: open.example:443\r\nProxy-Authorization: Basic Ym90dGxlOng=\r\n\r\n",
             407,
         ),
-        (
-            "GET http://open.example/api/hello HTTP/1.1\r\nHost: open.example\r\nConnection: close\r\n\r\n",
-            407,
-        ),
-        (
-            "GET http://_egress.local/allowlist HTTP/1.1\r\nHost: _egress.local\r\nConnection: close\r\n\r\n",
-            407,
-        ),
+        ("GET http://open.example/api/hello HTTP/1.1\r\nHost: open.example\r\nConnection: close\r\n\r\n", 407),
+        ("GET http://_egress.local/allowlist HTTP/1.1\r\nHost: _egress.local\r\nConnection: close\r\n\r\n", 407),
         (
             "GET http://_egress.local/allowlist HTTP/1.1\r\nHost: _egress.local\r\nProxy-Authorization: Basic {auth}\r\nConnection: close\r\n\r\n",
             200,
@@ -482,11 +290,7 @@ fn it_ends_with_its_channel() -> Result<()> {
 
 #[test]
 fn what_it_does_not_understand_it_refuses() -> Result<()> {
-    let good = serde_json::to_value(Policy {
-        schema: SCHEMA,
-        routes: vec![],
-        upstream_ca_pem: None,
-    })?;
+    let good = serde_json::to_value(Policy { schema: SCHEMA, routes: vec![], upstream_ca_pem: None })?;
     let mut newer = good.clone();
     newer["schema"] = 99.into();
     let mut unknown = good.clone();
@@ -500,11 +304,8 @@ fn what_it_does_not_understand_it_refuses() -> Result<()> {
     .into_iter()
     .enumerate()
     {
-        let (mut child, first, _channel) =
-            launch([127, 0, 98, 2 + u8::try_from(n)?].into(), daemons, policy)?;
-        let First::Refused { message } = first else {
-            anyhow::bail!("{daemons}: {first:?}")
-        };
+        let (mut child, first, _channel) = launch([127, 0, 98, 2 + u8::try_from(n)?].into(), daemons, policy)?;
+        let First::Refused { message } = first else { anyhow::bail!("{daemons}: {first:?}") };
         assert!(message.contains(word), "{message}");
         assert!(!child.wait()?.success());
     }

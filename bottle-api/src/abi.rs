@@ -12,12 +12,7 @@
 //! objects. Descriptors are borrowed for the call: the callee duplicates what it keeps. A `cancel` descriptor
 //! becomes readable once the call is to be given up, and is never read from; `-1` means it cannot be cancelled.
 #![allow(non_local_definitions, clippy::unnecessary_cast)] // abi_stable 0.11.3 macro output
-#![allow(
-    unsafe_code,
-    missing_docs,
-    unreachable_pub,
-    clippy::undocumented_unsafe_blocks
-)] // the same
+#![allow(unsafe_code, missing_docs, unreachable_pub, clippy::undocumented_unsafe_blocks)] // the same
 
 use abi_stable::{
     StableAbi,

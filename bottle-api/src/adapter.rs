@@ -38,10 +38,7 @@ const DROP_DEADLINE_MS: u64 = 30_000;
 pub fn make_backend<B: Backend>(host: HostServicesRef, config: JsonRef<'_>) -> AbiResult<BackendBox> {
     guard(|| {
         let backend = B::new(adopt_host(host, from_json(config)?))?;
-        Ok(BottleBackend_TO::from_value(
-            BackendObject(Guarded::new(Arc::new(backend))),
-            TD_Opaque,
-        ))
+        Ok(BottleBackend_TO::from_value(BackendObject(Guarded::new(Arc::new(backend))), TD_Opaque))
     })
 }
 
@@ -57,10 +54,7 @@ struct HandleObject<T: Bottle> {
 
 impl<T: Bottle> HandleObject<T> {
     fn boxed(bottle: T, owned: bool) -> HandleBox {
-        let object = Self {
-            bottle: Guarded::new(bottle),
-            settled: AtomicBool::new(!owned),
-        };
+        let object = Self { bottle: Guarded::new(bottle), settled: AtomicBool::new(!owned) };
         BottleHandle_TO::from_value(object, TD_Opaque)
     }
 }
@@ -75,18 +69,13 @@ impl<B: Backend> abi::BottleBackend for BackendObject<B> {
     }
 
     fn validate(&self, spec: JsonRef<'_>, cancel: i32) -> AbiResult<()> {
-        guard(|| {
-            self.0
-                .validate(&read_spec(&**self.0, spec)?, &borrow_cancel(cancel)?)
-        })
+        guard(|| self.0.validate(&read_spec(&**self.0, spec)?, &borrow_cancel(cancel)?))
     }
 
     fn resolve_plan(&self, spec: JsonRef<'_>, stage_dir: RSlice<'_, u8>, cancel: i32) -> AbiResult<PlanBox> {
         guard(|| {
             let stage_dir = Path::new(OsStr::from_bytes(stage_dir.as_slice()));
-            let plan =
-                self.0
-                    .resolve_plan(&read_spec(&**self.0, spec)?, stage_dir, &borrow_cancel(cancel)?)?;
+            let plan = self.0.resolve_plan(&read_spec(&**self.0, spec)?, stage_dir, &borrow_cancel(cancel)?)?;
             let object = PlanObject::<B>(Guarded::new((Arc::clone(&self.0), plan)));
             Ok(BottlePlan_TO::from_value(object, TD_Opaque))
         })
@@ -105,9 +94,7 @@ impl<B: Backend> abi::BottleBackend for BackendObject<B> {
 
     fn prepare_cleanup(&self, req: JsonRef<'_>, cancel: i32) -> AbiResult<CleanupBox> {
         guard(|| {
-            let plan = self
-                .0
-                .prepare_cleanup(&from_json(req)?, &borrow_cancel(cancel)?)?;
+            let plan = self.0.prepare_cleanup(&from_json(req)?, &borrow_cancel(cancel)?)?;
             let object = CleanupObject::<B>(Guarded::new((Arc::clone(&self.0), plan)));
             Ok(BottleCleanupPlan_TO::from_value(object, TD_Opaque))
         })
@@ -119,12 +106,7 @@ impl<B: Backend> abi::BottlePlan for PlanObject<B> {
         guard(|| to_json(&self.0.1.summary()))
     }
 
-    fn launch(
-        self,
-        req: JsonRef<'_>,
-        secrets: RSlice<'_, AbiSecret<'_>>,
-        cancel: i32,
-    ) -> AbiResult<HandleBox> {
+    fn launch(self, req: JsonRef<'_>, secrets: RSlice<'_, AbiSecret<'_>>, cancel: i32) -> AbiResult<HandleBox> {
         guard(|| {
             let mut own = Secrets::default();
             for secret in secrets.as_slice() {
@@ -164,31 +146,16 @@ impl<T: Bottle> abi::BottleHandle for HandleObject<T> {
                 stderr: (io.stderr >= 0).then(|| borrow_fd(io.stderr)).transpose()?,
             };
             let process = self.bottle.start(&from_json(req)?, io, &borrow_cancel(cancel)?)?;
-            Ok(BottleProcess_TO::from_value(
-                ProcessObject(Guarded::new(process)),
-                TD_Opaque,
-            ))
+            Ok(BottleProcess_TO::from_value(ProcessObject(Guarded::new(process)), TD_Opaque))
         })
     }
 
     fn put(&self, req: JsonRef<'_>, tar: i32, cancel: i32) -> AbiResult<()> {
-        guard(|| {
-            self.bottle.put(
-                &from_json(req)?,
-                File::from(borrow_fd(tar)?),
-                &borrow_cancel(cancel)?,
-            )
-        })
+        guard(|| self.bottle.put(&from_json(req)?, File::from(borrow_fd(tar)?), &borrow_cancel(cancel)?))
     }
 
     fn get(&self, req: JsonRef<'_>, tar: i32, cancel: i32) -> AbiResult<()> {
-        guard(|| {
-            self.bottle.get(
-                &from_json(req)?,
-                File::from(borrow_fd(tar)?),
-                &borrow_cancel(cancel)?,
-            )
-        })
+        guard(|| self.bottle.get(&from_json(req)?, File::from(borrow_fd(tar)?), &borrow_cancel(cancel)?))
     }
 
     fn channel(&self, req: JsonRef<'_>) -> AbiResult<i32> {
@@ -231,12 +198,8 @@ impl<P: Process> abi::BottleProcess for ProcessObject<P> {
 }
 
 fn from_json<T: DeserializeOwned>(json: JsonRef<'_>) -> Result<T> {
-    serde_json::from_slice(json.as_slice()).map_err(|e| {
-        Error::new(
-            ErrorKind::PROTOCOL,
-            format!("the host sent an unreadable request: {e}"),
-        )
-    })
+    serde_json::from_slice(json.as_slice())
+        .map_err(|e| Error::new(ErrorKind::PROTOCOL, format!("the host sent an unreadable request: {e}")))
 }
 
 fn to_json<T: Serialize>(value: &T) -> Result<JsonBuf> {
@@ -244,20 +207,14 @@ fn to_json<T: Serialize>(value: &T) -> Result<JsonBuf> {
 }
 
 fn read_deadline(req: JsonRef<'_>) -> Result<Duration> {
-    Ok(Duration::from_millis(
-        from_json::<DeadlineRequest>(req)?.deadline_ms,
-    ))
+    Ok(Duration::from_millis(from_json::<DeadlineRequest>(req)?.deadline_ms))
 }
 
 /// Reads a spec, refusing any must-understand setting that neither this crate nor the backend knows.
 fn read_spec<B: Backend>(backend: &B, json: JsonRef<'_>) -> Result<BottleSpec> {
     let spec: BottleSpec = from_json(json)?;
     let own = backend.info().features;
-    match spec
-        .requires
-        .iter()
-        .find(|r| !API_FEATURES.contains(&r.as_str()) && !own.contains(r))
-    {
+    match spec.requires.iter().find(|r| !API_FEATURES.contains(&r.as_str()) && !own.contains(r)) {
         None => Ok(spec),
         Some(unknown) => Err(Error::new(
             ErrorKind::UNSUPPORTED,
@@ -273,21 +230,14 @@ fn read_spec<B: Backend>(backend: &B, json: JsonRef<'_>) -> Result<BottleSpec> {
 /// The plugin's own duplicate of a descriptor that the host lends for the call.
 fn borrow_fd(fd: i32) -> Result<OwnedFd> {
     if fd < 0 {
-        return Err(Error::new(
-            ErrorKind::PROTOCOL,
-            "the host lent no descriptor where one is needed",
-        ));
+        return Err(Error::new(ErrorKind::PROTOCOL, "the host lent no descriptor where one is needed"));
     }
     // SAFETY: the ABI says that the host keeps the descriptor open for the length of the call.
     Ok(unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?)
 }
 
 fn borrow_cancel(fd: i32) -> Result<Cancel> {
-    Ok(if fd < 0 {
-        Cancel::never()
-    } else {
-        Cancel::from_fd(borrow_fd(fd)?)
-    })
+    Ok(if fd < 0 { Cancel::never() } else { Cancel::from_fd(borrow_fd(fd)?) })
 }
 
 impl From<Error> for AbiError {

@@ -48,13 +48,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// Makes the bottle run, provisioned. Everything it creates it announces to [`Host::ledger`] first; after an
     /// error the host has the ledger cleaned up, so nothing needs undoing here.
-    fn launch(
-        &self,
-        plan: Self::Plan,
-        req: &LaunchRequest,
-        secrets: &Secrets,
-        cancel: &Cancel,
-    ) -> Result<Self::Bottle>;
+    fn launch(&self, plan: Self::Plan, req: &LaunchRequest, secrets: &Secrets, cancel: &Cancel)
+    -> Result<Self::Bottle>;
 
     /// Finds a running bottle again.
     fn attach(&self, _req: &AttachRequest, _cancel: &Cancel) -> Result<Self::Bottle> {
@@ -74,13 +69,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// ca → prompt → skills → git → supervise. The certificate authority comes first, so that nothing makes a
     /// TLS call before the trust store is right.
-    fn provision(
-        &self,
-        bottle: &Self::Bottle,
-        files: &Provision,
-        ca_pem: &str,
-        cancel: &Cancel,
-    ) -> Result<()> {
+    fn provision(&self, bottle: &Self::Bottle, files: &Provision, ca_pem: &str, cancel: &Cancel) -> Result<()> {
         self.provision_ca(bottle, files, ca_pem, cancel)?;
         self.provision_prompt(bottle, files, cancel)?;
         self.provision_skills(bottle, files, cancel)?;
@@ -89,18 +78,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     }
 
     /// The bottle's own certificate authority, at every path that the host names.
-    fn provision_ca(
-        &self,
-        bottle: &Self::Bottle,
-        files: &Provision,
-        ca_pem: &str,
-        cancel: &Cancel,
-    ) -> Result<()> {
-        let copies: Vec<_> = files
-            .ca_paths
-            .iter()
-            .map(|path| FileEntry::root(path, ca_pem))
-            .collect();
+    fn provision_ca(&self, bottle: &Self::Bottle, files: &Provision, ca_pem: &str, cancel: &Cancel) -> Result<()> {
+        let copies: Vec<_> = files.ca_paths.iter().map(|path| FileEntry::root(path, ca_pem)).collect();
         put_files(bottle, &copies, cancel)
     }
 
@@ -130,10 +109,7 @@ pub fn put_files(bottle: &impl Bottle, files: &[FileEntry], cancel: &Cancel) -> 
     if files.is_empty() {
         return Ok(());
     }
-    let req = PutRequest {
-        dest: "/".into(),
-        owner: None,
-    };
+    let req = PutRequest { dest: "/".into(), owner: None };
     bottle.put(&req, pack(files)?, cancel)
 }
 

@@ -58,9 +58,9 @@ impl SecretsFrame {
     pub fn decode(mut self) -> io::Result<Secrets> {
         let mut out = Secrets::default();
         for (name, text) in &mut self.secrets {
-            let bytes = BASE64_STANDARD.decode(text.as_bytes()).map_err(|_| {
-                io::Error::new(io::ErrorKind::InvalidData, format!("secret {name} is not base64"))
-            })?;
+            let bytes = BASE64_STANDARD
+                .decode(text.as_bytes())
+                .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("secret {name} is not base64")))?;
             text.zeroize();
             out.insert(name.clone(), Secret::new(bytes));
         }
@@ -135,10 +135,7 @@ pub fn read_frame<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Optio
 }
 
 fn too_long(len: usize) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("control frame of {len} bytes, {MAX_FRAME} allowed"),
-    )
+    io::Error::new(io::ErrorKind::InvalidData, format!("control frame of {len} bytes, {MAX_FRAME} allowed"))
 }
 
 #[cfg(test)]

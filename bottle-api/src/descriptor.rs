@@ -41,11 +41,7 @@ impl Descriptor {
         Self {
             magic: MAGIC,
             size: size_of::<Self>() as u32,
-            flags: if cfg!(panic = "unwind") {
-                FLAG_PANIC_UNWIND
-            } else {
-                0
-            },
+            flags: if cfg!(panic = "unwind") { FLAG_PANIC_UNWIND } else { 0 },
             api: [
                 number(env!("CARGO_PKG_VERSION_MAJOR")),
                 number(env!("CARGO_PKG_VERSION_MINOR")),
@@ -73,10 +69,7 @@ impl Descriptor {
     /// One of the record's texts, without control characters: the file is not trusted yet.
     pub fn text(field: &[u8]) -> String {
         let len = field.iter().position(|b| *b == 0).unwrap_or(field.len());
-        String::from_utf8_lossy(&field[..len])
-            .chars()
-            .filter(|c| !c.is_control())
-            .collect()
+        String::from_utf8_lossy(&field[..len]).chars().filter(|c| !c.is_control()).collect()
     }
 }
 
@@ -109,8 +102,7 @@ mod tests {
     fn reads_what_it_writes_and_nothing_else() {
         let d = Descriptor::new("docker", "1.2.3");
         // SAFETY: plain old data, read as the bytes it is.
-        let bytes =
-            unsafe { std::slice::from_raw_parts((&raw const d).cast::<u8>(), size_of::<Descriptor>()) };
+        let bytes = unsafe { std::slice::from_raw_parts((&raw const d).cast::<u8>(), size_of::<Descriptor>()) };
         let back = Descriptor::parse(bytes).unwrap();
         assert_eq!(Descriptor::text(&back.name), "docker");
         assert_eq!(Descriptor::text(&back.target), TARGET);

@@ -51,20 +51,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error with neither hint nor causes yet.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            hint: None,
-            chain: vec![],
-        }
+        Self { kind, message: message.into(), hint: None, chain: vec![] }
     }
 
     /// The backend does not know how to do this.
     pub fn unsupported(what: &str) -> Self {
-        Self::new(
-            ErrorKind::UNSUPPORTED,
-            format!("this backend does not support {what}"),
-        )
+        Self::new(ErrorKind::UNSUPPORTED, format!("this backend does not support {what}"))
     }
 
     /// Says what to type next.
@@ -115,12 +107,7 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
             }
             source = cause.source();
         }
-        Self {
-            kind: ErrorKind::OTHER,
-            message,
-            hint: None,
-            chain,
-        }
+        Self { kind: ErrorKind::OTHER, message, hint: None, chain }
     }
 }
 
@@ -163,9 +150,7 @@ mod tests {
 
     #[test]
     fn context_reads_from_attempt_to_cause() {
-        let e = Err::<(), _>(std::io::Error::other("disk full"))
-            .context("write the ledger")
-            .unwrap_err();
+        let e = Err::<(), _>(std::io::Error::other("disk full")).context("write the ledger").unwrap_err();
         assert_eq!(e.to_string(), "write the ledger: disk full");
     }
 }

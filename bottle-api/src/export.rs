@@ -19,9 +19,7 @@ macro_rules! export_backend {
                 library::{__call_root_module_loader, CheckTypeLayout, LibHeader, RootModuleResult},
                 prefix_type::PrefixTypeTrait,
             };
-            use $crate::abi::{
-                AbiResult, BackendBox, HostServicesRef, JsonRef, PluginModule, PluginModuleRef,
-            };
+            use $crate::abi::{AbiResult, BackendBox, HostServicesRef, JsonRef, PluginModule, PluginModuleRef};
 
             #[used]
             #[unsafe(no_mangle)]
@@ -52,9 +50,6 @@ macro_rules! export_backend {
 mod tests {
     #[test]
     fn the_loader_symbol_is_abi_stables_own() {
-        assert_eq!(
-            abi_stable::library::ROOT_MODULE_LOADER_NAME,
-            "_1as_0lib_1header_0root_bmodule_bloader"
-        );
+        assert_eq!(abi_stable::library::ROOT_MODULE_LOADER_NAME, "_1as_0lib_1header_0root_bmodule_bloader");
     }
 }

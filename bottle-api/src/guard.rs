@@ -37,8 +37,7 @@ struct Bridge;
 
 impl log::Log for Bridge {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        HOST.get()
-            .is_some_and(|(_, c)| metadata.level() as u32 <= c.log_level)
+        HOST.get().is_some_and(|(_, c)| metadata.level() as u32 <= c.log_level)
     }
 
     fn log(&self, record: &log::Record<'_>) {
@@ -51,25 +50,16 @@ impl log::Log for Bridge {
 }
 
 fn level_filter(level: u32) -> log::LevelFilter {
-    log::LevelFilter::iter()
-        .nth(level as usize)
-        .unwrap_or(log::LevelFilter::Trace)
+    log::LevelFilter::iter().nth(level as usize).unwrap_or(log::LevelFilter::Trace)
 }
 
 fn report_panic(info: &PanicHookInfo<'_>) {
-    let place = info
-        .location()
-        .map(|l| format!(" at {}:{}", l.file(), l.line()))
-        .unwrap_or_default();
+    let place = info.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
     let text = format!("{}{place}", payload_text(info.payload()));
     if let Some((host, config)) = HOST.get() {
         host.log(log::Level::Debug, "panic", &text);
         if config.backtrace {
-            host.log(
-                log::Level::Debug,
-                "panic",
-                &Backtrace::force_capture().to_string(),
-            );
+            host.log(log::Level::Debug, "panic", &Backtrace::force_capture().to_string());
         }
     }
     LAST_PANIC.with(|last| *last.borrow_mut() = Some(text));
@@ -90,9 +80,7 @@ pub(crate) fn guard<T>(f: impl FnOnce() -> Result<T>) -> AbiResult<T> {
         Ok(Err(error)) => RErr(error.into()),
         Err(payload) => {
             contain(move || drop(payload)); // a payload's own Drop may panic too
-            let text = LAST_PANIC
-                .with(|last| last.borrow_mut().take())
-                .unwrap_or_default();
+            let text = LAST_PANIC.with(|last| last.borrow_mut().take()).unwrap_or_default();
             let error = Error::new(ErrorKind::PANIC, format!("the backend panicked: {text}"))
                 .hint("This is a bug in the backend plugin: report it to its author.");
             RErr(error.into())

@@ -34,10 +34,7 @@ impl Host {
 
     /// A step begins.
     pub fn step(&self, step: &str) {
-        self.progress(&Progress {
-            step: step.into(),
-            ..Progress::default()
-        });
+        self.progress(&Progress { step: step.into(), ..Progress::default() });
     }
 
     /// An event of progress.
@@ -49,18 +46,12 @@ impl Host {
 
     /// The ledger of one bottle.
     pub fn ledger(&self, identity: &str) -> Ledger {
-        Ledger {
-            host: self.clone(),
-            identity: identity.to_owned(),
-        }
+        Ledger { host: self.clone(), identity: identity.to_owned() }
     }
 
     /// The path of a program that came with the host, for `linux/amd64` or `linux/arm64`.
     pub fn artifact(&self, name: &str, platform: &str) -> Result<PathBuf> {
-        let req = serde_json::to_vec(&ArtifactRequest {
-            name: name.into(),
-            platform: platform.into(),
-        })?;
+        let req = serde_json::to_vec(&ArtifactRequest { name: name.into(), platform: platform.into() })?;
         let bytes: RVec<u8> = done(self.0.artifact(req.as_slice().into()))?;
         Ok(OsString::from_vec(bytes.into()).into())
     }
@@ -82,31 +73,19 @@ impl Ledger {
             name: name.into(),
             ..LedgerEntry::default()
         };
-        let answer = done(
-            self.host
-                .0
-                .ledger_intent(serde_json::to_vec(&entry)?.as_slice().into()),
-        )?;
+        let answer = done(self.host.0.ledger_intent(serde_json::to_vec(&entry)?.as_slice().into()))?;
         Ok(serde_json::from_slice(&answer)?)
     }
 
     /// The thing exists now, under this engine id.
     pub fn created(&self, entry: &mut LedgerEntry, id: &str) -> Result<()> {
         entry.id = Some(id.to_owned());
-        done(
-            self.host
-                .0
-                .ledger_created(serde_json::to_vec(entry)?.as_slice().into()),
-        )
+        done(self.host.0.ledger_created(serde_json::to_vec(entry)?.as_slice().into()))
     }
 
     /// The thing is gone.
     pub fn gone(&self, entry: &LedgerEntry) -> Result<()> {
-        done(
-            self.host
-                .0
-                .ledger_gone(serde_json::to_vec(entry)?.as_slice().into()),
-        )
+        done(self.host.0.ledger_gone(serde_json::to_vec(entry)?.as_slice().into()))
     }
 }
 
@@ -138,26 +117,13 @@ impl Cancel {
     pub fn is_cancelled(&self) -> bool {
         self.fd().is_some_and(|fd| {
             let mut fds = [PollFd::new(&fd, PollFlags::IN)];
-            matches!(
-                poll(
-                    &mut fds,
-                    Some(&Timespec {
-                        tv_sec: 0,
-                        tv_nsec: 0
-                    })
-                ),
-                Ok(1)
-            )
+            matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1))
         })
     }
 
     /// A cancellation point: `cancel.check()?`.
     pub fn check(&self) -> Result<()> {
-        if self.is_cancelled() {
-            Err(Self::error())
-        } else {
-            Ok(())
-        }
+        if self.is_cancelled() { Err(Self::error()) } else { Ok(()) }
     }
 
     /// The error of a cancelled call.

@@ -43,25 +43,13 @@ pub struct FileEntry {
 impl FileEntry {
     /// A file of root's that everybody may read.
     pub fn root(path: impl Into<String>, data: impl Into<Vec<u8>>) -> Self {
-        Self {
-            path: path.into(),
-            mode: 0o644,
-            data: data.into(),
-            ..Self::default()
-        }
+        Self { path: path.into(), mode: 0o644, data: data.into(), ..Self::default() }
     }
 
     /// A file of the agent's own, which nobody else may read.
     pub fn agent(path: impl Into<String>, data: impl Into<Vec<u8>>) -> Self {
         let id = crate::AGENT_UID;
-        Self {
-            path: path.into(),
-            mode: 0o600,
-            uid: id,
-            gid: id,
-            data: data.into(),
-            own_parents: 0,
-        }
+        Self { path: path.into(), mode: 0o600, uid: id, gid: id, data: data.into(), own_parents: 0 }
     }
 
     /// The same with other permission bits.
@@ -81,10 +69,7 @@ impl FileEntry {
 
 /// The files as a tar archive relative to `/`, in memory, read from its beginning.
 pub fn pack(files: &[FileEntry]) -> Result<File> {
-    let archive = File::from(rustix::fs::memfd_create(
-        "provision",
-        rustix::fs::MemfdFlags::CLOEXEC,
-    )?);
+    let archive = File::from(rustix::fs::memfd_create("provision", rustix::fs::MemfdFlags::CLOEXEC)?);
     let mut tar = tar::Builder::new(archive);
     let mut made = BTreeSet::new();
     for file in files {

@@ -17,26 +17,12 @@ fn walk(layout: &'static TypeLayout, seen: &mut HashSet<UTypeId>, out: &mut Stri
         return;
     }
     let mut children: Vec<&'static TypeLayout> = layout.phantom_fields().iter().map(|f| f.layout()).collect();
-    let name = format!(
-        "{}::{} ({})",
-        layout.package(),
-        layout.full_type(),
-        layout.mod_path()
-    );
+    let name = format!("{}::{} ({})", layout.package(), layout.full_type(), layout.mod_path());
     writeln!(out, "{name}  size {} align {}", layout.size(), layout.alignment()).unwrap();
     if let TLData::PrefixType(prefix) = layout.data() {
-        writeln!(
-            out,
-            "  vtable/module: first {} fields required",
-            prefix.first_suffix_field
-        )
-        .unwrap();
+        writeln!(out, "  vtable/module: first {} fields required", prefix.first_suffix_field).unwrap();
     }
-    for field in layout
-        .get_fields()
-        .into_iter()
-        .flat_map(|fields| fields.iter().collect::<Vec<_>>())
-    {
+    for field in layout.get_fields().into_iter().flat_map(|fields| fields.iter().collect::<Vec<_>>()) {
         if !field.is_function() {
             writeln!(out, "    {}: {}", field.name(), field.full_type()).unwrap();
             children.push(field.layout());
@@ -58,18 +44,11 @@ fn walk(layout: &'static TypeLayout, seen: &mut HashSet<UTypeId>, out: &mut Stri
 #[test]
 fn the_abi_is_the_one_that_was_blessed() {
     let mut now = String::new();
-    walk(
-        <bottle_api::abi::PluginModuleRef as StableAbi>::LAYOUT,
-        &mut HashSet::new(),
-        &mut now,
-    );
+    walk(<bottle_api::abi::PluginModuleRef as StableAbi>::LAYOUT, &mut HashSet::new(), &mut now);
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/abi.snapshot");
     if std::env::var_os("BLESS").is_some() {
         std::fs::write(path, &now).unwrap();
     }
     let blessed = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(
-        now == blessed,
-        "the ABI differs from bottle-api/abi.snapshot; see the box in abi.rs, then BLESS=1"
-    );
+    assert!(now == blessed, "the ABI differs from bottle-api/abi.snapshot; see the box in abi.rs, then BLESS=1");
 }

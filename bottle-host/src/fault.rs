@@ -29,10 +29,7 @@ pub fn point(name: &str) -> Result<(), Error> {
             "term" => drop(kill_process(getpid(), Signal::TERM)),
             "kill" => drop(kill_process(getpid(), Signal::KILL)),
             _ => {
-                return Err(Error::new(
-                    bottle_api::ErrorKind::RUNTIME,
-                    format!("fault point {at}"),
-                ));
+                return Err(Error::new(bottle_api::ErrorKind::RUNTIME, format!("fault point {at}")));
             }
         },
         _ => {}

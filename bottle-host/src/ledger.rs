@@ -63,8 +63,7 @@ impl Ledger {
     pub fn intent(&self, mut entry: LedgerEntry) -> Result<LedgerEntry, Error> {
         fault::point("ledger-intent")?;
         let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes)
-            .map_err(|e| Error::new(ErrorKind::RUNTIME, format!("random bytes: {e}")))?;
+        getrandom::fill(&mut bytes).map_err(|e| Error::new(ErrorKind::RUNTIME, format!("random bytes: {e}")))?;
         entry.uuid = bytes.iter().map(|b| format!("{b:02x}")).collect();
         self.record(Event::Intent, &entry)?;
         Ok(entry)
@@ -91,13 +90,7 @@ impl Ledger {
         let mut book = self.book();
         // A newline on both sides, should the last write have been cut short.
         let mut line = vec![b'\n'];
-        serde_json::to_writer(
-            &mut line,
-            &Line {
-                event,
-                entry: entry.clone(),
-            },
-        )?;
+        serde_json::to_writer(&mut line, &Line { event, entry: entry.clone() })?;
         line.push(b'\n');
         book.file.write_all(&line)?;
         book.file.sync_data()?;
@@ -129,11 +122,7 @@ mod tests {
     fn what_is_not_gone_is_remembered_newest_first_and_a_cut_line_is_survived() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ledger.jsonl");
-        let entry = |name: &str| LedgerEntry {
-            kind: "network".into(),
-            name: name.into(),
-            ..LedgerEntry::default()
-        };
+        let entry = |name: &str| LedgerEntry { kind: "network".into(), name: name.into(), ..LedgerEntry::default() };
         let ledger = Ledger::open(&path).unwrap();
         let [a, mut b, c] = ["a", "b", "c"].map(|n| ledger.intent(entry(n)).unwrap());
         b.id = Some("engine-id".into());

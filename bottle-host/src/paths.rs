@@ -20,10 +20,7 @@ impl Paths {
         if !home.is_absolute() {
             bail!("HOME is not set to an absolute path: bottle keeps its manifest and state there");
         }
-        Ok(Self {
-            home,
-            cwd: std::env::current_dir()?,
-        })
+        Ok(Self { home, cwd: std::env::current_dir()? })
     }
 
     /// `~/.claude-bottle`: manifest and state.

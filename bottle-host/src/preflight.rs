@@ -98,21 +98,10 @@ impl Preflight {
                 file: agent.source.shown(paths),
                 shadows: agent.shadows.as_ref().map(|s| s.shown(paths)),
             },
-            bottle: Named {
-                name: bottle.name.clone(),
-                file: bottle.shown(paths),
-                shadows: None,
-            },
+            bottle: Named { name: bottle.name.clone(), file: bottle.shown(paths), shadows: None },
             identity: resolved.spec.identity.clone(),
-            backend: BackendShown {
-                name: backend.name.clone(),
-                isolation: backend.isolation.clone(),
-                says,
-            },
-            prompt: prompt
-                .lines()
-                .next()
-                .map(|line| format!("{line} ({} characters)", prompt.chars().count())),
+            backend: BackendShown { name: backend.name.clone(), isolation: backend.isolation.clone(), says },
+            prompt: prompt.lines().next().map(|line| format!("{line} ({} characters)", prompt.chars().count())),
             skills: agent.fields.skills.clone(),
             env: resolved.environment.shown(),
             model_credential: model.into(),
@@ -122,11 +111,7 @@ impl Preflight {
                 .iter()
                 .map(|route| {
                     let name = |secret: &String| {
-                        if *secret == model_secret {
-                            model.to_owned()
-                        } else {
-                            secret.clone()
-                        }
+                        if *secret == model_secret { model.to_owned() } else { secret.clone() }
                     };
                     shown(route, route.auth.as_ref().map(|auth| name(&auth.secret)))
                 })
@@ -146,21 +131,12 @@ impl Preflight {
         }
         line("bottle", format!("{}  {}", self.bottle.name, self.bottle.file));
         line("identity", self.identity.clone());
-        line(
-            "backend",
-            format!("{}, isolation: {}", self.backend.name, self.backend.isolation),
-        );
+        line("backend", format!("{}, isolation: {}", self.backend.name, self.backend.isolation));
         line("workspace", self.workspace.clone());
         line("prompt", self.prompt.clone().unwrap_or_else(|| "none".into()));
         line("skills", listed(&self.skills));
         line("env", listed(&self.env));
-        line(
-            "model",
-            format!(
-                "${}, injected by the sidecar; the bottle has a placeholder",
-                self.model_credential
-            ),
-        );
+        line("model", format!("${}, injected by the sidecar; the bottle has a placeholder", self.model_credential));
         for (i, route) in self.routes.iter().enumerate() {
             line(if i == 0 { "egress" } else { "" }, route.line());
         }
@@ -168,10 +144,7 @@ impl Preflight {
         ui::say("");
         lines.iter().for_each(|(label, value)| say_wrapped(label, value));
         for (i, (label, value)) in self.backend.says.lines.iter().enumerate() {
-            say_wrapped(
-                if i == 0 { &self.backend.name } else { "" },
-                &format!("{label}: {value}"),
-            );
+            say_wrapped(if i == 0 { &self.backend.name } else { "" }, &format!("{label}: {value}"));
         }
         for warning in self.warnings.iter().chain(&self.backend.says.warnings) {
             say_wrapped("WEAKER", warning);
@@ -210,11 +183,7 @@ fn shown(route: &Route, credential: Option<String>) -> RouteShown {
 }
 
 fn listed(words: &[String]) -> String {
-    if words.is_empty() {
-        "none".into()
-    } else {
-        words.join(", ")
-    }
+    if words.is_empty() { "none".into() } else { words.join(", ") }
 }
 
 const LABEL_WIDTH: usize = 10;

@@ -36,11 +36,7 @@ impl Cancellation {
     /// Installs the handlers. Once per process.
     pub fn install() -> Result<Self> {
         let (readable, writable) = pipe_with(PipeFlags::CLOEXEC)?;
-        let cancellation = Self(Arc::new(Inner {
-            readable,
-            writable,
-            signal: AtomicI32::new(0),
-        }));
+        let cancellation = Self(Arc::new(Inner { readable, writable, signal: AtomicI32::new(0) }));
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
         let own = cancellation.clone();
         thread::Builder::new().name("signals".into()).spawn(move || {
@@ -56,12 +52,7 @@ impl Cancellation {
 
     /// Cancels as `signal` would.
     pub fn cancel(&self, signal: i32) {
-        if self
-            .0
-            .signal
-            .compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok()
-        {
+        if self.0.signal.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             let _ = rustix::io::write(&self.0.writable, &[1]);
         }
     }

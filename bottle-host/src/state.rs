@@ -40,21 +40,15 @@ pub fn slug(name: &str) -> String {
     }
     out.truncate(MAX_SLUG);
     let out = out.trim_end_matches('-');
-    if out.is_empty() {
-        "agent".into()
-    } else {
-        out.to_owned()
-    }
+    if out.is_empty() { "agent".into() } else { out.to_owned() }
 }
 
 /// `<slug>-<5 random base36>`.
 pub fn new_identity(slug: &str) -> Result<String> {
     let mut bytes = [0; RANDOM_SUFFIX];
     getrandom::fill(&mut bytes).context("random bytes")?;
-    let suffix: String = bytes
-        .iter()
-        .map(|b| char::from(b"0123456789abcdefghijklmnopqrstuvwxyz"[(b % 36) as usize]))
-        .collect();
+    let suffix: String =
+        bytes.iter().map(|b| char::from(b"0123456789abcdefghijklmnopqrstuvwxyz"[(b % 36) as usize])).collect();
     Ok(format!("{slug}-{suffix}"))
 }
 
@@ -87,39 +81,22 @@ impl State {
     pub fn create(paths: &Paths, metadata: &Metadata) -> Result<Self> {
         let parent = paths.state();
         private_dirs(&parent)?;
-        let (dir, draft) = (
-            parent.join(&metadata.identity),
-            parent.join(format!("{HIDDEN}{}", metadata.identity)),
-        );
+        let (dir, draft) = (parent.join(&metadata.identity), parent.join(format!("{HIDDEN}{}", metadata.identity)));
         if dir.exists() {
             bail!("{} exists already", dir.display());
         }
-        DirBuilder::new()
-            .mode(0o700)
-            .create(&draft)
-            .with_context(|| format!("create {}", draft.display()))?;
+        DirBuilder::new().mode(0o700).create(&draft).with_context(|| format!("create {}", draft.display()))?;
         let made = Self::fill(&draft, metadata).and_then(|lock| {
             fs::rename(&draft, &dir)?;
-            Ok(Self {
-                ledger: Arc::new(Ledger::open(&dir.join("ledger.jsonl"))?),
-                dir: dir.clone(),
-                _lock: lock,
-            })
+            Ok(Self { ledger: Arc::new(Ledger::open(&dir.join("ledger.jsonl"))?), dir: dir.clone(), _lock: lock })
         });
         made.inspect_err(|_| drop(fs::remove_dir_all(&draft)))
     }
 
     fn fill(draft: &Path, metadata: &Metadata) -> Result<File> {
-        let lock = File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(draft.join("lock"))?;
+        let lock = File::options().write(true).create_new(true).mode(0o600).open(draft.join("lock"))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-        write_atomically(
-            &draft.join("metadata.json"),
-            &serde_json::to_vec_pretty(metadata)?,
-        )?;
+        write_atomically(&draft.join("metadata.json"), &serde_json::to_vec_pretty(metadata)?)?;
         DirBuilder::new().mode(0o700).create(draft.join("stage"))?;
         Ok(lock)
     }
@@ -178,12 +155,7 @@ pub fn survey(paths: &Paths) -> Result<(Vec<String>, Vec<Abandoned>)> {
             continue;
         };
         let identity = name.trim_start_matches(HIDDEN).to_owned();
-        let lock = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(dir.join("lock"));
+        let lock = File::options().write(true).create(true).truncate(false).mode(0o600).open(dir.join("lock"));
         match lock {
             Ok(lock) if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() => {
                 let read = fs::read(dir.join("metadata.json")).unwrap_or_default();
@@ -216,11 +188,7 @@ fn remove_dir(dir: &Path) -> Result<()> {
 
 /// Makes a directory and its parents, for the user alone.
 pub fn private_dirs(dir: &Path) -> Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .with_context(|| format!("create {}", dir.display()))
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| format!("create {}", dir.display()))
 }
 
 /// Writes a file as a whole or not at all.
@@ -228,8 +196,7 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
     let mut file = NamedTempFile::new_in(path.parent().context("a file has a directory")?)?;
     file.write_all(content)?;
     file.as_file().sync_all()?;
-    file.persist(path)
-        .with_context(|| format!("write {}", path.display()))?;
+    file.persist(path).with_context(|| format!("write {}", path.display()))?;
     Ok(())
 }
 
@@ -253,21 +220,12 @@ mod tests {
     #[test]
     fn a_locked_directory_is_live_and_an_unlocked_one_abandoned() {
         let home = tempfile::tempdir().unwrap();
-        let paths = Paths {
-            home: home.path().into(),
-            cwd: "/".into(),
-        };
-        let metadata = Metadata {
-            identity: "a-11111".into(),
-            ..Metadata::default()
-        };
+        let paths = Paths { home: home.path().into(), cwd: "/".into() };
+        let metadata = Metadata { identity: "a-11111".into(), ..Metadata::default() };
         let state = State::create(&paths, &metadata).unwrap();
         assert!(State::create(&paths, &metadata).is_err());
         let (live, abandoned) = survey(&paths).unwrap();
-        assert_eq!(
-            (live.as_slice(), abandoned.len()),
-            (&["a-11111".to_owned()][..], 0)
-        );
+        assert_eq!((live.as_slice(), abandoned.len()), (&["a-11111".to_owned()][..], 0));
         drop(state);
         let (live, mut abandoned) = survey(&paths).unwrap();
         assert_eq!((live.len(), abandoned.len()), (0, 1));

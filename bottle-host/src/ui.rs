@@ -34,11 +34,7 @@ impl std::error::Error for Hinted {}
 
 /// An error that says what to type next.
 pub fn hinted(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
-    Hinted {
-        message: message.into(),
-        hint: hint.into(),
-    }
-    .into()
+    Hinted { message: message.into(), hint: hint.into() }.into()
 }
 
 /// The exit code of an error that is about usage.
@@ -70,27 +66,13 @@ pub fn error(error: &anyhow::Error) {
 fn hint_of(error: &anyhow::Error) -> Option<&str> {
     error.chain().find_map(|cause| {
         let own = cause.downcast_ref::<Hinted>().map(|h| h.hint.as_str());
-        own.or_else(|| {
-            cause
-                .downcast_ref::<bottle_api::error::StdError>()?
-                .0
-                .hint
-                .as_deref()
-        })
+        own.or_else(|| cause.downcast_ref::<bottle_api::error::StdError>()?.0.hint.as_deref())
     })
 }
 
 /// Text from outside (a guest, a repository, an engine) without what a terminal would obey.
 pub fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c.is_control() && c != '\t' {
-                '\u{fffd}'
-            } else {
-                c
-            }
-        })
-        .collect()
+    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
 /// Is there somebody to ask?
@@ -117,11 +99,7 @@ pub fn ask_secret(question: &str) -> Result<Zeroizing<String>> {
         .read(true)
         .write(true)
         .open("/dev/tty")
-        .map_err(|_| {
-            UsageError(format!(
-                "there is no terminal to ask on for {question}; start bottle from one"
-            ))
-        })?;
+        .map_err(|_| UsageError(format!("there is no terminal to ask on for {question}; start bottle from one")))?;
     let shown = tcgetattr(&terminal)?;
     let mut hidden = shown.clone();
     hidden.local_modes.remove(LocalModes::ECHO);
@@ -177,11 +155,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> Result<()> {
     }
     let mut out = io::stdout().lock();
     let mut line = |cells: Vec<String>| -> io::Result<()> {
-        let padded: Vec<String> = cells
-            .iter()
-            .zip(&widths)
-            .map(|(c, w)| format!("{c:w$}"))
-            .collect();
+        let padded: Vec<String> = cells.iter().zip(&widths).map(|(c, w)| format!("{c:w$}")).collect();
         writeln!(out, "{}", padded.join("  ").trim_end())
     };
     line(header.iter().map(|h| (*h).to_owned()).collect())?;

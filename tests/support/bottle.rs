@@ -36,27 +36,15 @@ impl Home {
                 ("DOCKER_HOST".into(), lab.docker_host.clone()),
                 ("CLAUDE_BOTTLE_BASE_IMAGE".into(), lab.base_image.clone()),
                 ("CLAUDE_BOTTLE_IMAGE".into(), "bottle-test:latest".into()),
-                (
-                    "CLAUDE_BOTTLE_SIDECAR_IMAGE".into(),
-                    "bottle-test-sidecars:latest".into(),
-                ),
-                (
-                    "CLAUDE_BOTTLE_UPSTREAM_CA".into(),
-                    dir.path().join("ca.pem").display().to_string(),
-                ),
+                ("CLAUDE_BOTTLE_SIDECAR_IMAGE".into(), "bottle-test-sidecars:latest".into()),
+                ("CLAUDE_BOTTLE_UPSTREAM_CA".into(), dir.path().join("ca.pem").display().to_string()),
                 ("CLAUDE_BOTTLE_OAUTH_TOKEN".into(), REAL_TOKEN.into()),
                 ("HOST_SECRET".into(), ENV_SECRET.into()),
             ],
             dir,
         };
         home.write("ca.pem", &authority.pem)?;
-        home.bottle(
-            "box",
-            &[&format!(
-                "{{host: api.anthropic.com, address: {}}}",
-                standin.address
-            )],
-        )?;
+        home.bottle("box", &[&format!("{{host: api.anthropic.com, address: {}}}", standin.address)])?;
         home.agent("dev", "box", "You are under test.")?;
         Ok(home)
     }
@@ -80,10 +68,7 @@ impl Home {
 
     /// Defines an agent.
     pub fn agent(&self, name: &str, bottle: &str, prompt: &str) -> Result<()> {
-        self.write(
-            &format!(".claude-bottle/agents/{name}.md"),
-            &format!("---\nbottle: {bottle}\n---\n{prompt}\n"),
-        )
+        self.write(&format!(".claude-bottle/agents/{name}.md"), &format!("---\nbottle: {bottle}\n---\n{prompt}\n"))
     }
 
     /// The home's path.
@@ -140,9 +125,7 @@ impl Home {
     /// The identities that have state here.
     pub fn identities(&self) -> Vec<String> {
         let entries = fs::read_dir(self.state()).into_iter().flatten().flatten();
-        entries
-            .map(|e| e.file_name().to_string_lossy().into_owned())
-            .collect()
+        entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
     }
 
     /// The lines of every egress log that is there now.
@@ -150,11 +133,7 @@ impl Home {
         self.identities()
             .iter()
             .filter_map(|identity| fs::read_to_string(self.state().join(identity).join("egress.jsonl")).ok())
-            .flat_map(|text| {
-                text.lines()
-                    .filter_map(|l| serde_json::from_str(l).ok())
-                    .collect::<Vec<_>>()
-            })
+            .flat_map(|text| text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect::<Vec<_>>())
             .collect()
     }
 }
@@ -175,21 +154,14 @@ impl Run {
     pub fn results(&self) -> Result<Vec<String>> {
         let json: Value = serde_json::from_str(self.stdout.trim())?;
         let results = json["results"].as_array().context("results")?;
-        Ok(results
-            .iter()
-            .map(|r| r["text"].as_str().unwrap_or_default().to_owned())
-            .collect())
+        Ok(results.iter().map(|r| r["text"].as_str().unwrap_or_default().to_owned()).collect())
     }
 }
 
 impl From<Output> for Run {
     fn from(output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Self {
-            code: output.status.code(),
-            stdout: text(output.stdout),
-            stderr: text(output.stderr),
-        }
+        Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 }
 
@@ -223,22 +195,12 @@ impl KillOnDrop {
         let (stdout, stderr) = (self.0.stdout.take(), self.0.stderr.take());
         let errors = thread::spawn(move || {
             let mut bytes = vec![];
-            stderr
-                .map(|mut from| from.read_to_end(&mut bytes))
-                .transpose()
-                .map(|_| bytes)
+            stderr.map(|mut from| from.read_to_end(&mut bytes)).transpose().map(|_| bytes)
         });
         let mut bytes = vec![];
         stdout.map(|mut from| from.read_to_end(&mut bytes)).transpose()?;
-        let errors = errors
-            .join()
-            .map_err(|_| anyhow::anyhow!("the reader panicked"))??;
-        Ok(Output {
-            status: self.0.wait()?,
-            stdout: bytes,
-            stderr: errors,
-        }
-        .into())
+        let errors = errors.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+        Ok(Output { status: self.0.wait()?, stdout: bytes, stderr: errors }.into())
     }
 }
 
@@ -273,11 +235,7 @@ pub fn left_in_engine(lab: &Lab, identity: &str) -> Result<Vec<String>> {
 pub fn assert_nothing_left(lab: &Lab, home: &Home, identity: &str) -> Result<()> {
     let in_engine = left_in_engine(lab, identity)?;
     anyhow::ensure!(in_engine.is_empty(), "left in the engine: {in_engine:?}");
-    anyhow::ensure!(
-        home.identities().is_empty(),
-        "left in the state directory: {:?}",
-        home.identities()
-    );
+    anyhow::ensure!(home.identities().is_empty(), "left in the state directory: {:?}", home.identities());
     let processes = processes_of(home);
     anyhow::ensure!(processes.is_empty(), "left running: {processes:?}");
     Ok(())
@@ -289,11 +247,7 @@ fn processes_of(home: &Home) -> Vec<String> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
         .filter(|e| fs::read(e.path().join("environ")).is_ok_and(|env| contains(&env, own.as_bytes())))
-        .map(|e| {
-            fs::read_to_string(e.path().join("cmdline"))
-                .unwrap_or_default()
-                .replace('\0', " ")
-        })
+        .map(|e| fs::read_to_string(e.path().join("cmdline")).unwrap_or_default().replace('\0', " "))
         .collect()
 }
 
@@ -304,9 +258,6 @@ pub fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 
 /// The identity that a preflight shows.
 pub fn identity_in(stderr: &str) -> Result<String> {
-    let line = stderr
-        .lines()
-        .find_map(|l| l.split_once("identity  "))
-        .context("a preflight with an identity")?;
+    let line = stderr.lines().find_map(|l| l.split_once("identity  ")).context("a preflight with an identity")?;
     Ok(line.1.trim().to_owned())
 }

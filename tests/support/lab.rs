@@ -43,34 +43,20 @@ impl Lab {
     }
 
     fn open() -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .parent()
-            .context("a workspace")?;
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("a workspace")?;
         let file = root.join("target/lab/lab.json");
         let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
         let json: serde_json::Value = serde_json::from_str(&text)?;
-        let text = |key: &str| {
-            json[key]
-                .as_str()
-                .map(str::to_owned)
-                .with_context(|| format!("lab.json: {key}"))
-        };
+        let text = |key: &str| json[key].as_str().map(str::to_owned).with_context(|| format!("lab.json: {key}"));
         let lab = Self {
             docker_host: text("docker_host")?,
             base_image: text("base_image")?,
             stage: root.join("target/stage"),
             dist: root.join("dist"),
         };
-        ensure!(
-            lab.docker(&["version"]).is_ok(),
-            "the engine at {} does not answer",
-            lab.docker_host
-        );
+        ensure!(lab.docker(&["version"]).is_ok(), "the engine at {} does not answer", lab.docker_host);
         ensure!(lab.stage.join("bin/bottle").exists(), "nothing is staged");
-        ensure!(
-            Path::new("/run/netns").join(NAMESPACE).exists(),
-            "the network namespace {NAMESPACE} is not there"
-        );
+        ensure!(Path::new("/run/netns").join(NAMESPACE).exists(), "the network namespace {NAMESPACE} is not there");
         Ok(lab)
     }
 
@@ -105,17 +91,10 @@ impl Lab {
 
 /// Runs a command; its standard output, or an error with all that it said.
 pub fn output(command: &mut Command) -> Result<String> {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command.output().with_context(|| format!("run {command:?}"))?;
+    let Output { status, stdout, stderr } = command.output().with_context(|| format!("run {command:?}"))?;
     let stdout = String::from_utf8_lossy(&stdout).into_owned();
     if !status.success() {
-        bail!(
-            "{command:?}: {status}: {stdout}{}",
-            String::from_utf8_lossy(&stderr)
-        );
+        bail!("{command:?}: {status}: {stdout}{}", String::from_utf8_lossy(&stderr));
     }
     Ok(stdout)
 }
@@ -151,11 +130,7 @@ impl Target {
                 note(&heard, format!("{n} bytes of UDP from {from}"));
             }
         });
-        let target = Self {
-            address,
-            port: 8000,
-            seen,
-        };
+        let target = Self { address, port: 8000, seen };
         target.iptables(&["-I", "PREROUTING", "-d", &address.to_string()])?;
         Ok(target)
     }
@@ -164,12 +139,8 @@ impl Target {
     pub fn packets(&self) -> Result<u64> {
         let table = self.iptables(&["-nvxL", "PREROUTING"])?;
         let own = self.address.to_string();
-        let line = table
-            .lines()
-            .find(|line| line.split_whitespace().any(|word| word == own));
-        let count = line
-            .and_then(|line| line.split_whitespace().next())
-            .context("the counter's rule")?;
+        let line = table.lines().find(|line| line.split_whitespace().any(|word| word == own));
+        let count = line.and_then(|line| line.split_whitespace().next()).context("the counter's rule")?;
         Ok(count.parse()?)
     }
 
@@ -179,11 +150,7 @@ impl Target {
     }
 
     fn iptables(&self, args: &[&str]) -> Result<String> {
-        output(
-            Command::new("ip")
-                .args(["netns", "exec", NAMESPACE, "iptables", "-w", "-t", "raw"])
-                .args(args),
-        )
+        output(Command::new("ip").args(["netns", "exec", NAMESPACE, "iptables", "-w", "-t", "raw"]).args(args))
     }
 }
 
@@ -206,11 +173,7 @@ impl HostCounter {
     /// `matching`: iptables' own words, `-i br-… -d …`.
     pub fn new(matching: &[&str]) -> Result<Self> {
         static NEXT: AtomicU8 = AtomicU8::new(0);
-        let name = format!(
-            "bottle-test-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::SeqCst)
-        );
+        let name = format!("bottle-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
         let mut rule: Vec<String> = matching.iter().map(|word| (*word).to_owned()).collect();
         rule.extend(["-m", "comment", "--comment", &name].map(str::to_owned));
         let counter = Self(rule);
@@ -222,19 +185,12 @@ impl HostCounter {
     pub fn packets(&self) -> Result<u64> {
         let table = output(Command::new("iptables").args(["-w", "-t", "raw", "-nvxL", "PREROUTING"]))?;
         let name = self.0.last().context("a rule has a name")?;
-        let line = table
-            .lines()
-            .find(|line| line.contains(name.as_str()))
-            .context("the counter's rule")?;
+        let line = table.lines().find(|line| line.contains(name.as_str())).context("the counter's rule")?;
         Ok(line.split_whitespace().next().context("a count")?.parse()?)
     }
 
     fn iptables(&self, verb: &str) -> Result<String> {
-        output(
-            Command::new("iptables")
-                .args(["-w", "-t", "raw", verb, "PREROUTING"])
-                .args(&self.0),
-        )
+        output(Command::new("iptables").args(["-w", "-t", "raw", verb, "PREROUTING"]).args(&self.0))
     }
 }
 

@@ -49,10 +49,7 @@ pub struct Seen {
 impl Seen {
     /// The value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, v)| v.as_str())
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 }
 
@@ -73,9 +70,7 @@ impl Standin {
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
         let (log, credential): (_, Arc<str>) = (seen.clone(), credential.into());
         thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async move {
                 let listener = TcpListener::from_std(listener)?;
                 loop {
@@ -85,11 +80,8 @@ impl Standin {
                         let Ok(tls) = acceptor.accept(stream).await else {
                             return;
                         };
-                        let service =
-                            service_fn(move |request| answer(request, log.clone(), credential.clone()));
-                        let _ = http1::Builder::new()
-                            .serve_connection(TokioIo::new(tls), service)
-                            .await;
+                        let service = service_fn(move |request| answer(request, log.clone(), credential.clone()));
+                        let _ = http1::Builder::new().serve_connection(TokioIo::new(tls), service).await;
                     });
                 }
                 #[allow(unreachable_code)]
@@ -112,50 +104,27 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-    let header = |name: &str| {
-        head.headers
-            .get(name)
-            .and_then(|v| v.to_str().ok())
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let given = Some(header(AUTHORIZATION.as_str()))
-        .filter(|v| !v.is_empty())
-        .unwrap_or_else(|| header("x-api-key"));
+    let header = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let given = Some(header(AUTHORIZATION.as_str())).filter(|v| !v.is_empty()).unwrap_or_else(|| header("x-api-key"));
     if let Ok(mut log) = log.lock() {
         log.push(Seen {
             method: head.method.to_string(),
-            path: head
-                .uri
-                .path_and_query()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
+            path: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
             headers: head
                 .headers
                 .iter()
-                .map(|(n, v)| {
-                    (
-                        n.as_str().to_owned(),
-                        String::from_utf8_lossy(v.as_bytes()).into_owned(),
-                    )
-                })
+                .map(|(n, v)| (n.as_str().to_owned(), String::from_utf8_lossy(v.as_bytes()).into_owned()))
                 .collect(),
             body: body.clone(),
         });
     }
     Ok(match (&head.method, head.uri.path()) {
-        (&Method::POST, "/v1/messages") if given != *credential => error(
-            StatusCode::UNAUTHORIZED,
-            "authentication_error",
-            "stand-in: not the expected credential",
-        ),
+        (&Method::POST, "/v1/messages") if given != *credential => {
+            error(StatusCode::UNAUTHORIZED, "authentication_error", "stand-in: not the expected credential")
+        }
         (&Method::POST, "/v1/messages") => match serde_json::from_slice::<Value>(&body) {
             Ok(body) => messages(&body),
-            Err(_) => error(
-                StatusCode::BAD_REQUEST,
-                "invalid_request_error",
-                "stand-in: not JSON",
-            ),
+            Err(_) => error(StatusCode::BAD_REQUEST, "invalid_request_error", "stand-in: not JSON"),
         },
         (_, "/api/hello" | "/v1/oauth/hello") => reply(StatusCode::OK, &json!({"message": "hello"})),
         _ => error(StatusCode::NOT_FOUND, "not_found_error", "stand-in: no such path"),
@@ -190,20 +159,14 @@ fn events(message: &Value) -> String {
     event("message_start", json!({"message": begun}));
     for (index, block) in message["content"].as_array().into_iter().flatten().enumerate() {
         let (empty, delta) = if block["type"] == "text" {
-            (
-                json!({"type": "text", "text": ""}),
-                json!({"type": "text_delta", "text": block["text"]}),
-            )
+            (json!({"type": "text", "text": ""}), json!({"type": "text_delta", "text": block["text"]}))
         } else {
             let mut empty = block.clone();
             empty["input"] = json!({});
             let input = block["input"].to_string();
             (empty, json!({"type": "input_json_delta", "partial_json": input}))
         };
-        event(
-            "content_block_start",
-            json!({"index": index, "content_block": empty}),
-        );
+        event("content_block_start", json!({"index": index, "content_block": empty}));
         event("content_block_delta", json!({"index": index, "delta": delta}));
         event("content_block_stop", json!({"index": index}));
     }
@@ -217,29 +180,15 @@ fn events(message: &Value) -> String {
 fn turn(body: &Value) -> (Value, &'static str) {
     let said = |text: String| (json!([{"type": "text", "text": text}]), "end_turn");
     let empty = vec![];
-    let users: Vec<&Value> = body["messages"]
-        .as_array()
-        .unwrap_or(&empty)
-        .iter()
-        .filter(|m| m["role"] == "user")
-        .collect();
-    let newest = users
-        .iter()
-        .rposition(|m| !prompt(m).is_empty())
-        .unwrap_or_default();
+    let users: Vec<&Value> =
+        body["messages"].as_array().unwrap_or(&empty).iter().filter(|m| m["role"] == "user").collect();
+    let newest = users.iter().rposition(|m| !prompt(m).is_empty()).unwrap_or_default();
     let prompt = users.get(newest).map(|m| prompt(m)).unwrap_or_default();
-    let steps: Vec<&str> = prompt
-        .lines()
-        .filter_map(|line| line.strip_prefix("@@"))
-        .collect();
+    let steps: Vec<&str> = prompt.lines().filter_map(|line| line.strip_prefix("@@")).collect();
     if steps.is_empty() {
         return said(format!("stand-in: {}", prompt.lines().last().unwrap_or_default()));
     }
-    let results: Vec<&Value> = users
-        .iter()
-        .skip(newest + 1)
-        .flat_map(|m| tool_results(m))
-        .collect();
+    let results: Vec<&Value> = users.iter().skip(newest + 1).flat_map(|m| tool_results(m)).collect();
     let Some(step) = steps.get(results.len()) else {
         let done: Vec<Value> = results
             .iter()
@@ -257,10 +206,7 @@ fn turn(body: &Value) -> (Value, &'static str) {
         _ => return said(rest.to_owned()),
     };
     let id = format!("toolu_{:024}", results.len());
-    (
-        json!([{"type": "tool_use", "id": id, "name": name, "input": input}]),
-        "tool_use",
-    )
+    (json!([{"type": "tool_use", "id": id, "name": name, "input": input}]), "tool_use")
 }
 
 /// What a person, or the test, wrote: no results of tools, none of the reminders that the client adds.
@@ -276,39 +222,24 @@ fn prompt(message: &Value) -> String {
 }
 
 fn tool_results(message: &Value) -> Vec<&Value> {
-    message["content"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|block| block["type"] == "tool_result")
-        .collect()
+    message["content"].as_array().into_iter().flatten().filter(|block| block["type"] == "tool_result").collect()
 }
 
 fn text(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
-        Value::Array(blocks) => blocks
-            .iter()
-            .filter_map(|block| block["text"].as_str())
-            .collect::<Vec<_>>()
-            .join("\n"),
+        Value::Array(blocks) => blocks.iter().filter_map(|block| block["text"].as_str()).collect::<Vec<_>>().join("\n"),
         _ => String::new(),
     }
 }
 
 fn error(status: StatusCode, kind: &str, message: &str) -> Response<Full<Bytes>> {
-    reply(
-        status,
-        &json!({"type": "error", "error": {"type": kind, "message": message}}),
-    )
+    reply(status, &json!({"type": "error", "error": {"type": kind, "message": message}}))
 }
 
 fn reply(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(value.to_string().into()));
     *response.status_mut() = status;
-    response.headers_mut().insert(
-        CONTENT_TYPE,
-        hyper::header::HeaderValue::from_static("application/json"),
-    );
+    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
     response
 }

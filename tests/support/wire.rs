@@ -28,14 +28,9 @@ impl Authority {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "bottle test authority");
+        params.distinguished_name.push(DnType::CommonName, "bottle test authority");
         let pem = params.self_signed(&key)?.pem();
-        Ok(Self {
-            issuer: Issuer::new(params, key),
-            pem,
-        })
+        Ok(Self { issuer: Issuer::new(params, key), pem })
     }
 
     /// A server's side of TLS for these hosts.
@@ -86,10 +81,7 @@ impl ProxyClient {
     pub fn tunnel(&self, target: &str) -> Result<TcpStream> {
         let mut stream = self.connect()?;
         let password = self.password();
-        write!(
-            stream,
-            "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nProxy-Authorization: Basic {password}\r\n\r\n"
-        )?;
+        write!(stream, "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nProxy-Authorization: Basic {password}\r\n\r\n")?;
         let head = read_head(&mut stream)?;
         if status_of(&head)? != 200 {
             bail!("{head}");
@@ -125,19 +117,13 @@ fn read_answer(from: &mut impl Read) -> Result<Answer> {
     let head = read_head(from)?;
     let status = status_of(&head)?;
     let lower = head.to_ascii_lowercase();
-    let length = lower
-        .lines()
-        .find_map(|l| l.strip_prefix("content-length:"))
-        .and_then(|v| v.trim().parse().ok());
+    let length = lower.lines().find_map(|l| l.strip_prefix("content-length:")).and_then(|v| v.trim().parse().ok());
     let mut body = vec![];
     match length {
         Some(length) => from.take(length).read_to_end(&mut body).map(drop)?,
         None => drop(from.read_to_end(&mut body)),
     }
-    Ok(Answer {
-        status,
-        body: String::from_utf8_lossy(&body).into_owned(),
-    })
+    Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
 }
 
 fn read_head(from: &mut impl Read) -> Result<String> {

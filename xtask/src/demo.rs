@@ -11,14 +11,6 @@ use std::process::ExitCode;
 pub(crate) fn demo() -> Result<ExitCode> {
     setup::setup()?;
     stage::stage()?;
-    run(cargo().args([
-        "run",
-        "--quiet",
-        "--locked",
-        "-p",
-        "bottle-tests",
-        "--bin",
-        "demo",
-    ]))?;
+    run(cargo().args(["run", "--quiet", "--locked", "-p", "bottle-tests", "--bin", "demo"]))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -34,10 +34,7 @@ pub(crate) fn package() -> Result<PathBuf> {
         install(&built, &backends.join(&file))?;
         install(&built, &root().join("plugins").join(&file))?;
     }
-    install(
-        &sidecar(PROFILE)?,
-        &tree.join(format!("libexec/bottle/bottle-sidecar-{arch}")),
-    )?;
+    install(&sidecar(PROFILE)?, &tree.join(format!("libexec/bottle/bottle-sidecar-{arch}")))?;
     for file in ["README.md", "LICENSE-MIT", "LICENSE-APACHE"] {
         fs::copy(root().join(file), tree.join(file)).with_context(|| format!("copy {file}"))?;
     }
@@ -49,25 +46,14 @@ pub(crate) fn package() -> Result<PathBuf> {
     let tarball = dist.join(format!("{name}.tar.gz"));
     pack(&dist, &name, &tarball)?;
     let sum = sha256(&tarball)?;
-    fs::write(
-        dist.join(format!("{name}.tar.gz.sha256")),
-        format!("{sum}  {name}.tar.gz\n"),
-    )?;
-    eprintln!(
-        "xtask: {} ({} bytes, sha256 {sum})",
-        tarball.display(),
-        fs::metadata(&tarball)?.len()
-    );
+    fs::write(dist.join(format!("{name}.tar.gz.sha256")), format!("{sum}  {name}.tar.gz\n"))?;
+    eprintln!("xtask: {} ({} bytes, sha256 {sum})", tarball.display(), fs::metadata(&tarball)?.len());
     Ok(tarball)
 }
 
 fn version() -> Result<String> {
     let id = output(cargo().args(["pkgid", "-p", "bottle-host"]))?;
-    id.trim()
-        .rsplit(['@', '#'])
-        .next()
-        .map(str::to_owned)
-        .context("cargo pkgid names a version")
+    id.trim().rsplit(['@', '#']).next().map(str::to_owned).context("cargo pkgid names a version")
 }
 
 /// Lists every file below a directory, but for itself and what is not the package's.
@@ -98,31 +84,13 @@ fn prove(tree: &Path) -> Result<()> {
     let said = output(command.args(["backends", "--probe"]).env_clear().current_dir("/"))?;
     eprint!("{said}");
     let loaded = said.lines().filter(|line| line.contains(" loads, ")).count();
-    ensure!(
-        loaded == BACKENDS.len(),
-        "{loaded} of {} packaged plugins load",
-        BACKENDS.len()
-    );
+    ensure!(loaded == BACKENDS.len(), "{loaded} of {} packaged plugins load", BACKENDS.len());
     Ok(())
 }
 
 fn pack(dist: &Path, name: &str, tarball: &Path) -> Result<()> {
     let epoch = std::env::var("SOURCE_DATE_EPOCH").unwrap_or_else(|_| "0".into());
     let mtime = format!("--mtime=@{epoch}");
-    let same = [
-        "--sort=name",
-        "--owner=0",
-        "--group=0",
-        "--numeric-owner",
-        "--format=ustar",
-        "-I",
-        "gzip -n9",
-        &mtime,
-    ];
-    run(Command::new("tar")
-        .args(same)
-        .arg("-cf")
-        .arg(tarball)
-        .arg(name)
-        .current_dir(dist))
+    let same = ["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--format=ustar", "-I", "gzip -n9", &mtime];
+    run(Command::new("tar").args(same).arg("-cf").arg(tarball).arg(name).current_dir(dist))
 }

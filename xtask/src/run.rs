@@ -11,9 +11,7 @@ use std::{
 
 /// The checkout.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .map_or_else(PathBuf::new, Path::to_owned)
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_owned)
 }
 
 /// The cargo that runs this.
@@ -34,10 +32,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// Runs a command; its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let output = command
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("run {command:?}"))?;
+    let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("run {command:?}"))?;
     if !output.status.success() {
         bail!("{command:?}: {}", output.status);
     }
@@ -48,15 +43,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 /// into another, as they would not for a third party.
 pub(crate) fn build(package: &str, args: &[&str], rustflags: &str) -> Result<Vec<PathBuf>> {
     let mut command = cargo();
-    command
-        .args([
-            "build",
-            "--locked",
-            "--message-format=json-render-diagnostics",
-            "-p",
-            package,
-        ])
-        .args(args);
+    command.args(["build", "--locked", "--message-format=json-render-diagnostics", "-p", package]).args(args);
     if !rustflags.is_empty() {
         command.env("RUSTFLAGS", rustflags);
     }
@@ -64,15 +51,10 @@ pub(crate) fn build(package: &str, args: &[&str], rustflags: &str) -> Result<Vec
     let mut files = vec![];
     for line in messages.lines() {
         let message: serde_json::Value = serde_json::from_str(line)?;
-        let ours = message["package_id"]
-            .as_str()
-            .is_some_and(|id| id.contains(package) || id.ends_with(&short(package)));
+        let ours =
+            message["package_id"].as_str().is_some_and(|id| id.contains(package) || id.ends_with(&short(package)));
         if message["reason"] == "compiler-artifact" && ours {
-            let kept = message["filenames"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .chain([&message["executable"]]);
+            let kept = message["filenames"].as_array().into_iter().flatten().chain([&message["executable"]]);
             files.extend(kept.filter_map(|file| file.as_str()).map(PathBuf::from));
         }
     }
@@ -86,12 +68,8 @@ fn short(package: &str) -> String {
 
 /// The built file of that name.
 pub(crate) fn artifact(files: &[PathBuf], name: &str) -> Result<PathBuf> {
-    let found = files
-        .iter()
-        .find(|file| file.file_name().is_some_and(|n| n == name));
-    found
-        .cloned()
-        .with_context(|| format!("cargo built no {name} (but {files:?})"))
+    let found = files.iter().find(|file| file.file_name().is_some_and(|n| n == name));
+    found.cloned().with_context(|| format!("cargo built no {name} (but {files:?})"))
 }
 
 /// Copies a program to its place under a new inode: a loaded library that is written over ends its process.
@@ -112,10 +90,7 @@ pub(crate) fn sha256(file: &Path) -> Result<String> {
 /// This machine's target triple and Debian's word for its processor.
 pub(crate) fn host_target() -> Result<(String, &'static str)> {
     let said = output(Command::new("rustc").arg("-vV"))?;
-    let triple = said
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .context("rustc -vV names no host")?;
+    let triple = said.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
     let arch = match triple.split('-').next() {
         Some("x86_64") => "amd64",
         Some("aarch64") => "arm64",

@@ -33,26 +33,17 @@ const HOSTS: &str = "198.51.100.128/25";
 
 /// Makes the lab.
 pub(crate) fn setup() -> Result<()> {
-    ensure!(
-        output(Command::new("id").arg("-u"))?.trim() == "0",
-        "the lab needs root: it starts a Docker engine"
-    );
+    ensure!(output(Command::new("id").arg("-u"))?.trim() == "0", "the lab needs root: it starts a Docker engine");
     install_packages(PACKAGES)?;
     let said = output(&mut script("engine.sh"))?;
-    let docker_host = said
-        .trim()
-        .strip_prefix("DOCKER_HOST=")
-        .context("engine.sh printed no DOCKER_HOST")?
-        .to_owned();
+    let docker_host = said.trim().strip_prefix("DOCKER_HOST=").context("engine.sh printed no DOCKER_HOST")?.to_owned();
     let lab = root().join("target/lab");
     fs::create_dir_all(&lab)?;
     let base_image = base_image(&lab, &docker_host)?;
     network()?;
     let json = serde_json::json!({ "docker_host": docker_host, "base_image": base_image });
     fs::write(lab.join("lab.json"), serde_json::to_vec_pretty(&json)?)?;
-    eprintln!(
-        "xtask: the lab is up: {docker_host}, {base_image}, {HOSTS} in the network namespace {NAMESPACE}"
-    );
+    eprintln!("xtask: the lab is up: {docker_host}, {base_image}, {HOSTS} in the network namespace {NAMESPACE}");
     Ok(())
 }
 
@@ -69,11 +60,7 @@ fn script(name: &str) -> Command {
 }
 
 fn install_packages(wanted: &[&str]) -> Result<()> {
-    let missing: Vec<&str> = wanted
-        .iter()
-        .copied()
-        .filter(|package| !is_installed(package))
-        .collect();
+    let missing: Vec<&str> = wanted.iter().copied().filter(|package| !is_installed(package)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -91,9 +78,7 @@ fn install_packages(wanted: &[&str]) -> Result<()> {
 }
 
 fn is_installed(package: &str) -> bool {
-    let query = Command::new("dpkg-query")
-        .args(["-W", "-f=${db:Status-Abbrev}", package])
-        .output();
+    let query = Command::new("dpkg-query").args(["-W", "-f=${db:Status-Abbrev}", package]).output();
     query.is_ok_and(|out| out.stdout.starts_with(b"ii"))
 }
 
@@ -102,17 +87,11 @@ fn base_image(lab: &Path, docker_host: &str) -> Result<String> {
     let script_sum = sha256(&root().join("xtask/scripts/base-image.sh"))?;
     let pin = Pin::read()?;
     let name = format!("bottle-test-base:{}-{}", pin.version, &script_sum[..8]);
-    let known = Command::new("docker")
-        .env("DOCKER_HOST", docker_host)
-        .args(["image", "inspect", &name])
-        .output()?;
+    let known = Command::new("docker").env("DOCKER_HOST", docker_host).args(["image", "inspect", &name]).output()?;
     if !known.status.success() {
         let claude = claude(lab, &pin)?;
         eprintln!("xtask: making the base image {name}");
-        run(script("base-image.sh")
-            .arg(&name)
-            .arg(claude)
-            .env("DOCKER_HOST", docker_host))?;
+        run(script("base-image.sh").arg(&name).arg(claude).env("DOCKER_HOST", docker_host))?;
     }
     Ok(name)
 }
@@ -129,24 +108,10 @@ impl Pin {
     fn read() -> Result<Self> {
         let (_, arch) = host_target()?;
         let text = fs::read_to_string(root().join("backends/kit/recipes/claude.pins"))?;
-        let word = |line: &str, n: usize| {
-            line.split_whitespace()
-                .nth(n)
-                .map(str::to_owned)
-                .context("claude.pins")
-        };
-        let line = |first: &str| {
-            text.lines()
-                .find(|l| l.starts_with(&format!("{first} ")))
-                .context("claude.pins")
-        };
+        let word = |line: &str, n: usize| line.split_whitespace().nth(n).map(str::to_owned).context("claude.pins");
+        let line = |first: &str| text.lines().find(|l| l.starts_with(&format!("{first} "))).context("claude.pins");
         let (version, own) = (line("version")?, line(arch)?);
-        Ok(Self {
-            version: word(version, 1)?,
-            package: word(own, 1)?,
-            integrity: word(own, 2)?,
-            sha256: word(own, 3)?,
-        })
+        Ok(Self { version: word(version, 1)?, package: word(own, 1)?, integrity: word(own, 2)?, sha256: word(own, 3)? })
     }
 }
 
@@ -161,17 +126,10 @@ fn claude(lab: &Path, pin: &Pin) -> Result<PathBuf> {
     }
     eprintln!("xtask: fetching {}@{}", pin.package, pin.version);
     let what = format!("{}@{}", pin.package, pin.version);
-    let packed = output(
-        Command::new("npm")
-            .args(["pack", "--silent", &what])
-            .current_dir(lab),
-    )?;
+    let packed = output(Command::new("npm").args(["pack", "--silent", &what]).current_dir(lab))?;
     let tarball = lab.join(packed.lines().last().context("npm pack names a file")?.trim());
     let integrity = format!("{:x}", Sha512::digest(fs::read(&tarball)?));
-    ensure!(
-        integrity == pin.integrity,
-        "{what} is not the package that is pinned: {integrity}"
-    );
+    ensure!(integrity == pin.integrity, "{what} is not the package that is pinned: {integrity}");
     run(Command::new("tar")
         .arg("-xzf")
         .arg(&tarball)
@@ -190,14 +148,8 @@ fn network() -> Result<()> {
     if Path::new("/run/netns").join(NAMESPACE).exists() && reaches() {
         return Ok(());
     }
-    let _ = Command::new("ip")
-        .args(["netns", "del", NAMESPACE])
-        .stderr(Stdio::null())
-        .status();
-    let _ = Command::new("ip")
-        .args(["link", "del", "bottle-lab0"])
-        .stderr(Stdio::null())
-        .status();
+    let _ = Command::new("ip").args(["netns", "del", NAMESPACE]).stderr(Stdio::null()).status();
+    let _ = Command::new("ip").args(["link", "del", "bottle-lab0"]).stderr(Stdio::null()).status();
     for line in [
         format!("netns add {NAMESPACE}"),
         format!("link add bottle-lab0 type veth peer name lab0 netns {NAMESPACE}"),
@@ -217,8 +169,6 @@ fn network() -> Result<()> {
 }
 
 fn reaches() -> bool {
-    let ping = Command::new("ping")
-        .args(["-c1", "-W1", "198.51.100.129"])
-        .output();
+    let ping = Command::new("ping").args(["-c1", "-W1", "198.51.100.129"]).output();
     ping.is_ok_and(|out| out.status.success())
 }

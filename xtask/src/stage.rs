@@ -11,25 +11,15 @@ pub(crate) const BACKENDS: [&str; 1] = ["docker"];
 /// Builds and lays out `target/stage`.
 pub(crate) fn stage() -> Result<()> {
     let stage = root().join("target/stage");
-    let host = build(
-        "bottle-host",
-        &["--features", "fault-points", "--bin", "bottle"],
-        "",
-    )?;
+    let host = build("bottle-host", &["--features", "fault-points", "--bin", "bottle"], "")?;
     install(&artifact(&host, "bottle")?, &stage.join("bin/bottle"))?;
     for name in BACKENDS {
         let files = build(&format!("bottle-backend-{name}"), &[], "")?;
         let file = format!("libbottle_backend_{name}.so");
-        install(
-            &artifact(&files, &file)?,
-            &stage.join("lib/bottle/backends").join(&file),
-        )?;
+        install(&artifact(&files, &file)?, &stage.join("lib/bottle/backends").join(&file))?;
     }
     let (_, arch) = host_target()?;
-    install(
-        &sidecar("release")?,
-        &stage.join(format!("libexec/bottle/bottle-sidecar-{arch}")),
-    )?;
+    install(&sidecar("release")?, &stage.join(format!("libexec/bottle/bottle-sidecar-{arch}")))?;
     second_backend()
 }
 

@@ -33,9 +33,7 @@ struct Lane {
 
 const LANES: [Lane; 9] = [
     lane("setup", 300, true, || check(setup::setup())),
-    lane("fmt", 20, false, || {
-        check(run(cargo().args(["fmt", "--all", "--check"])))
-    }),
+    lane("fmt", 20, false, || check(run(cargo().args(["fmt", "--all", "--check"])))),
     lane("tidy", 10, false, || check(tidy::tidy())),
     lane("clippy", 240, false, clippy),
     lane("doc", 120, false, doc),
@@ -46,12 +44,7 @@ const LANES: [Lane; 9] = [
 ];
 
 const fn lane(name: &'static str, seconds: u64, needs_lab: bool, run: fn() -> Result<Counts>) -> Lane {
-    Lane {
-        name,
-        budget: Duration::from_secs(seconds),
-        needs_lab,
-        run,
-    }
+    Lane { name, budget: Duration::from_secs(seconds), needs_lab, run }
 }
 
 /// Runs all lanes. One that fails does not keep the others from running.
@@ -69,10 +62,7 @@ pub(crate) fn test() -> Result<ExitCode> {
         let began = Instant::now();
         let counts = (lane.run)().unwrap_or_else(|error| {
             eprintln!("xtask: {}: {error:#}", lane.name);
-            Counts {
-                failed: 1,
-                ..Counts::default()
-            }
+            Counts { failed: 1, ..Counts::default() }
         });
         let took = began.elapsed();
         total.passed += counts.passed;
@@ -91,47 +81,23 @@ pub(crate) fn test() -> Result<ExitCode> {
         ));
     }
     println!("\n{}\n", rows.join("\n"));
-    println!(
-        "{} passed, {} failed, {} skipped",
-        total.passed, total.failed, total.skipped
-    );
-    Ok(if total.failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
+    Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// A lane that is one check.
 fn check(result: Result<()>) -> Result<Counts> {
-    result.map(|()| Counts {
-        passed: 1,
-        ..Counts::default()
-    })
+    result.map(|()| Counts { passed: 1, ..Counts::default() })
 }
 
 fn clippy() -> Result<Counts> {
-    let args = [
-        "clippy",
-        "--locked",
-        "--quiet",
-        "--workspace",
-        "--all-targets",
-        "--features",
-        "bottle-host/fault-points",
-    ];
+    let args =
+        ["clippy", "--locked", "--quiet", "--workspace", "--all-targets", "--features", "bottle-host/fault-points"];
     check(run(cargo().args(args).args(["--", "-D", "warnings"])))
 }
 
 fn doc() -> Result<Counts> {
-    let args = [
-        "doc",
-        "--locked",
-        "--quiet",
-        "--workspace",
-        "--no-deps",
-        "--document-private-items",
-    ];
+    let args = ["doc", "--locked", "--quiet", "--workspace", "--no-deps", "--document-private-items"];
     check(run(cargo().args(args).env("RUSTDOCFLAGS", "-D warnings")))
 }
 
@@ -147,10 +113,7 @@ fn end_to_end() -> Result<Counts> {
 /// Runs tests, passing their output on and adding up what each test program closes with.
 fn cargo_test(args: &[&str]) -> Result<Counts> {
     let mut command = cargo();
-    command
-        .args(["test", "--locked", "--no-fail-fast"])
-        .args(args)
-        .stdout(Stdio::piped());
+    command.args(["test", "--locked", "--no-fail-fast"]).args(args).stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("run {command:?}"))?;
     let mut counts = Counts::default();
     for line in BufReader::new(child.stdout.take().context("its output")?).lines() {
@@ -174,6 +137,5 @@ fn cargo_test(args: &[&str]) -> Result<Counts> {
 fn count(result: &str, word: &str) -> u32 {
     let words: Vec<&str> = result.split([' ', ';']).filter(|w| !w.is_empty()).collect();
     let at = words.iter().position(|w| *w == word);
-    at.and_then(|at| words.get(at.checked_sub(1)?)?.parse().ok())
-        .unwrap_or(0)
+    at.and_then(|at| words.get(at.checked_sub(1)?)?.parse().ok()).unwrap_or(0)
 }

@@ -6,41 +6,23 @@ use std::{fs, process::Command};
 
 const MAX_LINES: usize = 500;
 /// Where `unsafe` may stand.
-const UNSAFE_ROOMS: [&str; 3] = [
-    "bottle-api/src/",
-    "bottle-host/src/plugin/",
-    "backends/namespace/",
-];
+const UNSAFE_ROOMS: [&str; 3] = ["bottle-api/src/", "bottle-host/src/plugin/", "backends/namespace/"];
 /// Crates that a directory's crate may not depend on: knowledge flows one way.
 const FORBIDDEN: [(&str, &[&str]); 5] = [
     ("bottle-api/Cargo.toml", &["bottle-"]),
     ("backends/policy/Cargo.toml", &["bottle-"]),
-    (
-        "backends/kit/Cargo.toml",
-        &["bottle-host", "bottle-policy", "bottle-backend"],
-    ),
+    ("backends/kit/Cargo.toml", &["bottle-host", "bottle-policy", "bottle-backend"]),
     ("backends/docker/Cargo.toml", &["bottle-host", "bottle-policy"]),
-    (
-        "bottle-host/Cargo.toml",
-        &["bottle-kit", "bottle-backend", "bollard"],
-    ),
+    ("bottle-host/Cargo.toml", &["bottle-kit", "bottle-backend", "bollard"]),
 ];
 /// What a backend never does by itself: print, read the environment, install handlers (tests excepted).
-const BACKEND_NEVER: [&str; 6] = [
-    "println!",
-    "eprintln!",
-    "std::env::var",
-    "env::set_var",
-    "signal_hook",
-    "tokio::signal",
-];
+const BACKEND_NEVER: [&str; 6] =
+    ["println!", "eprintln!", "std::env::var", "env::set_var", "signal_hook", "tokio::signal"];
 
 /// Fails with every line that breaks one of them.
 pub(crate) fn tidy() -> Result<()> {
     let files = output(
-        Command::new("git")
-            .args(["ls-files", "--cached", "--others", "--exclude-standard"])
-            .current_dir(root()),
+        Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(root()),
     )?;
     let mut found = vec![];
     for file in files.lines().filter(|file| root().join(file).exists()) {
@@ -51,13 +33,8 @@ pub(crate) fn tidy() -> Result<()> {
     for (manifest, never) in FORBIDDEN {
         let text = fs::read_to_string(root().join(manifest))?;
         let dependencies = text.split_once("[dependencies]").map_or("", |(_, rest)| rest);
-        let dependencies = dependencies
-            .split_once("\n[")
-            .map_or(dependencies, |(own, _)| own);
-        for line in dependencies
-            .lines()
-            .filter(|line| never.iter().any(|n| line.starts_with(n)))
-        {
+        let dependencies = dependencies.split_once("\n[").map_or(dependencies, |(own, _)| own);
+        for line in dependencies.lines().filter(|line| never.iter().any(|n| line.starts_with(n))) {
             found.push(format!("{manifest}: must not depend on {line}"));
         }
     }
@@ -83,12 +60,7 @@ fn check_source(file: &str, text: &str, found: &mut Vec<String>) {
     if has_unsafe && !UNSAFE_ROOMS.iter().any(|room| file.starts_with(room)) {
         found.push(format!("{file}: unsafe code outside its rooms"));
     }
-    let backend = [
-        "backends/docker/",
-        "backends/kit/",
-        "backends/smolmachines/",
-        "backends/namespace/",
-    ];
+    let backend = ["backends/docker/", "backends/kit/", "backends/smolmachines/", "backends/namespace/"];
     if backend.iter().any(|dir| file.starts_with(dir)) {
         for never in BACKEND_NEVER.iter().filter(|never| code.contains(**never)) {
             found.push(format!("{file}: a backend never uses {never}"));

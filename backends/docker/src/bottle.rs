@@ -1,8 +1,8 @@
 //! A running bottle in Docker.
 
 use bottle_api::{
-    Bottle, BottleInfo, BottleSpec, Cancel, ChannelRequest, CleanupRequest, Error, ErrorKind, GetRequest,
-    Host, PutRequest, Result, StartRequest, Stdio,
+    Bottle, BottleInfo, BottleSpec, Cancel, ChannelRequest, CleanupRequest, Error, ErrorKind, GetRequest, Host,
+    PutRequest, Result, StartRequest, Stdio,
 };
 use bottle_kit::{
     bundle::{Bundle, SIDECAR_NAMES},
@@ -76,11 +76,7 @@ impl Bottle for DockerBottle {
     }
 
     fn get(&self, req: &GetRequest, tar: File, cancel: &Cancel) -> Result<()> {
-        block_on(async {
-            Stop::follow(cancel)?
-                .or(container::get(&self.engine, &self.container, req, tar))
-                .await
-        })
+        block_on(async { Stop::follow(cancel)?.or(container::get(&self.engine, &self.container, req, tar)).await })
     }
 
     fn channel(&self, req: &ChannelRequest) -> Result<OwnedFd> {
@@ -88,19 +84,11 @@ impl Bottle for DockerBottle {
             return Err(Error::unsupported(&format!("a channel named {}", req.name)));
         }
         let taken = || Error::new(ErrorKind::CONFLICT, "the sidecar's channel was taken already");
-        self.channel
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-            .ok_or_else(taken)
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(taken)
     }
 
     fn close(&self, deadline: Duration) -> Result<()> {
-        let req = CleanupRequest {
-            sweep: true,
-            owner: self.owner.clone(),
-            ..CleanupRequest::default()
-        };
+        let req = CleanupRequest { sweep: true, owner: self.owner.clone(), ..CleanupRequest::default() };
         let outcome = block_on(async {
             let mut sweep = sweep::plan(&self.engine, &req).await?;
             sweep.items.retain(|item| item.identity == self.identity);
@@ -110,10 +98,7 @@ impl Bottle for DockerBottle {
             None => Ok(()),
             Some((item, why)) => Err(Error::new(
                 ErrorKind::RUNTIME,
-                format!(
-                    "the {} {} of the bottle {} is left: {why}",
-                    item.kind, item.name, self.name
-                ),
+                format!("the {} {} of the bottle {} is left: {why}", item.kind, item.name, self.name),
             )
             .hint("Try again: `bottle cleanup`.")),
         }

@@ -34,10 +34,7 @@ pub(crate) fn container_name(spec: &BottleSpec) -> String {
 }
 
 fn pinned(spec: &BottleSpec) -> Option<&str> {
-    spec.env
-        .get(CONTAINER_ENV)
-        .map(String::as_str)
-        .filter(|name| !name.is_empty())
+    spec.env.get(CONTAINER_ENV).map(String::as_str).filter(|name| !name.is_empty())
 }
 
 /// Makes everything that the bottle consists of, up to provisioning.
@@ -61,28 +58,12 @@ pub(crate) async fn launch(
     stop.check()?;
     host.step("start the sidecar and the agent's container");
     let (sidecar, agent) = tokio::join!(
-        bundle::start(
-            engine,
-            host,
-            spec,
-            &sidecar_image,
-            &internal,
-            &egress,
-            req,
-            secrets,
-            stop
-        ),
+        bundle::start(engine, host, spec, &sidecar_image, &internal, &egress, req, secrets, stop),
         start_agent(engine, host, spec, &agent_image, platform.helper, &internal, stop),
     );
     let (sidecar, (id, name)) = (sidecar?, agent?);
     stop.check()?;
-    Ok(DockerBottle::new(
-        host.clone(),
-        engine.clone(),
-        spec,
-        (id, name),
-        sidecar,
-    ))
+    Ok(DockerBottle::new(host.clone(), engine.clone(), spec, (id, name), sidecar))
 }
 
 /// The agent's container, on the internal network alone, its first process the helper.
@@ -98,16 +79,7 @@ async fn start_agent(
     let body = agent_body(spec, image, internal);
     let (id, name) = container::create(engine, host, spec, Role::Agent, pinned(spec), body, stop).await?;
     let helper = FileEntry::root(HELPER_PATH, helper).mode(0o755);
-    container::put(
-        engine,
-        &id,
-        &PutRequest {
-            dest: "/".into(),
-            owner: None,
-        },
-        pack(&[helper])?,
-    )
-    .await?;
+    container::put(engine, &id, &PutRequest { dest: "/".into(), owner: None }, pack(&[helper])?).await?;
     stop.check()?;
     container::start(engine, &id, &name).await?;
     Ok((id, name))
@@ -123,10 +95,7 @@ fn agent_body(spec: &BottleSpec, image: &str, internal: &Network) -> ContainerCr
         dns_search: Some(vec![".".into()]),
         memory: Some(memory),
         memory_swap: Some(memory),
-        nano_cpus: spec
-            .limits
-            .milli_cpus
-            .map(|milli| signed(milli.saturating_mul(1_000_000))),
+        nano_cpus: spec.limits.milli_cpus.map(|milli| signed(milli.saturating_mul(1_000_000))),
         pids_limit: Some(signed(spec.limits.pids.unwrap_or(DEFAULT_PIDS))),
         ..bundle::hardened()
     };

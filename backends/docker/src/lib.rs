@@ -12,8 +12,8 @@ mod launch;
 
 use bottle::DockerBottle;
 use bottle_api::{
-    ActiveBottle, Backend, BackendInfo, BottleSpec, Cancel, CleanupOutcome, CleanupRequest, Diagnosis,
-    EnvRequest, Finding, Host, LaunchRequest, Plan, PlanSummary, Result, secret::Secrets,
+    ActiveBottle, Backend, BackendInfo, BottleSpec, Cancel, CleanupOutcome, CleanupRequest, Diagnosis, EnvRequest,
+    Finding, Host, LaunchRequest, Plan, PlanSummary, Result, secret::Secrets,
 };
 use bottle_kit::{
     blocks::POOL_ENV,
@@ -78,22 +78,10 @@ impl Backend for DockerBackend {
         });
         let what = "Docker engine".to_owned();
         let finding = match found {
-            Ok(found) => Finding {
-                what,
-                ok: true,
-                found,
-                hint: None,
-            },
-            Err(error) => Finding {
-                what,
-                ok: false,
-                found: error.to_string(),
-                hint: error.hint,
-            },
+            Ok(found) => Finding { what, ok: true, found, hint: None },
+            Err(error) => Finding { what, ok: false, found: error.to_string(), hint: error.hint },
         };
-        Ok(Diagnosis {
-            findings: vec![finding],
-        })
+        Ok(Diagnosis { findings: vec![finding] })
     }
 
     fn validate(&self, spec: &BottleSpec, cancel: &Cancel) -> Result<()> {

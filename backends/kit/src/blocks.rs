@@ -37,24 +37,15 @@ impl fmt::Display for Block {
 
 /// Every block of a pool once, from a place that `seed` decides, without those that a route of this machine covers.
 pub fn blocks(pool: &str, seed: &str, taken: &[(u32, u8)]) -> Result<Vec<Block>> {
-    let (base, bits) = parse(pool)
-        .filter(|(_, bits)| (8..=BLOCK_BITS).contains(bits))
-        .ok_or_else(|| {
-            Error::new(
-                ErrorKind::INVALID_SPEC,
-                format!("{POOL_ENV}={pool} is no IPv4 network of /8 to /{BLOCK_BITS}"),
-            )
+    let (base, bits) = parse(pool).filter(|(_, bits)| (8..=BLOCK_BITS).contains(bits)).ok_or_else(|| {
+        Error::new(ErrorKind::INVALID_SPEC, format!("{POOL_ENV}={pool} is no IPv4 network of /8 to /{BLOCK_BITS}"))
             .hint(format!("Write it like {DEFAULT_POOL}."))
-        })?;
+    })?;
     let count = 1_u32 << (BLOCK_BITS - bits);
-    let first = seed.bytes().fold(0x811c_9dc5_u32, |hash, b| {
-        (hash ^ u32::from(b)).wrapping_mul(0x0100_0193)
-    });
+    let first = seed.bytes().fold(0x811c_9dc5_u32, |hash, b| (hash ^ u32::from(b)).wrapping_mul(0x0100_0193));
     let size = 1 << (32 - BLOCK_BITS);
     Ok((0..count)
-        .map(|n| Block {
-            base: base + (first.wrapping_add(n) % count) * size,
-        })
+        .map(|n| Block { base: base + (first.wrapping_add(n) % count) * size })
         .filter(|block| !taken.iter().any(|route| block.overlaps(*route)))
         .collect())
 }
@@ -68,18 +59,14 @@ pub fn routes() -> Vec<(u32, u8)> {
 /// Linux's `/proc/net/route`: columns 2 and 8 are address and mask, hexadecimal, in the machine's own byte order.
 fn parse_routes(table: &str) -> Vec<(u32, u8)> {
     let field = |word: Option<&&str>| {
-        word.and_then(|w| u32::from_str_radix(w, 16).ok())
-            .map(|n| u32::from_be(n.to_be()).swap_bytes())
+        word.and_then(|w| u32::from_str_radix(w, 16).ok()).map(|n| u32::from_be(n.to_be()).swap_bytes())
     };
     table
         .lines()
         .skip(1)
         .filter_map(|line| {
             let words: Vec<&str> = line.split_whitespace().collect();
-            Some((
-                field(words.get(1))?,
-                u8::try_from(field(words.get(7))?.count_ones()).ok()?,
-            ))
+            Some((field(words.get(1))?, u8::try_from(field(words.get(7))?.count_ones()).ok()?))
         })
         .filter(|(_, bits)| *bits > 0)
         .collect()
@@ -87,10 +74,7 @@ fn parse_routes(table: &str) -> Vec<(u32, u8)> {
 
 fn parse(network: &str) -> Option<(u32, u8)> {
     let (address, bits) = network.split_once('/')?;
-    let (address, bits) = (
-        u32::from(address.parse::<Ipv4Addr>().ok()?),
-        bits.parse::<u8>().ok()?,
-    );
+    let (address, bits) = (u32::from(address.parse::<Ipv4Addr>().ok()?), bits.parse::<u8>().ok()?);
     (bits <= 32 && address & !mask(bits) == 0).then_some((address, bits))
 }
 
@@ -111,24 +95,12 @@ mod tests {
         let taken = [parse("10.231.128.0/17").unwrap(), parse("10.231.0.5/32").unwrap()];
         let some = blocks("10.231.0.0/16", "x", &taken).unwrap();
         assert_eq!(some.len(), 2047);
-        assert!(
-            blocks("10.231.0.0/16", "x", &[parse("10.0.0.0/8").unwrap()])
-                .unwrap()
-                .is_empty()
-        );
+        assert!(blocks("10.231.0.0/16", "x", &[parse("10.0.0.0/8").unwrap()]).unwrap().is_empty());
     }
 
     #[test]
     fn pools_are_read_strictly() {
-        for bad in [
-            "",
-            "10.231.0.0",
-            "10.231.0.1/16",
-            "10.231.0.0/29",
-            "10.0.0.0/7",
-            "fd00::/8",
-            "10.231.0.0/x",
-        ] {
+        for bad in ["", "10.231.0.0", "10.231.0.1/16", "10.231.0.0/29", "10.0.0.0/7", "fd00::/8", "10.231.0.0/x"] {
             assert!(blocks(bad, "x", &[]).is_err(), "{bad}");
         }
     }

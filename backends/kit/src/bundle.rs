@@ -79,43 +79,21 @@ pub async fn start(
     let address = sidecar_address(internal);
     let body = body(spec, image, internal, address);
     let (id, name) = container::create(engine, host, spec, Role::Sidecar, None, body, stop).await?;
-    let leg = NetworkConnectRequest {
-        container: id.clone(),
-        endpoint_config: Some(endpoint(sidecar_address(egress), &[])),
-    };
+    let leg =
+        NetworkConnectRequest { container: id.clone(), endpoint_config: Some(endpoint(sidecar_address(egress), &[])) };
     unambiguous(|| engine.docker.connect_network(&egress.id, leg.clone()))
         .await
         .context("connect the sidecar to its network")?;
-    let options = AttachContainerOptionsBuilder::default()
-        .stdin(true)
-        .stdout(true)
-        .stderr(true)
-        .stream(true)
-        .build();
-    let attached = engine
-        .docker
-        .attach_container(&id, Some(options))
-        .await
-        .context("attach to the sidecar")?;
+    let options = AttachContainerOptionsBuilder::default().stdin(true).stdout(true).stderr(true).stream(true).build();
+    let attached = engine.docker.attach_container(&id, Some(options)).await.context("attach to the sidecar")?;
     stop.check()?;
     container::start(engine, &id, &name).await?;
 
     let (channel, far_end) = StdUnixStream::pair()?;
     far_end.set_nonblocking(true)?;
     let said = Arc::new(Mutex::new(Vec::new()));
-    tokio::spawn(carry(
-        attached,
-        UnixStream::from_std(far_end)?,
-        said.clone(),
-        host.clone(),
-    ));
-    let frames = (
-        Start {
-            version: CONTROL_VERSION,
-            policy: req.policy.clone(),
-        },
-        SecretsFrame::encode(secrets)?,
-    );
+    tokio::spawn(carry(attached, UnixStream::from_std(far_end)?, said.clone(), host.clone()));
+    let frames = (Start { version: CONTROL_VERSION, policy: req.policy.clone() }, SecretsFrame::encode(secrets)?);
     let shake = tokio::task::spawn_blocking(move || -> Result<(First, StdUnixStream)> {
         let mut channel = channel;
         channel.set_read_timeout(Some(READY_TIME))?;
@@ -123,32 +101,18 @@ pub async fn start(
         channel.write_all(&frames.1)?;
         let first = read_frame(&mut channel)?;
         channel.set_read_timeout(None)?;
-        Ok((
-            first.ok_or_else(|| Error::new(ErrorKind::RUNTIME, "it ended"))?,
-            channel,
-        ))
+        Ok((first.ok_or_else(|| Error::new(ErrorKind::RUNTIME, "it ended"))?, channel))
     });
     match stop.or(async { shake.await? }).await {
-        Ok((First::Ready { ca_pem }, channel)) => Ok(Bundle {
-            id,
-            address,
-            ca_pem,
-            channel,
-        }),
-        Ok((First::Refused { message }, _)) => Err(Error::new(
-            ErrorKind::RUNTIME,
-            format!("the sidecar refused to serve: {message}"),
-        )),
+        Ok((First::Ready { ca_pem }, channel)) => Ok(Bundle { id, address, ca_pem, channel }),
+        Ok((First::Refused { message }, _)) => {
+            Err(Error::new(ErrorKind::RUNTIME, format!("the sidecar refused to serve: {message}")))
+        }
         Err(error) if error.kind == ErrorKind::CANCELLED => Err(error),
         Err(error) => {
-            let said =
-                String::from_utf8_lossy(&said.lock().unwrap_or_else(PoisonError::into_inner)).into_owned();
-            let mut error = error
-                .context("wait for the sidecar to serve")
-                .kind(ErrorKind::RUNTIME);
-            error.chain.extend(
-                (!said.trim().is_empty()).then(|| format!("it said: {}", said.trim().escape_debug())),
-            );
+            let said = String::from_utf8_lossy(&said.lock().unwrap_or_else(PoisonError::into_inner)).into_owned();
+            let mut error = error.context("wait for the sidecar to serve").kind(ErrorKind::RUNTIME);
+            error.chain.extend((!said.trim().is_empty()).then(|| format!("it said: {}", said.trim().escape_debug())));
             Err(error)
         }
     }
@@ -194,25 +158,15 @@ pub fn hardened() -> HostConfig {
         cap_drop: Some(vec!["ALL".into()]),
         security_opt: Some(vec!["no-new-privileges".into()]),
         privileged: Some(false),
-        ulimits: Some(vec![ResourcesUlimits {
-            name: Some("core".into()),
-            soft: Some(0),
-            hard: Some(0),
-        }]),
-        log_config: Some(HostConfigLogConfig {
-            typ: Some("none".into()),
-            config: None,
-        }),
+        ulimits: Some(vec![ResourcesUlimits { name: Some("core".into()), soft: Some(0), hard: Some(0) }]),
+        log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
         ..HostConfig::default()
     }
 }
 
 /// Carries bytes between the control channel and the container's streams until either ends.
 async fn carry(attached: AttachContainerResults, channel: UnixStream, said: Arc<Mutex<Vec<u8>>>, host: Host) {
-    let AttachContainerResults {
-        mut output,
-        mut input,
-    } = attached;
+    let AttachContainerResults { mut output, mut input } = attached;
     let (mut from_host, mut to_host) = channel.into_split();
     let down = tokio::spawn(async move {
         let _ = copy(&mut from_host, &mut input).await;
@@ -221,10 +175,7 @@ async fn carry(attached: AttachContainerResults, channel: UnixStream, said: Arc<
     while let Some(Ok(frame)) = output.next().await {
         match frame {
             LogOutput::StdErr { message } => {
-                host.warn(format!(
-                    "sidecar: {}",
-                    String::from_utf8_lossy(&message).trim_end().escape_debug()
-                ));
+                host.warn(format!("sidecar: {}", String::from_utf8_lossy(&message).trim_end().escape_debug()));
                 let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
                 let room = STDERR_KEPT.saturating_sub(said.len());
                 said.extend_from_slice(&message[..message.len().min(room)]);

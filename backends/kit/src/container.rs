@@ -32,20 +32,11 @@ pub async fn create(
     let base = pinned.map_or_else(|| role.base_name(&spec.slug), str::to_owned);
     let ledger = host.ledger(&spec.identity);
     let mut entry = ledger.intent(role.kind(), &base)?;
-    let body = ContainerCreateBody {
-        labels: Some(labels(spec, role, &entry)),
-        ..body
-    };
+    let body = ContainerCreateBody { labels: Some(labels(spec, role, &entry)), ..body };
     for name in candidates(&base).take(if pinned.is_some() { 1 } else { usize::MAX }) {
         stop.check()?;
         let options = CreateContainerOptionsBuilder::default().name(&name).build();
-        match unambiguous(|| {
-            engine
-                .docker
-                .create_container(Some(options.clone()), body.clone())
-        })
-        .await
-        {
+        match unambiguous(|| engine.docker.create_container(Some(options.clone()), body.clone())).await {
             Ok(created) => {
                 entry.name.clone_from(&name);
                 ledger.created(&mut entry, &created.id)?;
@@ -55,12 +46,10 @@ pub async fn create(
             Err(error) => return Err(error).with_context(|| format!("create the container {name}")),
         }
     }
-    Err(
-        Error::new(ErrorKind::CONFLICT, format!("the container name {base} is taken")).hint(match pinned {
-            Some(name) => format!("Remove it with `docker rm -f {name}`, or unset CLAUDE_BOTTLE_CONTAINER."),
-            None => "Clean up what is left of old bottles: `bottle cleanup`.".into(),
-        }),
-    )
+    Err(Error::new(ErrorKind::CONFLICT, format!("the container name {base} is taken")).hint(match pinned {
+        Some(name) => format!("Remove it with `docker rm -f {name}`, or unset CLAUDE_BOTTLE_CONTAINER."),
+        None => "Clean up what is left of old bottles: `bottle cleanup`.".into(),
+    }))
 }
 
 /// A container's place on a network: its address, and names that others there know it by.
@@ -77,18 +66,12 @@ pub fn endpoint(address: Ipv4Addr, aliases: &[&str]) -> EndpointSettings {
 
 /// One network, for the creation of a container.
 pub fn networking(network: &str, endpoint: EndpointSettings) -> NetworkingConfig {
-    NetworkingConfig {
-        endpoints_config: Some(HashMap::from([(network.to_owned(), endpoint)])),
-    }
+    NetworkingConfig { endpoints_config: Some(HashMap::from([(network.to_owned(), endpoint)])) }
 }
 
 /// Starts a container.
 pub async fn start(engine: &Engine, id: &str, what: &str) -> Result<()> {
-    engine
-        .docker
-        .start_container(id, None)
-        .await
-        .with_context(|| format!("start {what}"))
+    engine.docker.start_container(id, None).await.with_context(|| format!("start {what}"))
 }
 
 /// Unpacks a tar stream into a container, running or not.
@@ -117,9 +100,7 @@ pub async fn put(engine: &Engine, id: &str, req: &PutRequest, tar: File) -> Resu
 
 /// Packs a path of a container into a tar stream.
 pub async fn get(engine: &Engine, id: &str, req: &GetRequest, tar: File) -> Result<()> {
-    let options = DownloadFromContainerOptionsBuilder::default()
-        .path(&req.path)
-        .build();
+    let options = DownloadFromContainerOptionsBuilder::default().path(&req.path).build();
     let mut chunks = engine.docker.download_from_container(id, Some(options));
     let mut tar = tokio::fs::File::from_std(tar);
     let mut bytes = 0;
@@ -127,10 +108,7 @@ pub async fn get(engine: &Engine, id: &str, req: &GetRequest, tar: File) -> Resu
         let chunk = chunk.with_context(|| format!("get {}", req.path))?;
         bytes += chunk.len() as u64;
         if req.max_bytes > 0 && bytes > req.max_bytes {
-            let message = format!(
-                "get {}: more than the {} bytes that are allowed",
-                req.path, req.max_bytes
-            );
+            let message = format!("get {}: more than the {} bytes that are allowed", req.path, req.max_bytes);
             return Err(Error::new(ErrorKind::RUNTIME, message));
         }
         tar.write_all(&chunk).await?;

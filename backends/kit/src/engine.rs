@@ -26,12 +26,7 @@ const AMBIGUOUS_TIME: Duration = Duration::from_secs(10);
 pub fn runtime() -> Result<&'static Runtime> {
     static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
     RUNTIME
-        .get_or_init(|| {
-            tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()
-        })
+        .get_or_init(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build())
         .as_ref()
         .map_err(|e| Error::new(ErrorKind::RUNTIME, format!("start the backend's runtime: {e}")))
 }
@@ -52,8 +47,7 @@ impl Stop {
         let Some(fd) = cancel.fd() else {
             return Ok(Self(None));
         };
-        let readable =
-            pipe::Receiver::from_owned_fd(fd.try_clone_to_owned()?).context("watch for cancellation")?;
+        let readable = pipe::Receiver::from_owned_fd(fd.try_clone_to_owned()?).context("watch for cancellation")?;
         let (set, seen) = watch::channel(cancel.is_cancelled());
         tokio::spawn(async move {
             tokio::select! {
@@ -103,14 +97,10 @@ impl Engine {
                 "Install and start Docker (`apt-get install docker.io`), or set DOCKER_HOST=unix:///path/to/docker.sock.",
             ));
         }
-        let text = socket
-            .to_str()
-            .ok_or_else(|| Error::new(ErrorKind::INVALID_SPEC, format!("{address} is not UTF-8")))?;
+        let text =
+            socket.to_str().ok_or_else(|| Error::new(ErrorKind::INVALID_SPEC, format!("{address} is not UTF-8")))?;
         let docker = Docker::connect_with_unix(text, ANSWER_SECONDS, API_DEFAULT_VERSION)?;
-        Ok(Self {
-            docker,
-            address: address.into(),
-        })
+        Ok(Self { docker, address: address.into() })
     }
 
     /// Asks whether the engine answers.
@@ -120,7 +110,8 @@ impl Engine {
             Err(e) => {
                 let e = Error::from(e);
                 let denied = e.to_string().contains("ermission denied");
-                Err(e.kind(ErrorKind::PREREQUISITE)
+                Err(e
+                    .kind(ErrorKind::PREREQUISITE)
                     .context(format!("the Docker engine at {} does not answer", self.address))
                     .hint(if denied {
                         "Your user may not use the engine: `sudo usermod -aG docker $USER`, then log in again."
@@ -178,16 +169,8 @@ mod tests {
     #[test]
     fn only_absolute_unix_sockets_are_taken() {
         assert_eq!(socket_path(None).unwrap(), PathBuf::from(DEFAULT_SOCKET));
-        assert_eq!(
-            socket_path(Some("unix:///x/y.sock")).unwrap(),
-            PathBuf::from("/x/y.sock")
-        );
-        for bad in [
-            "tcp://127.0.0.1:2375",
-            "ssh://host",
-            "unix://relative",
-            "/var/run/docker.sock",
-        ] {
+        assert_eq!(socket_path(Some("unix:///x/y.sock")).unwrap(), PathBuf::from("/x/y.sock"));
+        for bad in ["tcp://127.0.0.1:2375", "ssh://host", "unix://relative", "/var/run/docker.sock"] {
             assert!(socket_path(Some(bad)).unwrap_err().hint.is_some(), "{bad}");
         }
     }

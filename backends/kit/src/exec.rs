@@ -48,27 +48,12 @@ pub async fn start(engine: &Engine, container: &str, req: &StartRequest, io: Std
         ..ExecConfig::default()
     };
     let attempt = || format!("run {what} in the bottle");
-    let id = engine
-        .docker
-        .create_exec(container, config)
-        .await
-        .with_context(attempt)?
-        .id;
-    let options = StartExecOptions {
-        detach: false,
-        tty: false,
-        output_capacity: None,
-    };
-    let StartExecResults::Attached { output, input } = engine
-        .docker
-        .start_exec(&id, Some(options))
-        .await
-        .with_context(attempt)?
+    let id = engine.docker.create_exec(container, config).await.with_context(attempt)?.id;
+    let options = StartExecOptions { detach: false, tty: false, output_capacity: None };
+    let StartExecResults::Attached { output, input } =
+        engine.docker.start_exec(&id, Some(options)).await.with_context(attempt)?
     else {
-        return Err(Error::new(
-            ErrorKind::RUNTIME,
-            "the engine started the process without its streams",
-        ));
+        return Err(Error::new(ErrorKind::RUNTIME, "the engine started the process without its streams"));
     };
     if let Some((cols, rows)) = req.tty {
         resize(engine, &id, cols, rows).await?;
@@ -86,11 +71,7 @@ pub async fn start(engine: &Engine, container: &str, req: &StartRequest, io: Std
         };
         let _ = set.send(Some(status));
     });
-    Ok(Exec {
-        engine: engine.clone(),
-        id,
-        ended,
-    })
+    Ok(Exec { engine: engine.clone(), id, ended })
 }
 
 impl Process for Exec {
@@ -100,10 +81,7 @@ impl Process for Exec {
             let end = async { Ok(ended.wait_for(Option::is_some).await?.clone()) };
             match Stop::follow(cancel)?.or(end).await? {
                 Some(status) => status,
-                None => Err(Error::new(
-                    ErrorKind::RUNTIME,
-                    "the process's streams were given up",
-                )),
+                None => Err(Error::new(ErrorKind::RUNTIME, "the process's streams were given up")),
             }
         })
     }
@@ -114,15 +92,8 @@ impl Process for Exec {
 }
 
 async fn resize(engine: &Engine, exec: &str, cols: u16, rows: u16) -> Result<()> {
-    let options = ResizeExecOptionsBuilder::default()
-        .w(cols.into())
-        .h(rows.into())
-        .build();
-    engine
-        .docker
-        .resize_exec(exec, options)
-        .await
-        .context("resize the terminal")
+    let options = ResizeExecOptionsBuilder::default().w(cols.into()).h(rows.into()).build();
+    engine.docker.resize_exec(exec, options).await.context("resize the terminal")
 }
 
 /// Host → process, until the host closes its end.
@@ -160,22 +131,13 @@ fn sender(fd: OwnedFd) -> Result<pipe::Sender> {
 async fn exit_status(engine: &Engine, exec: &str) -> Result<ExitStatus> {
     let mut pause = Duration::from_millis(2);
     loop {
-        let found = engine
-            .docker
-            .inspect_exec(exec)
-            .await
-            .context("ask for the process's exit code")?;
+        let found = engine.docker.inspect_exec(exec).await.context("ask for the process's exit code")?;
         match (found.running, found.exit_code) {
             (Some(false) | None, Some(code)) => {
-                return Ok(ExitStatus {
-                    code: i32::try_from(code).unwrap_or(255),
-                });
+                return Ok(ExitStatus { code: i32::try_from(code).unwrap_or(255) });
             }
             _ if pause > Duration::from_secs(2) => {
-                return Err(Error::new(
-                    ErrorKind::RUNTIME,
-                    "the engine does not say how the process ended",
-                ));
+                return Err(Error::new(ErrorKind::RUNTIME, "the engine does not say how the process ended"));
             }
             _ => tokio::time::sleep(pause).await,
         }

@@ -14,11 +14,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 
 /// The host's variables that name images.
-pub const IMAGE_ENV: &[&str] = &[
-    "CLAUDE_BOTTLE_IMAGE",
-    "CLAUDE_BOTTLE_SIDECAR_IMAGE",
-    "CLAUDE_BOTTLE_BASE_IMAGE",
-];
+pub const IMAGE_ENV: &[&str] = &["CLAUDE_BOTTLE_IMAGE", "CLAUDE_BOTTLE_SIDECAR_IMAGE", "CLAUDE_BOTTLE_BASE_IMAGE"];
 
 const AGENT_RECIPE: &str = include_str!("../recipes/agent.Dockerfile");
 const SIDECAR_RECIPE: &str = include_str!("../recipes/sidecar.Dockerfile");
@@ -40,18 +36,10 @@ struct Pin {
 
 impl Pin {
     fn of(arch: &str) -> Option<Self> {
-        let mut lines = PINS
-            .lines()
-            .filter(|line| !line.starts_with('#'))
-            .map(str::split_whitespace);
+        let mut lines = PINS.lines().filter(|line| !line.starts_with('#')).map(str::split_whitespace);
         let version = lines.next()?.nth(1)?;
         let mut words = lines.find_map(|mut words| (words.next() == Some(arch)).then_some(words))?;
-        Some(Self {
-            version,
-            package: words.next()?,
-            integrity: words.next()?,
-            sha256: words.next()?,
-        })
+        Some(Self { version, package: words.next()?, integrity: words.next()?, sha256: words.next()? })
     }
 }
 
@@ -79,17 +67,11 @@ pub struct Platform {
 impl Platform {
     /// Asks the engine, which need not run on a machine like this one, and reads the program that fits.
     pub async fn of(engine: &Engine, host: &Host) -> Result<Self> {
-        let version = engine
-            .docker
-            .version()
-            .await
-            .context("ask the engine for its version")?;
+        let version = engine.docker.version().await.context("ask the engine for its version")?;
         let unknown = || Error::new(ErrorKind::RUNTIME, "the engine does not say what it runs on");
         let arch = version.arch.ok_or_else(unknown)?;
         let path = host.artifact(SIDECAR_ARTIFACT, &format!("linux/{arch}"))?;
-        let helper = tokio::fs::read(&path)
-            .await
-            .with_context(|| format!("read {}", path.display()))?;
+        let helper = tokio::fs::read(&path).await.with_context(|| format!("read {}", path.display()))?;
         Ok(Self { arch, helper })
     }
 }
@@ -138,11 +120,7 @@ pub async fn sidecar(
     stop: &Stop,
 ) -> Result<String> {
     let recipe = Recipe {
-        tag: setting(
-            spec,
-            "CLAUDE_BOTTLE_SIDECAR_IMAGE",
-            "claude-bottle-sidecars:latest",
-        ),
+        tag: setting(spec, "CLAUDE_BOTTLE_SIDECAR_IMAGE", "claude-bottle-sidecars:latest"),
         what: "sidecar image",
         hash: hash(&[SIDECAR_RECIPE.as_bytes(), &platform.helper]),
         context: context(&[
@@ -157,10 +135,7 @@ pub async fn sidecar(
 async fn ensure(engine: &Engine, host: &Host, recipe: Recipe, stop: &Stop) -> Result<String> {
     match engine.docker.inspect_image(&recipe.tag).await {
         Ok(found) => {
-            let label = found
-                .config
-                .and_then(|c| c.labels)
-                .and_then(|mut l| l.remove(RECIPE));
+            let label = found.config.and_then(|c| c.labels).and_then(|mut l| l.remove(RECIPE));
             if let (true, Some(id)) = (label.is_none_or(|hash| hash == recipe.hash), found.id) {
                 return Ok(id);
             }
@@ -170,17 +145,8 @@ async fn ensure(engine: &Engine, host: &Host, recipe: Recipe, stop: &Stop) -> Re
     }
     let tag = recipe.tag.clone();
     stop.or(build(engine, host, recipe)).await?;
-    let built = engine
-        .docker
-        .inspect_image(&tag)
-        .await
-        .with_context(|| format!("look for the image {tag}"))?;
-    built.id.ok_or_else(|| {
-        Error::new(
-            ErrorKind::RUNTIME,
-            format!("the engine gives no id for the image {tag}"),
-        )
-    })
+    let built = engine.docker.inspect_image(&tag).await.with_context(|| format!("look for the image {tag}"))?;
+    built.id.ok_or_else(|| Error::new(ErrorKind::RUNTIME, format!("the engine gives no id for the image {tag}")))
 }
 
 async fn build(engine: &Engine, host: &Host, recipe: Recipe) -> Result<()> {
@@ -194,41 +160,25 @@ async fn build(engine: &Engine, host: &Host, recipe: Recipe) -> Result<()> {
         .rm(true)
         .forcerm(true)
         .build();
-    let mut events = engine
-        .docker
-        .build_image(options, None, Some(body_full(recipe.context.into())));
+    let mut events = engine.docker.build_image(options, None, Some(body_full(recipe.context.into())));
     let mut last = String::new();
     while let Some(event) = events.next().await {
         let event = event.map_err(|e| build_error(&step, &e.to_string(), &last))?;
         if let Some(error) = event.error_detail.and_then(|detail| detail.message) {
             return Err(build_error(&step, &error, &last));
         }
-        if let Some(line) = event
-            .stream
-            .map(|l| l.trim().to_owned())
-            .filter(|l| !l.is_empty())
-        {
+        if let Some(line) = event.stream.map(|l| l.trim().to_owned()).filter(|l| !l.is_empty()) {
             last.clone_from(&line);
-            host.progress(&Progress {
-                step: step.clone(),
-                detail: line,
-                done: false,
-            });
+            host.progress(&Progress { step: step.clone(), detail: line, done: false });
         }
     }
-    host.progress(&Progress {
-        step,
-        done: true,
-        ..Progress::default()
-    });
+    host.progress(&Progress { step, done: true, ..Progress::default() });
     Ok(())
 }
 
 fn build_error(step: &str, error: &str, last: &str) -> Error {
     let mut failed = Error::new(ErrorKind::RUNTIME, format!("{step}: {}", error.trim()));
-    failed
-        .chain
-        .extend((!last.is_empty()).then(|| format!("its last words: {last}")));
+    failed.chain.extend((!last.is_empty()).then(|| format!("its last words: {last}")));
     failed.hint(
         "If the base image cannot be pulled here, name one that is local: CLAUDE_BOTTLE_BASE_IMAGE=NAME (with git, \
          curl and npm).",
@@ -236,11 +186,7 @@ fn build_error(step: &str, error: &str, last: &str) -> Error {
 }
 
 fn setting(spec: &BottleSpec, name: &str, default: &str) -> String {
-    spec.env
-        .get(name)
-        .filter(|v| !v.is_empty())
-        .cloned()
-        .unwrap_or_else(|| default.into())
+    spec.env.get(name).filter(|v| !v.is_empty()).cloned().unwrap_or_else(|| default.into())
 }
 
 fn hash(parts: &[&[u8]]) -> String {
@@ -271,10 +217,7 @@ mod tests {
     fn both_platforms_are_pinned_by_whole_hashes() {
         for arch in ["amd64", "arm64"] {
             let pin = Pin::of(arch).unwrap();
-            assert!(
-                pin.package.starts_with("@anthropic-ai/claude-code-linux-"),
-                "{pin:?}"
-            );
+            assert!(pin.package.starts_with("@anthropic-ai/claude-code-linux-"), "{pin:?}");
             assert_eq!((pin.integrity.len(), pin.sha256.len()), (128, 64), "{pin:?}");
         }
         assert_eq!(Pin::of("riscv64"), None);

@@ -66,13 +66,7 @@ impl Role {
 
 /// `base`, `base-2`, … `base-100`.
 pub fn candidates(base: &str) -> impl Iterator<Item = String> + '_ {
-    (1..=MAX_SUFFIX).map(move |n| {
-        if n == 1 {
-            base.to_owned()
-        } else {
-            format!("{base}-{n}")
-        }
-    })
+    (1..=MAX_SUFFIX).map(move |n| if n == 1 { base.to_owned() } else { format!("{base}-{n}") })
 }
 
 /// The labels of everything that belongs to a bottle.
@@ -92,8 +86,5 @@ pub fn labels(spec: &BottleSpec, role: Role, entry: &LedgerEntry) -> HashMap<Str
 
 /// The engine's filter for things with these labels.
 pub fn label_filter(labels: &[(&str, &str)]) -> HashMap<String, Vec<String>> {
-    HashMap::from([(
-        "label".into(),
-        labels.iter().map(|(k, v)| format!("{k}={v}")).collect(),
-    )])
+    HashMap::from([("label".into(), labels.iter().map(|(k, v)| format!("{k}={v}")).collect())])
 }

@@ -37,13 +37,7 @@ pub struct Network {
 
 /// Creates one of the bottle's networks under a name that is its own, on a free block of the pool, announced to the
 /// ledger.
-pub async fn create(
-    engine: &Engine,
-    host: &Host,
-    spec: &BottleSpec,
-    role: Role,
-    stop: &Stop,
-) -> Result<Network> {
+pub async fn create(engine: &Engine, host: &Host, spec: &BottleSpec, role: Role, stop: &Stop) -> Result<Network> {
     let base = role.base_name(&spec.slug);
     let mut taken: HashSet<String> = named(engine, &base).await?.into_iter().map(|n| n.name).collect();
     for name in candidates(&base) {
@@ -55,11 +49,8 @@ pub async fn create(
         }
         taken.extend(named(engine, &base).await?.into_iter().map(|n| n.name));
     }
-    Err(Error::new(
-        ErrorKind::CONFLICT,
-        format!("every network name from {base} to {base}-{MAX_SUFFIX} is taken"),
-    )
-    .hint("Clean up what is left of old bottles: `bottle cleanup`."))
+    Err(Error::new(ErrorKind::CONFLICT, format!("every network name from {base} to {base}-{MAX_SUFFIX} is taken"))
+        .hint("Clean up what is left of old bottles: `bottle cleanup`."))
 }
 
 /// Creates the network, or nothing where somebody else came first to the name.
@@ -77,24 +68,13 @@ async fn create_named(
     // The two networks begin at different places, so that they do not race for the same block.
     for block in blocks(pool, &format!("{} {}", spec.identity, role.label()), &routes())? {
         stop.check()?;
-        match engine
-            .docker
-            .create_network(request(spec, role, name, block, &entry))
-            .await
-        {
+        match engine.docker.create_network(request(spec, role, name, block, &entry)).await {
             Ok(created) => {
                 ledger.created(&mut entry, &created.id)?;
                 if owns_name(engine, name, &created.id).await? {
-                    return Ok(Some(Network {
-                        id: created.id,
-                        block,
-                    }));
+                    return Ok(Some(Network { id: created.id, block }));
                 }
-                engine
-                    .docker
-                    .remove_network(&created.id)
-                    .await
-                    .with_context(|| format!("give up the name {name}"))?;
+                engine.docker.remove_network(&created.id).await.with_context(|| format!("give up the name {name}"))?;
                 ledger.gone(&entry)?;
                 return Ok(None);
             }
@@ -106,13 +86,8 @@ async fn create_named(
             Err(error) => return Err(error).with_context(|| format!("create the network {name} ({block})")),
         }
     }
-    Err(Error::new(
-        ErrorKind::CONFLICT,
-        format!("every block of the address pool {pool} is taken"),
-    )
-    .hint(format!(
-        "Name another one: {POOL_ENV}=172.30.0.0/16; or clean up: `bottle cleanup`."
-    )))
+    Err(Error::new(ErrorKind::CONFLICT, format!("every block of the address pool {pool} is taken"))
+        .hint(format!("Name another one: {POOL_ENV}=172.30.0.0/16; or clean up: `bottle cleanup`.")))
 }
 
 /// A 20.10 engine takes any number of networks of one name, and then can use none of them. Of those that are made at
@@ -120,11 +95,7 @@ async fn create_named(
 async fn owns_name(engine: &Engine, name: &str, id: &str) -> Result<bool> {
     let deadline = Instant::now() + NAME_TIME;
     loop {
-        let same: Vec<Named> = named(engine, name)
-            .await?
-            .into_iter()
-            .filter(|n| n.name == name)
-            .collect();
+        let same: Vec<Named> = named(engine, name).await?.into_iter().filter(|n| n.name == name).collect();
         let Some(first) = same.iter().min_by_key(|n| (&n.created, &n.id)) else {
             return Ok(false);
         };
@@ -136,9 +107,7 @@ async fn owns_name(engine: &Engine, name: &str, id: &str) -> Result<bool> {
         }
         if Instant::now() > deadline {
             let message = format!("another network is named {name}, and stays");
-            return Err(
-                Error::new(ErrorKind::CONFLICT, message).hint("Remove it: `docker network rm`, by its id.")
-            );
+            return Err(Error::new(ErrorKind::CONFLICT, message).hint("Remove it: `docker network rm`, by its id."));
         }
         sleep(Duration::from_millis(20)).await;
     }
@@ -154,17 +123,9 @@ struct Named {
 async fn named(engine: &Engine, part: &str) -> Result<Vec<Named>> {
     let filter = HashMap::from([("name", vec![part])]);
     let options = ListNetworksOptionsBuilder::default().filters(&filter).build();
-    let networks = engine
-        .docker
-        .list_networks(Some(options))
-        .await
-        .context("list the engine's networks")?;
+    let networks = engine.docker.list_networks(Some(options)).await.context("list the engine's networks")?;
     let named = networks.into_iter().filter_map(|n| {
-        Some(Named {
-            id: n.id?,
-            name: n.name?,
-            created: n.created.map(|t| t.to_string()).unwrap_or_default(),
-        })
+        Some(Named { id: n.id?, name: n.name?, created: n.created.map(|t| t.to_string()).unwrap_or_default() })
     });
     Ok(named.collect())
 }
@@ -189,10 +150,7 @@ fn request(
         enable_ipv6: Some(false),
         options: internal.then(|| HashMap::from([(INHIBIT_IPV4.into(), "true".into())])),
         labels: Some(labels(spec, role, entry)),
-        ipam: Some(Ipam {
-            config: Some(vec![config]),
-            ..Ipam::default()
-        }),
+        ipam: Some(Ipam { config: Some(vec![config]), ..Ipam::default() }),
         ..NetworkCreateRequest::default()
     }
 }

@@ -8,8 +8,8 @@ use bollard::query_parameters::{
     ListContainersOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
 };
 use bottle_api::{
-    ActiveBottle, CleanupItem, CleanupOutcome, CleanupPlan, CleanupRequest, Error, ErrorKind, Host,
-    LedgerEntry, Result, error::Context,
+    ActiveBottle, CleanupItem, CleanupOutcome, CleanupPlan, CleanupRequest, Error, ErrorKind, Host, LedgerEntry,
+    Result, error::Context,
 };
 use std::{collections::HashMap, time::Duration};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -30,22 +30,14 @@ impl CleanupPlan for Sweep {
 /// Everything of this owner that the engine has, running or not.
 async fn owned(engine: &Engine, owner: &str) -> Result<Vec<CleanupItem>> {
     let filter = label_filter(&[(OWNER, owner)]);
-    let containers = ListContainersOptionsBuilder::default()
-        .all(true)
-        .filters(&filter)
-        .build();
+    let containers = ListContainersOptionsBuilder::default().all(true).filters(&filter).build();
     let networks = ListNetworksOptionsBuilder::default().filters(&filter).build();
-    let (containers, networks) = tokio::join!(
-        engine.docker.list_containers(Some(containers)),
-        engine.docker.list_networks(Some(networks))
-    );
-    let containers = containers
-        .context("list the engine's containers")?
-        .into_iter()
-        .map(|c| {
-            let name = c.names.and_then(|n| n.into_iter().next()).unwrap_or_default();
-            item("container", c.id, name.trim_start_matches('/'), c.labels)
-        });
+    let (containers, networks) =
+        tokio::join!(engine.docker.list_containers(Some(containers)), engine.docker.list_networks(Some(networks)));
+    let containers = containers.context("list the engine's containers")?.into_iter().map(|c| {
+        let name = c.names.and_then(|n| n.into_iter().next()).unwrap_or_default();
+        item("container", c.id, name.trim_start_matches('/'), c.labels)
+    });
     let networks = networks
         .context("list the engine's networks")?
         .into_iter()
@@ -70,8 +62,7 @@ pub async fn plan(engine: &Engine, req: &CleanupRequest) -> Result<Sweep> {
     let mut found = owned(engine, &req.owner).await?;
     let mut items = vec![];
     for entry in &req.entries {
-        let of_entry =
-            |i: &CleanupItem| i.uuid == entry.uuid || entry.id.as_ref().is_some_and(|id| *id == i.id);
+        let of_entry = |i: &CleanupItem| i.uuid == entry.uuid || entry.id.as_ref().is_some_and(|id| *id == i.id);
         match found.iter().position(of_entry) {
             Some(at) => items.push(found.swap_remove(at)),
             None => items.push(CleanupItem {
@@ -91,27 +82,16 @@ pub async fn plan(engine: &Engine, req: &CleanupRequest) -> Result<Sweep> {
 }
 
 /// Removes the items: all containers at once, then all networks.
-pub async fn execute(
-    engine: &Engine,
-    host: &Host,
-    sweep: Sweep,
-    deadline: Duration,
-) -> Result<CleanupOutcome> {
+pub async fn execute(engine: &Engine, host: &Host, sweep: Sweep, deadline: Duration) -> Result<CleanupOutcome> {
     let deadline = Instant::now() + deadline;
     let mut outcome = CleanupOutcome::default();
-    let (containers, networks): (Vec<_>, Vec<_>) =
-        sweep.items.into_iter().partition(|i| i.kind == "container");
+    let (containers, networks): (Vec<_>, Vec<_>) = sweep.items.into_iter().partition(|i| i.kind == "container");
     for group in [containers, networks] {
         let removals = group.into_iter().map(|item| {
             let engine = engine.clone();
             tokio::spawn(async move {
                 let removed = timeout_at(deadline, remove(&engine, &item)).await;
-                let late = || {
-                    Err(Error::new(
-                        ErrorKind::RUNTIME,
-                        "the deadline passed before it was gone",
-                    ))
-                };
+                let late = || Err(Error::new(ErrorKind::RUNTIME, "the deadline passed before it was gone"));
                 (item, removed.unwrap_or_else(|_| late()))
             })
         });
@@ -119,14 +99,8 @@ pub async fn execute(
             match removal.await? {
                 (item, Ok(())) => {
                     if !item.uuid.is_empty() {
-                        let entry = LedgerEntry {
-                            uuid: item.uuid.clone(),
-                            ..LedgerEntry::default()
-                        };
-                        host.ledger(&item.identity).gone(&LedgerEntry {
-                            identity: item.identity.clone(),
-                            ..entry
-                        })?;
+                        let entry = LedgerEntry { uuid: item.uuid.clone(), ..LedgerEntry::default() };
+                        host.ledger(&item.identity).gone(&LedgerEntry { identity: item.identity.clone(), ..entry })?;
                     }
                     outcome.removed.push(item);
                 }
@@ -143,10 +117,7 @@ async fn remove(engine: &Engine, item: &CleanupItem) -> Result<()> {
     }
     let gone = match item.kind.as_str() {
         "container" => {
-            let options = RemoveContainerOptionsBuilder::default()
-                .force(true)
-                .v(true)
-                .build();
+            let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
             engine.docker.remove_container(&item.id, Some(options)).await
         }
         "network" => engine.docker.remove_network(&item.id).await,
@@ -169,11 +140,7 @@ fn already_going(error: &bollard::errors::Error) -> bool {
 pub async fn active(engine: &Engine, owner: &str) -> Result<Vec<ActiveBottle>> {
     let filter = label_filter(&[(OWNER, owner), (ROLE, Role::Agent.label())]);
     let options = ListContainersOptionsBuilder::default().filters(&filter).build();
-    let running = engine
-        .docker
-        .list_containers(Some(options))
-        .await
-        .context("list the engine's containers")?;
+    let running = engine.docker.list_containers(Some(options)).await.context("list the engine's containers")?;
     Ok(running
         .into_iter()
         .map(|container| {
@@ -183,19 +150,12 @@ pub async fn active(engine: &Engine, owner: &str) -> Result<Vec<ActiveBottle>> {
                 identity: labels.remove(IDENTITY).unwrap_or_default(),
                 agent: labels.remove(AGENT).unwrap_or_default(),
                 started: container.created.map(rfc3339).unwrap_or_default(),
-                daemons: daemons
-                    .split(',')
-                    .filter(|d| !d.is_empty())
-                    .map(str::to_owned)
-                    .collect(),
+                daemons: daemons.split(',').filter(|d| !d.is_empty()).map(str::to_owned).collect(),
             }
         })
         .collect())
 }
 
 fn rfc3339(seconds: i64) -> String {
-    OffsetDateTime::from_unix_timestamp(seconds)
-        .ok()
-        .and_then(|t| t.format(&Rfc3339).ok())
-        .unwrap_or_default()
+    OffsetDateTime::from_unix_timestamp(seconds).ok().and_then(|t| t.format(&Rfc3339).ok()).unwrap_or_default()
 }

@@ -56,20 +56,12 @@ pub struct Denial {
 impl Denial {
     /// A refusal with status 403.
     pub fn forbidden(rule: &'static str, reason: impl Into<String>) -> Self {
-        Self {
-            rule,
-            status: 403,
-            reason: reason.into(),
-        }
+        Self { rule, status: 403, reason: reason.into() }
     }
 
     /// A refusal with status 400: the request cannot be judged.
     pub fn bad_request(rule: &'static str, reason: impl Into<String>) -> Self {
-        Self {
-            rule,
-            status: 400,
-            reason: reason.into(),
-        }
+        Self { rule, status: 400, reason: reason.into() }
     }
 }
 
@@ -91,50 +83,27 @@ pub fn decide_tunnel<'p>(policy: &'p Policy, host: &str, port: u16) -> Verdict<'
 
 fn judge<'p>(policy: &'p Policy, request: &Request<'_>) -> Result<&'p Route, Denial> {
     if path::is_git_push(request.method, request.path, request.query) {
-        return Err(Denial::forbidden(
-            "git-push",
-            "pushing over HTTPS is never allowed; push through git-gate",
-        ));
+        return Err(Denial::forbidden("git-push", "pushing over HTTPS is never allowed; push through git-gate"));
     }
     let route = route_to(policy, request.host, request.port)?;
     if request.scheme == Scheme::Http && (route.auth.is_some() || request.port == 443) {
-        return Err(Denial::forbidden(
-            "plain-http",
-            format!("{} is reached over TLS only", route.host),
-        ));
+        return Err(Denial::forbidden("plain-http", format!("{} is reached over TLS only", route.host)));
     }
     if !route.methods.is_empty() && !route.methods.iter().any(|m| m == request.method) {
         let allowed = route.methods.join(", ");
-        return Err(Denial::forbidden(
-            "method",
-            format!("{} allows the methods {allowed}", route.host),
-        ));
+        return Err(Denial::forbidden("method", format!("{} allows the methods {allowed}", route.host)));
     }
     if let Some(why) = path::ambiguity(request.path) {
         return Err(Denial::bad_request("path-ambiguous", why));
     }
-    if !route.paths.is_empty()
-        && !route
-            .paths
-            .iter()
-            .any(|prefix| path::covers(prefix, request.path))
-    {
+    if !route.paths.is_empty() && !route.paths.iter().any(|prefix| path::covers(prefix, request.path)) {
         let allowed = route.paths.join(", ");
-        return Err(Denial::forbidden(
-            "path",
-            format!("{} allows paths below {allowed}", route.host),
-        ));
+        return Err(Denial::forbidden("path", format!("{} allows paths below {allowed}", route.host)));
     }
     match request.host_header {
         Some(header) if same_authority(header, request) => Ok(route),
-        Some(_) => Err(Denial::bad_request(
-            "host-mismatch",
-            "the Host header names another place than the request",
-        )),
-        None => Err(Denial::bad_request(
-            "host-missing",
-            "the request has no Host header",
-        )),
+        Some(_) => Err(Denial::bad_request("host-mismatch", "the Host header names another place than the request")),
+        None => Err(Denial::bad_request("host-missing", "the request has no Host header")),
     }
 }
 
@@ -146,10 +115,7 @@ fn route_to<'p>(policy: &'p Policy, host: &str, port: u16) -> Result<&'p Route, 
         .ok_or_else(|| Denial::forbidden("host", "this bottle has no route to that host"))?;
     if !route.ports.contains(&port) {
         let allowed: Vec<_> = route.ports.iter().map(u16::to_string).collect();
-        return Err(Denial::forbidden(
-            "port",
-            format!("{} allows the ports {}", route.host, allowed.join(", ")),
-        ));
+        return Err(Denial::forbidden("port", format!("{} allows the ports {}", route.host, allowed.join(", "))));
     }
     Ok(route)
 }
@@ -164,9 +130,7 @@ fn same_authority(header: &str, request: &Request<'_>) -> bool {
         },
         _ => (header, default),
     };
-    name.trim_matches(['[', ']'])
-        .eq_ignore_ascii_case(request.host.trim_matches(['[', ']']))
-        && port == request.port
+    name.trim_matches(['[', ']']).eq_ignore_ascii_case(request.host.trim_matches(['[', ']'])) && port == request.port
 }
 
 #[cfg(test)]
@@ -179,39 +143,20 @@ mod tests {
         api.paths = vec!["/v1".into()];
         api.methods = vec!["POST".into()];
         api.ports = vec![443];
-        api.auth = Some(Auth {
-            scheme: AuthScheme::Bearer,
-            secret: "t".into(),
-        });
-        Policy {
-            schema: SCHEMA,
-            routes: vec![api, Route::to("open.example")],
-            upstream_ca_pem: None,
-        }
+        api.auth = Some(Auth { scheme: AuthScheme::Bearer, secret: "t".into() });
+        Policy { schema: SCHEMA, routes: vec![api, Route::to("open.example")], upstream_ca_pem: None }
     }
 
     /// Judges `METHOD scheme://host:port/path?query`, with the Host header that a client would send.
     fn rule(line: &str) -> &'static str {
         let (method, url) = line.split_once(' ').unwrap();
         let (scheme, rest) = url.split_once("://").unwrap();
-        let scheme = if scheme == "https" {
-            Scheme::Https
-        } else {
-            Scheme::Http
-        };
+        let scheme = if scheme == "https" { Scheme::Https } else { Scheme::Http };
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let (host, port) = authority.rsplit_once(':').unwrap();
         let (path, query) = path.split_once('?').map_or((path, None), |(p, q)| (p, Some(q)));
         let port = port.parse().unwrap();
-        let request = Request {
-            scheme,
-            host,
-            port,
-            host_header: Some(authority),
-            method,
-            path,
-            query,
-        };
+        let request = Request { scheme, host, port, host_header: Some(authority), method, path, query };
         match decide(&policy(), &request) {
             Verdict::Allow(_) => "allow",
             Verdict::Deny(denial) => denial.rule,
@@ -225,10 +170,7 @@ mod tests {
             ("POST https://API.Example:443/v1", "allow"),
             ("GET https://open.example:443/x", "allow"),
             ("GET http://open.example:80/x", "allow"),
-            (
-                "GET https://open.example:443/r/info/refs?service=git-upload-pack",
-                "allow",
-            ),
+            ("GET https://open.example:443/r/info/refs?service=git-upload-pack", "allow"),
             ("GET https://other.example:443/", "host"),
             ("GET https://api.example.evil.example:443/", "host"),
             ("GET https://xapi.example:443/", "host"),
@@ -244,14 +186,8 @@ mod tests {
             ("POST https://api.example:443/v1/%2e%2e/v2", "path-ambiguous"),
             ("GET https://open.example:443//x", "path-ambiguous"),
             ("POST https://open.example:443/r.git/git-receive-pack", "git-push"),
-            (
-                "GET https://open.example:443/r.git/info/refs?service=git-receive-pack",
-                "git-push",
-            ),
-            (
-                "POST https://nowhere.example:443/r.git/git-receive-pack",
-                "git-push",
-            ),
+            ("GET https://open.example:443/r.git/info/refs?service=git-receive-pack", "git-push"),
+            ("POST https://nowhere.example:443/r.git/git-receive-pack", "git-push"),
         ] {
             assert_eq!(rule(line), expected, "{line}");
         }
@@ -278,13 +214,7 @@ mod tests {
             (Some("open.example:x"), false),
             (Some(""), false),
         ] {
-            let verdict = decide(
-                &policy,
-                &Request {
-                    host_header: header,
-                    ..base
-                },
-            );
+            let verdict = decide(&policy, &Request { host_header: header, ..base });
             assert_eq!(matches!(verdict, Verdict::Allow(_)), allowed, "{header:?}");
         }
     }
@@ -292,19 +222,9 @@ mod tests {
     #[test]
     fn a_document_with_an_unknown_field_or_version_is_refused() {
         let mut json = serde_json::to_value(policy()).unwrap();
-        assert!(
-            serde_json::from_value::<Policy>(json.clone())
-                .unwrap()
-                .check()
-                .is_ok()
-        );
+        assert!(serde_json::from_value::<Policy>(json.clone()).unwrap().check().is_ok());
         json["schema"] = 2.into();
-        assert!(
-            serde_json::from_value::<Policy>(json.clone())
-                .unwrap()
-                .check()
-                .is_err()
-        );
+        assert!(serde_json::from_value::<Policy>(json.clone()).unwrap().check().is_err());
         json["routes"][0]["deny_all"] = true.into();
         assert!(serde_json::from_value::<Policy>(json).is_err());
     }

@@ -85,10 +85,7 @@ impl Policy {
     /// Why the document cannot be used, if it cannot: a wrong version, hosts written twice or not in lower case.
     pub fn check(&self) -> Result<(), String> {
         if self.schema != SCHEMA {
-            return Err(format!(
-                "policy document of schema {}, this sidecar knows {SCHEMA}",
-                self.schema
-            ));
+            return Err(format!("policy document of schema {}, this sidecar knows {SCHEMA}", self.schema));
         }
         for (i, route) in self.routes.iter().enumerate() {
             if route.host != route.host.to_ascii_lowercase() || route.host.is_empty() {
@@ -98,10 +95,7 @@ impl Policy {
                 return Err(format!("route host `{}` stands twice", route.host));
             }
             if route.auth.is_some() && route.ports.contains(&80) {
-                return Err(format!(
-                    "route `{}` would send its credential over port 80",
-                    route.host
-                ));
+                return Err(format!("route `{}` would send its credential over port 80", route.host));
             }
         }
         Ok(())

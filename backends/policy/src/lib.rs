@@ -1,7 +1,7 @@
 //! The policy document of a bottle, and the decision over it.
 //!
 //! The host renders a [`Policy`], the sidecar parses it with unknown fields denied: an older sidecar refuses a
-//! newer document, it never ignores a part of it. [`decide`] is a pure function; nothing here does I/O.
+//! newer document, it never ignores a part of it. [`decide()`] is a pure function; nothing here does I/O.
 //!
 //! * [`document`]: what the document says;
 //! * [`decide`](mod@decide): the verdict over one request;

@@ -11,10 +11,7 @@ pub fn ambiguity(path: &str) -> Option<&'static str> {
     if path.contains("//") {
         return Some("the path has an empty segment (`//`)");
     }
-    if path
-        .bytes()
-        .any(|b| b == b'\\' || b == b';' || b.is_ascii_control() || !b.is_ascii())
-    {
+    if path.bytes().any(|b| b == b'\\' || b == b';' || b.is_ascii_control() || !b.is_ascii()) {
         return Some("the path has a backslash, a `;`, a control character or a byte beyond ASCII");
     }
     if path.split('/').any(|segment| segment == "." || segment == "..") {
@@ -41,8 +38,7 @@ pub fn ambiguity(path: &str) -> Option<&'static str> {
 /// Does `path` lie at or below `prefix`? On segment boundaries: `/a` covers `/a` and `/a/b`, not `/ab`.
 pub fn covers(prefix: &str, path: &str) -> bool {
     let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
-    path.strip_prefix(prefix)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Is this a push over git's HTTP protocol, or an upload of large files for one?
@@ -78,14 +74,7 @@ mod tests {
 
     #[test]
     fn only_plain_paths_are_judged() {
-        for path in [
-            "/",
-            "/a/b",
-            "/a%20b",
-            "/v1/messages",
-            "/a.b/..c",
-            "/a-_~!$&'()*+,=:@",
-        ] {
+        for path in ["/", "/a/b", "/a%20b", "/v1/messages", "/a.b/..c", "/a-_~!$&'()*+,=:@"] {
             assert_eq!(ambiguity(path), None, "{path}");
         }
         for path in [
@@ -116,9 +105,7 @@ mod tests {
 
     #[test]
     fn prefixes_end_on_segments() {
-        assert!(
-            covers("/v1", "/v1") && covers("/v1", "/v1/x") && covers("/v1/", "/v1/x") && covers("/", "/x")
-        );
+        assert!(covers("/v1", "/v1") && covers("/v1", "/v1/x") && covers("/v1/", "/v1/x") && covers("/", "/x"));
         assert!(!covers("/v1", "/v10") && !covers("/v1/x", "/v1"));
     }
 

@@ -38,12 +38,7 @@ pub(crate) fn run() -> Result<()> {
     match start(&up) {
         Ok(children) => serve(&up, children),
         Err(error) => {
-            send(
-                &up,
-                &First::Refused {
-                    message: format!("{error:#}"),
-                },
-            )?;
+            send(&up, &First::Refused { message: format!("{error:#}") })?;
             Err(error)
         }
     }
@@ -62,17 +57,12 @@ struct Daemons {
 }
 
 fn start(up: &Channel) -> Result<Daemons> {
-    let bind: IpAddr = env("CLAUDE_BOTTLE_SIDECAR_BIND")?
-        .parse()
-        .context("CLAUDE_BOTTLE_SIDECAR_BIND")?;
+    let bind: IpAddr = env("CLAUDE_BOTTLE_SIDECAR_BIND")?.parse().context("CLAUDE_BOTTLE_SIDECAR_BIND")?;
     let names = env("CLAUDE_BOTTLE_SIDECAR_DAEMONS")?;
     let mut stdin = io::stdin().lock();
     let hello: Start = read_frame(&mut stdin)?.context("the channel closed before the first frame")?;
     if hello.version != CONTROL_VERSION {
-        bail!(
-            "the host speaks version {} of the control channel, this sidecar {CONTROL_VERSION}",
-            hello.version
-        );
+        bail!("the host speaks version {} of the control channel, this sidecar {CONTROL_VERSION}", hello.version);
     }
     let policy: Policy = serde_json::from_value(hello.policy).context("policy document")?;
     policy.check().map_err(anyhow::Error::msg)?;
@@ -87,20 +77,12 @@ fn start(up: &Channel) -> Result<Daemons> {
     for name in daemon::known(&names)? {
         let child = spawn(name)?;
         children.push((name, child));
-        let Some((_, child)) = children.last_mut() else {
-            unreachable!("just pushed")
-        };
+        let Some((_, child)) = children.last_mut() else { unreachable!("just pushed") };
         let mut stdin = child.stdin.take().context("daemon's stdin")?;
-        let begin = DaemonStart {
-            bind,
-            policy: policy.clone(),
-        };
+        let begin = DaemonStart { bind, policy: policy.clone() };
         write_frame(&mut stdin, &begin)?;
-        let own = if name == EGRESS {
-            SecretsFrame::encode(&secrets)?
-        } else {
-            SecretsFrame::encode(&Default::default())?
-        };
+        let own =
+            if name == EGRESS { SecretsFrame::encode(&secrets)? } else { SecretsFrame::encode(&Default::default())? };
         stdin.write_all(&own)?;
         let from = child.stdout.take().context("daemon's stdout")?;
         let (up, wake, ready) = (up.clone(), wake.clone(), ready.clone());
@@ -115,25 +97,13 @@ fn start(up: &Channel) -> Result<Daemons> {
     drop(ready);
     drop(secrets);
     for _ in 0..children.len() {
-        match ready_events
-            .recv_timeout(START_TIME)
-            .context("a daemon did not start to listen")?
-        {
+        match ready_events.recv_timeout(START_TIME).context("a daemon did not start to listen")? {
             Ok(()) => {}
             Err(name) => bail!("the daemon {name} ended before it listened"),
         }
     }
-    send(
-        up,
-        &First::Ready {
-            ca_pem: authority.cert_pem,
-        },
-    )?;
-    Ok(Daemons {
-        children,
-        events,
-        wake,
-    })
+    send(up, &First::Ready { ca_pem: authority.cert_pem })?;
+    Ok(Daemons { children, events, wake })
 }
 
 fn serve(up: &Channel, mut daemons: Daemons) -> Result<()> {
@@ -157,13 +127,7 @@ fn serve(up: &Channel, mut daemons: Daemons) -> Result<()> {
     match event {
         Event::ChannelClosed => Ok(()),
         Event::DaemonEnded(name) => {
-            send(
-                up,
-                &Up::DaemonEnded {
-                    daemon: name.into(),
-                    status: status.clone(),
-                },
-            )?;
+            send(up, &Up::DaemonEnded { daemon: name.into(), status: status.clone() })?;
             bail!("the daemon {name} ended: {status}")
         }
     }

@@ -73,10 +73,7 @@ pub(crate) fn run(name: &str) -> Result<()> {
         std::process::exit(0);
     });
     let feed = Feed::new();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(serve(name, start, secrets, feed))
 }
 
@@ -91,13 +88,7 @@ async fn serve(name: &str, start: DaemonStart, secrets: Secrets, feed: Feed) -> 
 /// No core file, and no other process of the same user may read this one's memory.
 pub(crate) fn harden() -> Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    setrlimit(
-        Resource::Core,
-        Rlimit {
-            current: Some(0),
-            maximum: Some(0),
-        },
-    )?;
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     Ok(())
 }
 
@@ -112,10 +103,7 @@ impl Feed {
     fn new() -> Self {
         let (lines, queue) = sync_channel(LOG_QUEUE);
         thread::spawn(move || write_all(&queue));
-        Self {
-            lines,
-            lost: Arc::default(),
-        }
+        Self { lines, lost: Arc::default() }
     }
 
     /// Says that the daemon listens.

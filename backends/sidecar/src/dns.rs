@@ -27,12 +27,8 @@ const TCP_IDLE: Duration = Duration::from_secs(5);
 
 /// Serves UDP and TCP on port 53 of `bind` for ever.
 pub(crate) async fn serve(bind: IpAddr, feed: Feed) -> Result<()> {
-    let udp = UdpSocket::bind((bind, 53))
-        .await
-        .context("listen for DNS over UDP")?;
-    let tcp = TcpListener::bind((bind, 53))
-        .await
-        .context("listen for DNS over TCP")?;
+    let udp = UdpSocket::bind((bind, 53)).await.context("listen for DNS over UDP")?;
+    let tcp = TcpListener::bind((bind, 53)).await.context("listen for DNS over TCP")?;
     feed.listening();
     let tcp_feed = feed.clone();
     tokio::spawn(async move { serve_tcp(tcp, bind, tcp_feed).await });
@@ -91,23 +87,14 @@ fn judge(query: &[u8], own: IpAddr) -> Option<(Vec<u8>, LogLine)> {
     }
     let mut reply = Packet::new_reply(query.id());
     let question = query.questions.first().filter(|_| query.questions.len() == 1);
-    let name = question
-        .map(|q| q.qname.to_string().to_ascii_lowercase())
-        .unwrap_or_default();
+    let name = question.map(|q| q.qname.to_string().to_ascii_lowercase()).unwrap_or_default();
     let known = OWN_NAMES.contains(&name.as_str());
     if let Some(question) = question {
         reply.questions.push(question.clone());
         let wants_v4 = matches!(question.qtype, QTYPE::ANY | QTYPE::TYPE(TYPE::A));
         if let (true, true, IpAddr::V4(v4)) = (known, wants_v4, own) {
-            let record = RData::A(A {
-                address: Ipv4Addr::into(v4),
-            });
-            reply.answers.push(ResourceRecord::new(
-                question.qname.clone(),
-                CLASS::IN,
-                TTL_SECONDS,
-                record,
-            ));
+            let record = RData::A(A { address: Ipv4Addr::into(v4) });
+            reply.answers.push(ResourceRecord::new(question.qname.clone(), CLASS::IN, TTL_SECONDS, record));
         }
     }
     if !known {
@@ -137,9 +124,7 @@ mod tests {
     fn ask(name: &str, kind: TYPE) -> (RCODE, usize, String) {
         let mut query = Packet::new_query(7);
         let name = Name::new(name).unwrap();
-        query
-            .questions
-            .push(Question::new(name, kind.into(), QCLASS::CLASS(CLASS::IN), false));
+        query.questions.push(Question::new(name, kind.into(), QCLASS::CLASS(CLASS::IN), false));
         let (reply, line) = judge(&query.build_bytes_vec().unwrap(), [10, 0, 0, 2].into()).unwrap();
         let reply = Packet::parse(&reply).unwrap();
         assert_eq!(reply.id(), 7);

@@ -37,11 +37,7 @@ pub(crate) fn init() -> Result<()> {
 /// A terminal is silenced first, so that no value of the environment is ever echoed; the byte [`HELPER_READY`]
 /// tells the host that it may write. Whatever follows the frame is the program's own input.
 pub(crate) fn run() -> Result<()> {
-    let terminal = if isatty(stdio::stdin()) {
-        Some(tcgetattr(stdio::stdin())?)
-    } else {
-        None
-    };
+    let terminal = if isatty(stdio::stdin()) { Some(tcgetattr(stdio::stdin())?) } else { None };
     if let Some(modes) = &terminal {
         let mut raw = modes.clone();
         raw.make_raw();
@@ -60,9 +56,7 @@ pub(crate) fn run() -> Result<()> {
     let mut command = Command::new(program);
     command.args(arguments).env_clear().current_dir(&frame.cwd);
     for (name, value) in &frame.env {
-        let value = BASE64_STANDARD
-            .decode(value)
-            .with_context(|| format!("value of {name}"))?;
+        let value = BASE64_STANDARD.decode(value).with_context(|| format!("value of {name}"))?;
         command.env(name, OsString::from_vec(value));
     }
     Err(command.exec()).with_context(|| format!("run {program} in {}", frame.cwd))

@@ -21,10 +21,7 @@ fn main() -> ExitCode {
         ["init"] => helper::init(),
         ["run"] => helper::run(),
         _ => {
-            eprintln!(
-                "bottle-sidecar {}: run by bottle, not by hand",
-                env!("CARGO_PKG_VERSION")
-            );
+            eprintln!("bottle-sidecar {}: run by bottle, not by hand", env!("CARGO_PKG_VERSION"));
             return ExitCode::from(2);
         }
     };

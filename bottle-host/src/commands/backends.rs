@@ -35,22 +35,12 @@ pub(super) fn run(args: &Backends) -> Result<u8> {
     }
     if rows.is_empty() {
         ui::say("no backends; they are looked for in:");
-        discover::search_path()
-            .iter()
-            .for_each(|dir| ui::say(format!("  {}", dir.display())));
+        discover::search_path().iter().for_each(|dir| ui::say(format!("  {}", dir.display())));
         return Ok(1);
     }
     let cells: Vec<_> = rows
         .iter()
-        .map(|r| {
-            vec![
-                r.backend.clone(),
-                r.version.clone(),
-                r.api.clone(),
-                r.status.clone(),
-                r.file.clone(),
-            ]
-        })
+        .map(|r| vec![r.backend.clone(), r.version.clone(), r.api.clone(), r.status.clone(), r.file.clone()])
         .collect();
     ui::table(&["BACKEND", "VERSION", "API", "STATUS", "FILE"], &cells)?;
     Ok(u8::from(failed))
@@ -70,11 +60,7 @@ fn examine(name: &str, file: &Path, shadowed: bool, probe: bool) -> Row {
         Ok(vetted) => {
             let descriptor = &vetted.descriptor;
             row.version = Descriptor::text(&descriptor.version);
-            row.api = descriptor.api[..3]
-                .iter()
-                .map(u16::to_string)
-                .collect::<Vec<_>>()
-                .join(".");
+            row.api = descriptor.api[..3].iter().map(u16::to_string).collect::<Vec<_>>().join(".");
             row.status = if shadowed { "shadowed".into() } else { "ok".into() };
             if probe && !shadowed {
                 (row.status, row.ok) = match probe_apart(file) {
@@ -89,18 +75,8 @@ fn examine(name: &str, file: &Path, shadowed: bool, probe: bool) -> Row {
 
 /// Loads the plugin in a child, so that whatever it does is one line here.
 fn probe_apart(file: &Path) -> Result<String> {
-    let output = Command::new(std::env::current_exe()?)
-        .arg("__probe")
-        .arg(file)
-        .output()?;
-    let last = |bytes: &[u8]| {
-        String::from_utf8_lossy(bytes)
-            .trim()
-            .lines()
-            .last()
-            .unwrap_or_default()
-            .to_owned()
-    };
+    let output = Command::new(std::env::current_exe()?).arg("__probe").arg(file).output()?;
+    let last = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().lines().last().unwrap_or_default().to_owned();
     if output.status.success() {
         return Ok(last(&output.stdout));
     }
@@ -110,12 +86,6 @@ fn probe_apart(file: &Path) -> Result<String> {
 /// What the child does.
 pub(super) fn probe(file: &Path) -> Result<u8> {
     let backend = plugin::open(file, &Services::from_env()).with_context(|| file.display().to_string())?;
-    ui::table(
-        &[&format!(
-            "loads, isolation {}",
-            ui::printable(&backend.info.isolation)
-        )],
-        &[],
-    )?;
+    ui::table(&[&format!("loads, isolation {}", ui::printable(&backend.info.isolation))], &[])?;
     Ok(0)
 }

@@ -46,24 +46,13 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
         let needed = !entries.is_empty();
         let planned = plugin::select(&name, &services).and_then(|backend| {
             let owner = paths.owner();
-            let req = CleanupRequest {
-                entries,
-                sweep: true,
-                live: live.clone(),
-                owner,
-                ..CleanupRequest::default()
-            };
+            let req = CleanupRequest { entries, sweep: true, live: live.clone(), owner, ..CleanupRequest::default() };
             let plan = backend.prepare_cleanup(&req, cancel.fd())?;
             Ok((plan.items()?, plan, backend))
         });
         match planned {
             Ok((items, plan, backend)) => {
-                rows.extend(
-                    items
-                        .iter()
-                        .filter(|item| !item.id.is_empty())
-                        .map(|item| row(&name, item)),
-                );
+                rows.extend(items.iter().filter(|item| !item.id.is_empty()).map(|item| row(&name, item)));
                 plans.push((plan, backend));
             }
             Err(error) => {
@@ -96,9 +85,7 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
         return Ok(0);
     }
     for (plan, backend) in plans {
-        let outcome = plan
-            .execute(DEADLINE)
-            .with_context(|| format!("clean up on {}", backend.info.name))?;
+        let outcome = plan.execute(DEADLINE).with_context(|| format!("clean up on {}", backend.info.name))?;
         for (item, why) in outcome.left {
             failed = true;
             ui::warn(format!("the {} {} is left: {why}", item.kind, item.name));
@@ -127,11 +114,7 @@ pub(super) fn take_away(backend: &Backend, entries: Vec<LedgerEntry>, deadline: 
     let Some(owner) = entries.first().map(|entry| entry.identity.clone()) else {
         return Ok(());
     };
-    let req = CleanupRequest {
-        entries,
-        owner: Paths::from_env()?.owner(),
-        ..CleanupRequest::default()
-    };
+    let req = CleanupRequest { entries, owner: Paths::from_env()?.owner(), ..CleanupRequest::default() };
     let outcome = backend.prepare_cleanup(&req, UNCANCELLED)?.execute(deadline)?;
     if let Some((item, why)) = outcome.left.first() {
         bail!("the {} {} of {owner} is left: {why}", item.kind, item.name);
@@ -149,16 +132,6 @@ fn row(backend: &str, item: &CleanupItem) -> Row {
 }
 
 fn show(rows: &[Row]) -> Result<()> {
-    let cells = |r: &Row| {
-        vec![
-            r.backend.clone(),
-            r.identity.clone(),
-            r.kind.clone(),
-            r.name.clone(),
-        ]
-    };
-    ui::table(
-        &["BACKEND", "IDENTITY", "KIND", "NAME"],
-        &rows.iter().map(cells).collect::<Vec<_>>(),
-    )
+    let cells = |r: &Row| vec![r.backend.clone(), r.identity.clone(), r.kind.clone(), r.name.clone()];
+    ui::table(&["BACKEND", "IDENTITY", "KIND", "NAME"], &rows.iter().map(cells).collect::<Vec<_>>())
 }

@@ -44,12 +44,7 @@ fn agents(paths: &Paths, json: bool) -> Result<u8> {
                 file: Some(agent.source.shown(paths)),
                 error: None,
             },
-            Err(error) => AgentRow {
-                agent: name.into(),
-                bottle: None,
-                file: None,
-                error: Some(format!("{error:#}")),
-            },
+            Err(error) => AgentRow { agent: name.into(), bottle: None, file: None, error: Some(format!("{error:#}")) },
         })
         .collect();
     if json {
@@ -62,17 +57,11 @@ fn agents(paths: &Paths, json: bool) -> Result<u8> {
         }
     }
     if rows.is_empty() {
-        ui::say(format!(
-            "no agents; write one: {}/NAME.md",
-            paths.short(&paths.root().join("agents"))
-        ));
+        ui::say(format!("no agents; write one: {}/NAME.md", paths.short(&paths.root().join("agents"))));
         return Ok(0);
     }
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
-    let cells: Vec<_> = rows
-        .iter()
-        .map(|r| vec![r.agent.clone(), or_dash(&r.bottle), or_dash(&r.file)])
-        .collect();
+    let cells: Vec<_> = rows.iter().map(|r| vec![r.agent.clone(), or_dash(&r.bottle), or_dash(&r.file)]).collect();
     ui::table(&["AGENT", "BOTTLE", "FILE"], &cells)?;
     Ok(0)
 }
@@ -101,15 +90,10 @@ fn active(paths: &Paths, json: bool) -> Result<u8> {
     drop(answers);
     let (mut rows, mut waiting, mut failed) = (vec![], names, false);
     let deadline = std::time::Instant::now() + ANSWER_TIME;
-    while let Ok((name, found)) =
-        asked.recv_timeout(deadline.saturating_duration_since(std::time::Instant::now()))
-    {
+    while let Ok((name, found)) = asked.recv_timeout(deadline.saturating_duration_since(std::time::Instant::now())) {
         waiting.retain(|waited| *waited != name);
         match found {
-            Ok(bottles) => rows.extend(bottles.into_iter().map(|bottle| ActiveRow {
-                backend: name.clone(),
-                bottle,
-            })),
+            Ok(bottles) => rows.extend(bottles.into_iter().map(|bottle| ActiveRow { backend: name.clone(), bottle })),
             Err(error) => {
                 failed = true;
                 ui::warn(format!("the backend {name}: {error:#}"));
@@ -118,14 +102,9 @@ fn active(paths: &Paths, json: bool) -> Result<u8> {
     }
     for name in &waiting {
         failed = true;
-        ui::warn(format!(
-            "the backend {name} did not answer within {} s",
-            ANSWER_TIME.as_secs()
-        ));
+        ui::warn(format!("the backend {name} did not answer within {} s", ANSWER_TIME.as_secs()));
     }
-    rows.sort_by(|a, b| {
-        (&a.bottle.started, &a.bottle.identity).cmp(&(&b.bottle.started, &b.bottle.identity))
-    });
+    rows.sort_by(|a, b| (&a.bottle.started, &a.bottle.identity).cmp(&(&b.bottle.started, &b.bottle.identity)));
     if json {
         ui::json(&rows)?;
     } else if rows.is_empty() {
@@ -135,13 +114,7 @@ fn active(paths: &Paths, json: bool) -> Result<u8> {
             .iter()
             .map(|r| {
                 let b = &r.bottle;
-                vec![
-                    r.backend.clone(),
-                    b.identity.clone(),
-                    b.agent.clone(),
-                    b.started.clone(),
-                    b.daemons.join(","),
-                ]
+                vec![r.backend.clone(), b.identity.clone(), b.agent.clone(), b.started.clone(), b.daemons.join(",")]
             })
             .collect();
         ui::table(&["BACKEND", "IDENTITY", "AGENT", "STARTED", "DAEMONS"], &cells)?;

@@ -50,10 +50,7 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     let mut resolved = plan::resolve(&paths, agent, bottle, &identity, &slug)?;
     let headless = args.prompt.is_some();
     if !headless && !args.dry_run && !Terminal::is_there() {
-        return Err(UsageError(
-            "there is no terminal for the session; say --prompt TEXT to run headless".into(),
-        )
-        .into());
+        return Err(UsageError("there is no terminal for the session; say --prompt TEXT to run headless".into()).into());
     }
     let services = Services::from_env();
     let backend = plugin::select(&plugin::chosen_name(backend), &services)?;
@@ -61,20 +58,9 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
 
     let scratch = Scratch::create(&paths, args.dry_run, &resolved, &backend)?;
     let stage = scratch.stage();
-    let mut life = Life {
-        scratch: Some(scratch),
-        services,
-        backend,
-    };
+    let mut life = Life { scratch: Some(scratch), services, backend };
     let plan = life.backend.prepare(&resolved.spec, &stage, cancel.fd())?;
-    let preflight = Preflight::new(
-        &paths,
-        agent,
-        bottle_source,
-        &resolved,
-        &life.backend.info,
-        plan.summary()?,
-    );
+    let preflight = Preflight::new(&paths, agent, bottle_source, &resolved, &life.backend.info, plan.summary()?);
     match args.format {
         Format::Json if args.dry_run => ui::json(&preflight)?,
         _ => preflight.show(),
@@ -137,10 +123,7 @@ struct Life {
 
 impl Life {
     fn collect(&self, resolved: &Resolved) -> Result<Collected> {
-        Ok(Collected {
-            agent: resolved.environment.collect()?,
-            sidecar: resolved.sidecar_secrets()?,
-        })
+        Ok(Collected { agent: resolved.environment.collect()?, sidecar: resolved.sidecar_secrets()? })
     }
 
     fn live(
@@ -152,38 +135,19 @@ impl Life {
         headless: bool,
         cancel: &Cancellation,
     ) -> Result<i32> {
-        let Some(Scratch::State(state)) = &self.scratch else {
-            bail!("a dry run launches nothing")
-        };
-        self.services
-            .keep_ledger(&resolved.spec.identity, state.ledger.clone());
-        let req = LaunchRequest {
-            policy: serde_json::to_value(&resolved.policy)?,
-        };
-        let bottle = plan
-            .launch(&req, &secrets.sidecar, cancel.fd())
-            .context("launch the bottle");
+        let Some(Scratch::State(state)) = &self.scratch else { bail!("a dry run launches nothing") };
+        self.services.keep_ledger(&resolved.spec.identity, state.ledger.clone());
+        let req = LaunchRequest { policy: serde_json::to_value(&resolved.policy)? };
+        let bottle = plan.launch(&req, &secrets.sidecar, cancel.fd()).context("launch the bottle");
         ui::clear_progress();
         let bottle = bottle?;
         fault::point("launched").map_err(bottle_api::Error::into_std)?;
 
         let log = EgressLog::follow(bottle.channel()?, &state.egress_log())?;
-        let capability = secrets
-            .sidecar
-            .get(CAPABILITY)
-            .context("a bottle has a capability")?;
+        let capability = secrets.sidecar.get(CAPABILITY).context("a bottle has a capability")?;
         let mut env = secrets.agent;
-        env.extend(environment::base(
-            &bottle.describe()?,
-            capability,
-            resolved.credential,
-            &Terminal::kind(),
-        ));
-        let program = Program {
-            argv,
-            env,
-            cwd: environment::WORKSPACE.into(),
-        };
+        env.extend(environment::base(&bottle.describe()?, capability, resolved.credential, &Terminal::kind()));
+        let program = Program { argv, env, cwd: environment::WORKSPACE.into() };
         let ended = session(&bottle, &program, headless, cancel);
         let summary = log.finish();
         let closed = close(bottle);
@@ -207,10 +171,7 @@ impl Life {
             return state.remove();
         }
         let log = state.keep_log()?;
-        ui::say(format!(
-            "the agent ended with {code}; its egress log is {}",
-            log.display()
-        ));
+        ui::say(format!("the agent ended with {code}; its egress log is {}", log.display()));
         Ok(())
     }
 }
@@ -238,11 +199,7 @@ impl Drop for Life {
 }
 
 fn session(bottle: &Bottle, program: &Program, headless: bool, cancel: &Cancellation) -> Result<i32> {
-    let streams = if headless {
-        Streams::Headless
-    } else {
-        Streams::Terminal(Terminal::raw()?)
-    };
+    let streams = if headless { Streams::Headless } else { Streams::Terminal(Terminal::raw()?) };
     session::run(bottle, program, streams, cancel)
 }
 
@@ -254,10 +211,7 @@ fn close(bottle: Bottle) -> Result<()> {
 fn claude_argv(args: &Start, has_prompt: bool) -> Vec<String> {
     let mut argv = vec!["claude".to_owned(), "--dangerously-skip-permissions".into()];
     if has_prompt {
-        argv.extend([
-            "--append-system-prompt-file".into(),
-            plan::files::PROMPT_PATH.into(),
-        ]);
+        argv.extend(["--append-system-prompt-file".into(), plan::files::PROMPT_PATH.into()]);
     }
     argv.extend(args.arguments.iter().cloned());
     if let Some(prompt) = &args.prompt {

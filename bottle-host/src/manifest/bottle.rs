@@ -78,9 +78,7 @@ impl<'de> Deserialize<'de> for EnvValue {
             serde_yaml::Value::Number(number) => number.to_string(),
             serde_yaml::Value::Bool(flag) => flag.to_string(),
             _ => {
-                return Err(D::Error::custom(
-                    "a value of `env` is text, a number, or true or false",
-                ));
+                return Err(D::Error::custom("a value of `env` is text, a number, or true or false"));
             }
         };
         if text.contains('\0') {
@@ -108,9 +106,7 @@ fn variable_name<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
     if is_variable(&name) {
         return Ok(name);
     }
-    Err(D::Error::custom(format!(
-        "`{name}` is no name of a variable (the value itself never stands in a manifest)"
-    )))
+    Err(D::Error::custom(format!("`{name}` is no name of a variable (the value itself never stands in a manifest)")))
 }
 
 /// A DNS name or an address, in lower case. No wildcard, scheme, port or path.
@@ -122,17 +118,14 @@ fn host_name<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
     let label = |l: &str| {
         !l.is_empty()
             && l.len() <= 63
-            && l.bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
             && !l.starts_with('-')
             && !l.ends_with('-')
     };
     if host.len() <= 253 && host.split('.').all(label) {
         return Ok(host);
     }
-    Err(D::Error::custom(format!(
-        "`{host}` is no host name (exact, without wildcard, scheme, port or path)"
-    )))
+    Err(D::Error::custom(format!("`{host}` is no host name (exact, without wildcard, scheme, port or path)")))
 }
 
 fn paths<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
@@ -152,8 +145,7 @@ mod tests {
     #[test]
     fn values_of_env_are_told_apart() {
         use super::EnvValue::{Asked, Host, Literal};
-        let bottle =
-            bottle_from("env:\n  A: plain\n  B: ${HOST_B}\n  C: ?\n  D: '?your key'\n  E: 8080\n  F: $x\n");
+        let bottle = bottle_from("env:\n  A: plain\n  B: ${HOST_B}\n  C: ?\n  D: '?your key'\n  E: 8080\n  F: $x\n");
         let values: Vec<_> = bottle.env.into_values().collect();
         let text = |t: &str| t.to_owned();
         assert_eq!(

@@ -38,15 +38,8 @@ pub(super) fn sources(dir: &Path) -> Result<Vec<Source>> {
         if path.extension().is_none_or(|extension| extension != "md") {
             continue;
         }
-        match path
-            .file_stem()
-            .and_then(|stem| stem.to_str())
-            .filter(|stem| is_name(stem))
-        {
-            Some(name) => found.push(Source {
-                name: name.to_owned(),
-                path,
-            }),
+        match path.file_stem().and_then(|stem| stem.to_str()).filter(|stem| is_name(stem)) {
+            Some(name) => found.push(Source { name: name.to_owned(), path }),
             None => ui::warn(format!(
                 "{}: skipped; a name is lower-case letters, digits and dashes, begins with a letter and has 40 \
                  characters at most",
@@ -62,18 +55,14 @@ pub(super) fn sources(dir: &Path) -> Result<Vec<Source>> {
 fn is_name(stem: &str) -> bool {
     stem.starts_with(|c: char| c.is_ascii_lowercase())
         && stem.len() <= 40
-        && stem
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && stem.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 impl Source {
     /// Reads and splits the file.
     pub fn read(&self) -> Result<Text> {
         let shown = self.path.display();
-        let size = std::fs::metadata(&self.path)
-            .with_context(|| format!("read {shown}"))?
-            .len();
+        let size = std::fs::metadata(&self.path).with_context(|| format!("read {shown}"))?.len();
         if size > MAX_BYTES {
             bail!("{shown}: {size} bytes, more than the {MAX_BYTES} that a manifest file may have");
         }
@@ -99,39 +88,24 @@ fn split(path: &Path, text: &str) -> Result<Text> {
     let mut yaml = String::new();
     for line in lines.by_ref() {
         if line.trim_end() == FENCE {
-            return Ok(Text {
-                path: path.into(),
-                yaml,
-                first_line: 2,
-                body: lines.collect(),
-            });
+            return Ok(Text { path: path.into(), yaml, first_line: 2, body: lines.collect() });
         }
         yaml.push_str(line);
     }
-    bail!(
-        "{}:{}:1: the frontmatter has no closing line `{FENCE}`",
-        path.display(),
-        text.lines().count()
-    )
+    bail!("{}:{}:1: the frontmatter has no closing line `{FENCE}`", path.display(), text.lines().count())
 }
 
 impl Text {
     /// The frontmatter as a `T`. An error names file, line and column.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
         // An empty frontmatter is an empty mapping.
-        let empty = self
-            .yaml
-            .lines()
-            .all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
+        let empty = self.yaml.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
         let yaml = if empty { "{}" } else { &self.yaml };
         serde_yaml::from_str(yaml).map_err(|error| {
-            let place = error.location().map_or((self.first_line, 1), |at| {
-                (at.line() + self.first_line - 1, at.column())
-            });
+            let place =
+                error.location().map_or((self.first_line, 1), |at| (at.line() + self.first_line - 1, at.column()));
             let text = error.to_string();
-            let message = text
-                .rsplit_once(" at line ")
-                .map_or(text.as_str(), |(message, _)| message);
+            let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
             anyhow!("{}:{}:{}: {message}", self.path.display(), place.0, place.1)
         })
     }
@@ -145,10 +119,7 @@ mod tests {
     #[test]
     fn frontmatter_and_body_come_apart() {
         let text = split(Path::new("x.md"), "---\na: 1\n---\nbody\n---\nmore\n").unwrap();
-        assert_eq!(
-            (text.yaml.as_str(), text.body.as_str()),
-            ("a: 1\n", "body\n---\nmore\n")
-        );
+        assert_eq!((text.yaml.as_str(), text.body.as_str()), ("a: 1\n", "body\n---\nmore\n"));
         let bare = split(Path::new("x.md"), "---\n---").unwrap();
         assert!(bare.parse::<Value>().unwrap().as_mapping().unwrap().is_empty());
         assert!(split(Path::new("x.md"), "no frontmatter").is_err());

@@ -70,9 +70,7 @@ impl Manifest {
     pub fn load(paths: &Paths) -> Result<Self> {
         let (home, project) = (paths.root(), paths.cwd.join(".claude-bottle"));
         if project != home && project.join("bottles").is_dir() {
-            ui::warn(
-                "ignoring ./.claude-bottle/bottles: bottles are defined in ~/.claude-bottle/bottles only",
-            );
+            ui::warn("ignoring ./.claude-bottle/bottles: bottles are defined in ~/.claude-bottle/bottles only");
         }
         let mut bottles = BTreeMap::new();
         for source in file::sources(&home.join("bottles"))? {
@@ -83,9 +81,7 @@ impl Manifest {
         let project = (project != home).then_some(&project);
         for dir in [Some(&home), project].into_iter().flatten() {
             for source in file::sources(&dir.join("agents"))? {
-                let shadows = agents
-                    .get(&source.name)
-                    .and_then(|a| Some(a.as_ref().ok()?.source.clone()));
+                let shadows = agents.get(&source.name).and_then(|a| Some(a.as_ref().ok()?.source.clone()));
                 agents.insert(source.name.clone(), read_agent(&source, shadows));
             }
         }
@@ -103,10 +99,7 @@ impl Manifest {
             let known: Vec<&str> = self.agents.keys().map(String::as_str).collect();
             let dir = paths.short(&paths.root().join("agents"));
             return Err(match known.as_slice() {
-                [] => hinted(
-                    format!("no agent `{name}`: there is none at all"),
-                    format!("Write one: {dir}/{name}.md"),
-                ),
+                [] => hinted(format!("no agent `{name}`: there is none at all"), format!("Write one: {dir}/{name}.md")),
                 _ => hinted(
                     format!("no agent `{name}`; there are: {}", known.join(", ")),
                     format!("Agents are {dir}/NAME.md."),
@@ -118,11 +111,7 @@ impl Manifest {
             let dir = paths.short(&paths.root().join("bottles"));
             let known: Vec<&str> = self.bottles.keys().map(String::as_str).collect();
             return Err(hinted(
-                format!(
-                    "{}: no bottle `{}`",
-                    agent.source.shown(paths),
-                    agent.fields.bottle
-                ),
+                format!("{}: no bottle `{}`", agent.source.shown(paths), agent.fields.bottle),
                 match known.as_slice() {
                     [] => format!("Write it: {dir}/{}.md", agent.fields.bottle),
                     _ => format!("Bottles are {dir}/NAME.md; there are: {}.", known.join(", ")),
@@ -144,34 +133,19 @@ fn read_agent(source: &Source, shadows: Option<Source>) -> Result<Agent> {
     let fields: AgentFields = text.parse()?;
     for skill in &fields.skills {
         if !is_plain_name(skill) {
-            bail!(
-                "{}: the skill `{skill}` is no plain directory name",
-                source.path.display()
-            );
+            bail!("{}: the skill `{skill}` is no plain directory name", source.path.display());
         }
     }
     if !is_plain_name(&fields.bottle) {
-        bail!(
-            "{}: the bottle `{}` is no plain name",
-            source.path.display(),
-            fields.bottle
-        );
+        bail!("{}: the bottle `{}` is no plain name", source.path.display(), fields.bottle);
     }
-    Ok(Agent {
-        name: source.name.clone(),
-        fields,
-        prompt: text.body,
-        source: source.clone(),
-        shadows,
-    })
+    Ok(Agent { name: source.name.clone(), fields, prompt: text.body, source: source.clone(), shadows })
 }
 
 /// `^[A-Za-z0-9][A-Za-z0-9._-]*$`
 fn is_plain_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
 }
 
 /// Where a skill is, held below the skills' directory even when links are followed.
@@ -180,22 +154,12 @@ pub fn skill_dir(paths: &Paths, name: &str) -> Result<std::path::PathBuf> {
     if !dir.is_dir() {
         return Err(hinted(
             format!("skill `{name}`: there is no directory {}", paths.short(&dir)),
-            format!(
-                "Create {}/SKILL.md, or take the skill out of the agent.",
-                paths.short(&dir)
-            ),
+            format!("Create {}/SKILL.md, or take the skill out of the agent.", paths.short(&dir)),
         ));
     }
-    let (real_root, real) = (
-        root.canonicalize()?,
-        dir.canonicalize().context("resolve the skill's directory")?,
-    );
+    let (real_root, real) = (root.canonicalize()?, dir.canonicalize().context("resolve the skill's directory")?);
     if !real.starts_with(&real_root) || real == real_root {
-        bail!(
-            "skill `{name}`: {} leads out of {}",
-            paths.short(&dir),
-            paths.short(&root)
-        );
+        bail!("skill `{name}`: {} leads out of {}", paths.short(&dir), paths.short(&root));
     }
     Ok(real)
 }
@@ -203,14 +167,7 @@ pub fn skill_dir(paths: &Paths, name: &str) -> Result<std::path::PathBuf> {
 /// For tests of modules that need a bottle.
 #[cfg(test)]
 pub(crate) fn bottle_from(yaml: &str) -> Bottle {
-    file::Text {
-        path: "test.md".into(),
-        yaml: yaml.into(),
-        first_line: 1,
-        body: String::new(),
-    }
-    .parse()
-    .unwrap()
+    file::Text { path: "test.md".into(), yaml: yaml.into(), first_line: 1, body: String::new() }.parse().unwrap()
 }
 
 #[cfg(test)]
@@ -224,10 +181,7 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
-        let paths = Paths {
-            home: dir.path().join("home"),
-            cwd: dir.path().join("work"),
-        };
+        let paths = Paths { home: dir.path().join("home"), cwd: dir.path().join("work") };
         std::fs::create_dir_all(&paths.cwd).unwrap();
         (dir, paths)
     }
@@ -237,26 +191,14 @@ mod tests {
         let (_dir, paths) = home(&[
             ("home/.claude-bottle/bottles/b.md", "---\n---\n"),
             ("home/.claude-bottle/agents/a.md", "---\nbottle: b\n---\nhome"),
-            (
-                "work/.claude-bottle/agents/a.md",
-                "---\nbottle: b\nmodel: opus\n---\nproject\n",
-            ),
+            ("work/.claude-bottle/agents/a.md", "---\nbottle: b\nmodel: opus\n---\nproject\n"),
             ("work/.claude-bottle/agents/c.md", "---\nbottle: evil\n---\n"),
             ("work/.claude-bottle/bottles/evil.md", "---\n---\n"),
         ]);
         let manifest = Manifest::load(&paths).unwrap();
         let (agent, ..) = manifest.resolve(&paths, "a").unwrap();
-        assert_eq!(
-            (agent.prompt.as_str(), agent.shadows.is_some()),
-            ("project\n", true)
-        );
-        assert!(
-            manifest
-                .resolve(&paths, "c")
-                .unwrap_err()
-                .to_string()
-                .contains("no bottle `evil`")
-        );
+        assert_eq!((agent.prompt.as_str(), agent.shadows.is_some()), ("project\n", true));
+        assert!(manifest.resolve(&paths, "c").unwrap_err().to_string().contains("no bottle `evil`"));
     }
 
     #[test]
@@ -274,10 +216,7 @@ mod tests {
 
     #[test]
     fn a_skill_stays_below_its_directory() {
-        let (dir, paths) = home(&[
-            ("home/.claude/skills/ok/SKILL.md", "x"),
-            ("elsewhere/SKILL.md", "x"),
-        ]);
+        let (dir, paths) = home(&[("home/.claude/skills/ok/SKILL.md", "x"), ("elsewhere/SKILL.md", "x")]);
         std::os::unix::fs::symlink(dir.path().join("elsewhere"), paths.skills().join("out")).unwrap();
         assert!(skill_dir(&paths, "ok").is_ok());
         for bad in ["out", "missing", ".", ".."] {

@@ -41,12 +41,15 @@ pub enum ModelCredential {
 impl ModelCredential {
     /// The first that is set. None: an error that says what to set; there is no fallback.
     pub fn from_env() -> Result<Self> {
-        [Self::OauthToken, Self::ApiKey].into_iter().find(|kind| host_variable(kind.host_variable()).is_some()).ok_or_else(|| {
-            hinted(
-                "no credential for the model: neither CLAUDE_BOTTLE_OAUTH_TOKEN nor ANTHROPIC_API_KEY is set",
-                "export CLAUDE_BOTTLE_OAUTH_TOKEN=… (`claude setup-token` prints one), or ANTHROPIC_API_KEY=…",
-            )
-        })
+        [Self::OauthToken, Self::ApiKey]
+            .into_iter()
+            .find(|kind| host_variable(kind.host_variable()).is_some())
+            .ok_or_else(|| {
+                hinted(
+                    "no credential for the model: neither CLAUDE_BOTTLE_OAUTH_TOKEN nor ANTHROPIC_API_KEY is set",
+                    "export CLAUDE_BOTTLE_OAUTH_TOKEN=… (`claude setup-token` prints one), or ANTHROPIC_API_KEY=…",
+                )
+            })
     }
 
     /// The host's variable that holds the real one.
@@ -60,14 +63,8 @@ impl ModelCredential {
     /// The agent's variable, and the placeholder that it holds.
     pub fn placeholder(self) -> (&'static str, &'static str) {
         match self {
-            Self::OauthToken => (
-                "CLAUDE_CODE_OAUTH_TOKEN",
-                "sk-ant-oat01-placeholder-the-real-one-is-in-the-sidecar",
-            ),
-            Self::ApiKey => (
-                "ANTHROPIC_API_KEY",
-                "sk-ant-api03-placeholder-the-real-one-is-in-the-sidecar",
-            ),
+            Self::OauthToken => ("CLAUDE_CODE_OAUTH_TOKEN", "sk-ant-oat01-placeholder-the-real-one-is-in-the-sidecar"),
+            Self::ApiKey => ("ANTHROPIC_API_KEY", "sk-ant-api03-placeholder-the-real-one-is-in-the-sidecar"),
         }
     }
 
@@ -77,16 +74,12 @@ impl ModelCredential {
             Self::OauthToken => AuthScheme::Bearer,
             Self::ApiKey => AuthScheme::XApiKey,
         };
-        Auth {
-            scheme,
-            secret: SECRET.into(),
-        }
+        Auth { scheme, secret: SECRET.into() }
     }
 
     /// The real one, for the sidecar.
     pub(super) fn add_to(self, secrets: &mut Secrets) -> Result<()> {
-        let value =
-            host_variable(self.host_variable()).context("the model's credential is not set any more")?;
+        let value = host_variable(self.host_variable()).context("the model's credential is not set any more")?;
         secrets.insert(SECRET, Secret::new(value.trim()));
         Ok(())
     }

@@ -18,13 +18,8 @@ pub const WORKSPACE: &str = "/workspace";
 const PROXY_PORT: u16 = 9099;
 
 /// Trust the sidecar's certificates.
-const CA_VARIABLES: [&str; 5] = [
-    "NODE_EXTRA_CA_CERTS",
-    "SSL_CERT_FILE",
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-    "GIT_SSL_CAINFO",
-];
+const CA_VARIABLES: [&str; 5] =
+    ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"];
 const PROXY_VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
 const NO_PROXY_VARIABLES: [&str; 2] = ["NO_PROXY", "no_proxy"];
 /// Keep the client from talking to anybody but the model.
@@ -57,11 +52,7 @@ pub struct Environment {
 impl Environment {
     /// Checks the names, and that the host's variables are set.
     pub fn resolve(bottle: &Bottle) -> Result<Self> {
-        let mut out = Self {
-            literals: BTreeMap::new(),
-            host: BTreeMap::new(),
-            asked: BTreeMap::new(),
-        };
+        let mut out = Self { literals: BTreeMap::new(), host: BTreeMap::new(), asked: BTreeMap::new() };
         for (name, value) in &bottle.env {
             if !crate::manifest::is_variable(name) {
                 bail!("env: `{name}` is no name of a variable");
@@ -92,24 +83,15 @@ impl Environment {
     /// Names with where each value comes from, for the preflight. Never a value.
     pub fn shown(&self) -> Vec<String> {
         let literals = self.literals.keys().cloned();
-        let host = self
-            .host
-            .iter()
-            .map(|(name, variable)| format!("{name} (secret, from ${variable})"));
-        let asked = self
-            .asked
-            .keys()
-            .map(|name| format!("{name} (secret, asked for)"));
+        let host = self.host.iter().map(|(name, variable)| format!("{name} (secret, from ${variable})"));
+        let asked = self.asked.keys().map(|name| format!("{name} (secret, asked for)"));
         literals.chain(host).chain(asked).collect()
     }
 
     /// Asks for what is asked for and reads what the host has: after the y/N only.
     pub fn collect(&self) -> Result<BTreeMap<String, Secret>> {
-        let mut all: BTreeMap<String, Secret> = self
-            .literals
-            .iter()
-            .map(|(name, value)| (name.clone(), Secret::new(value.as_str())))
-            .collect();
+        let mut all: BTreeMap<String, Secret> =
+            self.literals.iter().map(|(name, value)| (name.clone(), Secret::new(value.as_str()))).collect();
         for (name, variable) in &self.host {
             match host_variable(variable) {
                 Some(value) => all.insert(name.clone(), Secret::new(value)),
@@ -117,11 +99,7 @@ impl Environment {
             };
         }
         for (name, question) in &self.asked {
-            let question = if question.is_empty() {
-                name.clone()
-            } else {
-                format!("{question} ({name})")
-            };
+            let question = if question.is_empty() { name.clone() } else { format!("{question} ({name})") };
             all.insert(name.clone(), Secret::new(ui::ask_secret(&question)?.as_bytes()));
         }
         Ok(all)
@@ -129,13 +107,8 @@ impl Environment {
 }
 
 fn is_reserved(name: &str) -> bool {
-    let own = PROXY_VARIABLES
-        .iter()
-        .chain(&NO_PROXY_VARIABLES)
-        .chain(&CA_VARIABLES)
-        .chain(&RESERVED);
-    own.chain(SWITCHES.iter().map(|(switch, _)| switch))
-        .any(|reserved| *reserved == name)
+    let own = PROXY_VARIABLES.iter().chain(&NO_PROXY_VARIABLES).chain(&CA_VARIABLES).chain(&RESERVED);
+    own.chain(SWITCHES.iter().map(|(switch, _)| switch)).any(|reserved| *reserved == name)
 }
 
 /// What makes the agent use its sidecar, whatever the manifest says.
@@ -157,18 +130,12 @@ pub fn base(
         ("SHELL", "/bin/bash"),
         ("LANG", "C.UTF-8"),
         ("TERM", term),
-        (
-            "PATH",
-            "/home/agent/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        ),
+        ("PATH", "/home/agent/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
         (token_name, placeholder),
     ];
     let mut env: BTreeMap<String, Secret> = BTreeMap::new();
     let mut set = |name: &str, value: &str| drop(env.insert(name.to_owned(), Secret::new(value)));
-    fixed
-        .iter()
-        .chain(&SWITCHES)
-        .for_each(|(name, value)| set(name, value));
+    fixed.iter().chain(&SWITCHES).for_each(|(name, value)| set(name, value));
     PROXY_VARIABLES.iter().for_each(|name| set(name, &proxy));
     NO_PROXY_VARIABLES.iter().for_each(|name| set(name, &direct));
     CA_VARIABLES.iter().for_each(|name| set(name, CA_PATHS[0]));
@@ -182,13 +149,7 @@ mod tests {
 
     #[test]
     fn the_manifest_cannot_replace_what_leads_to_the_sidecar() {
-        for name in [
-            "HTTPS_PROXY",
-            "no_proxy",
-            "SSL_CERT_FILE",
-            "ANTHROPIC_BASE_URL",
-            "ANTHROPIC_API_KEY",
-        ] {
+        for name in ["HTTPS_PROXY", "no_proxy", "SSL_CERT_FILE", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY"] {
             let bottle = bottle_from(&format!("env: {{{name}: x}}"));
             assert!(Environment::resolve(&bottle).is_err(), "{name}");
         }
@@ -197,18 +158,13 @@ mod tests {
     #[test]
     fn an_unset_host_variable_is_named() {
         let bottle = bottle_from("env: {A: '${BOTTLE_TEST_NOT_SET}'}");
-        let Err(error) = Environment::resolve(&bottle) else {
-            panic!("resolved")
-        };
+        let Err(error) = Environment::resolve(&bottle) else { panic!("resolved") };
         assert!(error.to_string().contains("BOTTLE_TEST_NOT_SET"));
     }
 
     #[test]
     fn the_preflight_shows_names_only() {
         let bottle = bottle_from("env: {A: literal-value, B: ?question}");
-        assert_eq!(
-            Environment::resolve(&bottle).unwrap().shown(),
-            ["A", "B (secret, asked for)"]
-        );
+        assert_eq!(Environment::resolve(&bottle).unwrap().shown(), ["A", "B (secret, asked for)"]);
     }
 }

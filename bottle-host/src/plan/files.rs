@@ -29,12 +29,7 @@ pub fn render(paths: &Paths, agent: &Agent, credential: &ModelCredential) -> Res
     for name in &agent.fields.skills {
         add_skill(&skill_dir(paths, name)?, name, &mut skills).with_context(|| format!("skill `{name}`"))?;
     }
-    Ok(Provision {
-        ca_paths: CA_PATHS.map(str::to_owned).to_vec(),
-        prompt,
-        skills,
-        ..Provision::default()
-    })
+    Ok(Provision { ca_paths: CA_PATHS.map(str::to_owned).to_vec(), prompt, skills, ..Provision::default() })
 }
 
 /// Onboarding is done, the workspace is trusted, and what full permissions mean was read.
@@ -49,11 +44,7 @@ fn first_run(credential: ModelCredential) -> Result<Vec<FileEntry>> {
     let settings = json!({ "skipDangerousModePermissionPrompt": true, "theme": "dark" });
     Ok(vec![
         FileEntry::agent(format!("{HOME}/.claude.json"), serde_json::to_vec_pretty(&state)?),
-        FileEntry::agent(
-            format!("{HOME}/.claude/settings.json"),
-            serde_json::to_vec_pretty(&settings)?,
-        )
-        .own_parents(1),
+        FileEntry::agent(format!("{HOME}/.claude/settings.json"), serde_json::to_vec_pretty(&settings)?).own_parents(1),
     ])
 }
 
@@ -63,9 +54,7 @@ fn add_skill(root: &Path, name: &str, out: &mut Vec<FileEntry>) -> Result<()> {
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
-            let real = path
-                .canonicalize()
-                .with_context(|| format!("resolve {}", path.display()))?;
+            let real = path.canonicalize().with_context(|| format!("resolve {}", path.display()))?;
             if !real.starts_with(root) {
                 bail!("{} leads out of the skill", path.display());
             }
@@ -85,14 +74,8 @@ fn add_skill(root: &Path, name: &str, out: &mut Vec<FileEntry>) -> Result<()> {
                 );
             }
             let inside = path.strip_prefix(root)?;
-            let shown = inside
-                .to_str()
-                .with_context(|| format!("{} is not UTF-8", path.display()))?;
-            let mode = if metadata.permissions().mode() & 0o100 != 0 {
-                0o700
-            } else {
-                0o600
-            };
+            let shown = inside.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
+            let mode = if metadata.permissions().mode() & 0o100 != 0 { 0o700 } else { 0o600 };
             // The skill's own directories, and `.claude/skills` above it, are the agent's.
             let depth = u32::try_from(inside.components().count())?;
             let entry = FileEntry::agent(format!("{HOME}/.claude/skills/{name}/{shown}"), fs::read(&real)?);
@@ -116,19 +99,10 @@ mod tests {
         fs::set_permissions(root.join("sub/run.sh"), fs::Permissions::from_mode(0o755)).unwrap();
         let mut out = vec![];
         add_skill(&root, "s", &mut out).unwrap();
-        let mut found: Vec<_> = out
-            .iter()
-            .map(|f| (f.path.as_str(), f.mode, f.own_parents))
-            .collect();
+        let mut found: Vec<_> = out.iter().map(|f| (f.path.as_str(), f.mode, f.own_parents)).collect();
         found.sort();
         let path = "/home/agent/.claude/skills/s/";
-        assert_eq!(
-            found,
-            [
-                (format!("{path}SKILL.md").as_str(), 0o600, 3),
-                (&format!("{path}sub/run.sh"), 0o700, 4)
-            ]
-        );
+        assert_eq!(found, [(format!("{path}SKILL.md").as_str(), 0o600, 3), (&format!("{path}sub/run.sh"), 0o700, 4)]);
         fs::write(dir.path().join("outside"), "z").unwrap();
         std::os::unix::fs::symlink("../outside", root.join("link")).unwrap();
         assert!(add_skill(&root, "s", &mut vec![]).is_err());

@@ -39,22 +39,12 @@ pub struct Resolved {
 }
 
 /// Resolves an agent for one launch. Reads the host's variables, takes none of their values along but the spec's.
-pub fn resolve(
-    paths: &Paths,
-    agent: &Agent,
-    bottle: &Bottle,
-    identity: &str,
-    slug: &str,
-) -> Result<Resolved> {
+pub fn resolve(paths: &Paths, agent: &Agent, bottle: &Bottle, identity: &str, slug: &str) -> Result<Resolved> {
     let credential = ModelCredential::from_env()?;
     let environment = Environment::resolve(bottle)?;
     let (policy, warnings) = policy::render(bottle, &credential)?;
-    let token_refs: Vec<String> = bottle
-        .egress
-        .routes
-        .iter()
-        .filter_map(|r| Some(r.auth.as_ref()?.token_ref.clone()))
-        .collect();
+    let token_refs: Vec<String> =
+        bottle.egress.routes.iter().filter_map(|r| Some(r.auth.as_ref()?.token_ref.clone())).collect();
     for name in &token_refs {
         if host_variable(name).is_none() {
             return Err(hinted(
@@ -73,14 +63,7 @@ pub fn resolve(
         provision: files::render(paths, agent, &credential)?,
         ..BottleSpec::default()
     };
-    Ok(Resolved {
-        spec,
-        policy,
-        environment,
-        credential,
-        token_refs,
-        warnings,
-    })
+    Ok(Resolved { spec, policy, environment, credential, token_refs, warnings })
 }
 
 /// The checks that no backend can skip.
@@ -92,10 +75,7 @@ pub fn validate(spec: &BottleSpec) -> Result<()> {
     if spec.owner.is_empty() {
         return wrong("the bottle has no owner");
     }
-    if DAEMONS
-        .iter()
-        .any(|needed| !spec.daemons.iter().any(|d| d == needed))
-    {
+    if DAEMONS.iter().any(|needed| !spec.daemons.iter().any(|d| d == needed)) {
         return wrong("the daemons egress and dns cannot be left out");
     }
     if spec.provision.ca_paths.is_empty() {

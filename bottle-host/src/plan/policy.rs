@@ -16,10 +16,7 @@ pub fn render(bottle: &Bottle, model: &ModelCredential) -> Result<(Policy, Vec<S
             bail!("egress: the host {} has two routes", route.host);
         }
         if let Some(address) = route.address {
-            warnings.push(format!(
-                "{} is dialled at {address}, whatever its name says",
-                route.host
-            ));
+            warnings.push(format!("{} is dialled at {address}, whatever its name says", route.host));
         }
         if route.allow_private {
             warnings.push(format!("{} may be at a private address", route.host));
@@ -29,10 +26,7 @@ pub fn render(bottle: &Bottle, model: &ModelCredential) -> Result<(Policy, Vec<S
     match routes.iter_mut().find(|r| r.host == credential::HOST) {
         // The manifest may say more about the model's host; the credential stays the host's.
         Some(route) if route.auth.is_some() => {
-            bail!(
-                "egress: the credential of {} comes from the host's environment; take `auth` out",
-                credential::HOST
-            )
+            bail!("egress: the credential of {} comes from the host's environment; take `auth` out", credential::HOST)
         }
         Some(route) => complete(route, *model),
         None => {
@@ -43,18 +37,9 @@ pub fn render(bottle: &Bottle, model: &ModelCredential) -> Result<(Policy, Vec<S
     }
     let upstream_ca_pem = upstream_ca()?;
     if upstream_ca_pem.is_some() {
-        warnings.push(format!(
-            "certificates signed by {UPSTREAM_CA_ENV} are trusted for every host"
-        ));
+        warnings.push(format!("certificates signed by {UPSTREAM_CA_ENV} are trusted for every host"));
     }
-    Ok((
-        Policy {
-            schema: SCHEMA,
-            routes,
-            upstream_ca_pem,
-        },
-        warnings,
-    ))
+    Ok((Policy { schema: SCHEMA, routes, upstream_ca_pem }, warnings))
 }
 
 fn complete(route: &mut Route, model: ModelCredential) {
@@ -67,20 +52,14 @@ fn complete(route: &mut Route, model: ModelCredential) {
 }
 
 fn to_policy(route: &manifest::Route) -> Result<Route> {
-    let auth = route.auth.as_ref().map(|a| Auth {
-        scheme: a.scheme,
-        secret: a.token_ref.clone(),
-    });
+    let auth = route.auth.as_ref().map(|a| Auth { scheme: a.scheme, secret: a.token_ref.clone() });
     let ports = match (route.ports.is_empty(), auth.is_some()) {
         (false, _) => route.ports.clone(),
         (true, true) => vec![443],
         (true, false) => vec![443, 80],
     };
     if auth.is_some() && ports.contains(&80) {
-        bail!(
-            "egress: {} would send its credential in the clear over port 80",
-            route.host
-        );
+        bail!("egress: {} would send its credential in the clear over port 80", route.host);
     }
     Ok(Route {
         host: route.host.clone(),
@@ -101,10 +80,7 @@ fn upstream_ca() -> Result<Option<String>> {
     let pem = std::fs::read_to_string(&path)
         .with_context(|| format!("{UPSTREAM_CA_ENV}: read {}", path.to_string_lossy()))?;
     if !pem.contains("BEGIN CERTIFICATE") {
-        bail!(
-            "{UPSTREAM_CA_ENV}: {} holds no certificate in PEM",
-            path.to_string_lossy()
-        );
+        bail!("{UPSTREAM_CA_ENV}: {} holds no certificate in PEM", path.to_string_lossy());
     }
     Ok(Some(pem))
 }
@@ -119,10 +95,7 @@ mod tests {
         let (policy, warnings) = render(&bottle_from("{}"), &ModelCredential::ApiKey).unwrap();
         assert_eq!((policy.routes.len(), warnings.len()), (1, 0));
         let route = &policy.routes[0];
-        assert_eq!(
-            (route.host.as_str(), route.ports.as_slice()),
-            (credential::HOST, &[443][..])
-        );
+        assert_eq!((route.host.as_str(), route.ports.as_slice()), (credential::HOST, &[443][..]));
         assert!(route.auth.is_some() && route.strip_credentials && !route.paths.is_empty());
         policy.check().unwrap();
     }
@@ -142,10 +115,7 @@ mod tests {
             "egress: {routes: [{host: a.example}, {host: A.example}]}",
             "egress: {routes: [{host: api.anthropic.com, auth: {scheme: Bearer, token_ref: T}}]}",
         ] {
-            assert!(
-                render(&bottle_from(yaml), &ModelCredential::ApiKey).is_err(),
-                "{yaml}"
-            );
+            assert!(render(&bottle_from(yaml), &ModelCredential::ApiKey).is_err(), "{yaml}");
         }
     }
 }

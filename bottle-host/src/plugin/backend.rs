@@ -8,9 +8,9 @@ use abi_stable::{
 };
 use anyhow::{Context, Result, anyhow};
 use bottle_api::{
-    ActiveBottle, BackendInfo, BottleInfo, BottleSpec, ChannelRequest, CleanupItem, CleanupOutcome,
-    CleanupRequest, CreateConfig, DeadlineRequest, EnvRequest, Error, ExitStatus, LaunchRequest, PlanSummary,
-    ResizeRequest, StartRequest,
+    ActiveBottle, BackendInfo, BottleInfo, BottleSpec, ChannelRequest, CleanupItem, CleanupOutcome, CleanupRequest,
+    CreateConfig, DeadlineRequest, EnvRequest, Error, ExitStatus, LaunchRequest, PlanSummary, ResizeRequest,
+    StartRequest,
     abi::{
         AbiResult, AbiSecret, AbiStdio, BackendBox, CleanupBox, HandleBox, HostServices_TO, JsonBuf, PlanBox,
         PluginModuleRef, ProcessBox,
@@ -55,29 +55,19 @@ pub struct Process(Arc<ProcessBox>);
 impl Backend {
     pub(super) fn create(name: &str, module: PluginModuleRef, services: &Arc<Services>) -> Result<Self> {
         let backtrace = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
-        let config = CreateConfig {
-            log_level: services.log_level,
-            backtrace,
-        };
+        let config = CreateConfig { log_level: services.log_level, backtrace };
         let lent = HostServices_TO::from_ptr(RArc::new(Lent(services.clone())), TD_Opaque);
         let raw = done(module.create()(lent, json(&config)?.as_slice().into()))?;
         let info: BackendInfo = parse(done(raw.info(RSlice::from_slice(b"{}")))?)?;
         if info.name != name {
-            return Err(anyhow!(
-                "it calls itself `{}` once loaded, and `{name}` in its descriptor",
-                info.name
-            ));
+            return Err(anyhow!("it calls itself `{}` once loaded, and `{name}` in its descriptor", info.name));
         }
         Ok(Self { raw, info })
     }
 
     /// The host's values of the variables that the backend wants.
     pub fn env(&self) -> BTreeMap<String, String> {
-        self.info
-            .env
-            .iter()
-            .filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)))
-            .collect()
+        self.info.env.iter().filter_map(|name| Some((name.clone(), std::env::var(name).ok()?))).collect()
     }
 
     /// The host's checks, then the backend's own, then its plan: no backend can skip the first.
@@ -86,31 +76,19 @@ impl Backend {
         let spec = json(spec)?;
         done(self.raw.validate(spec.as_slice().into(), cancel))?;
         let stage = RSlice::from_slice(stage.as_os_str().as_bytes());
-        Ok(Plan(done(self.raw.resolve_plan(
-            spec.as_slice().into(),
-            stage,
-            cancel,
-        ))?))
+        Ok(Plan(done(self.raw.resolve_plan(spec.as_slice().into(), stage, cancel))?))
     }
 
     /// The running bottles of an owner.
     pub fn list_active(&self, owner: &str, cancel: i32) -> Result<Vec<ActiveBottle>> {
-        let req = json(&EnvRequest {
-            env: self.env(),
-            owner: owner.into(),
-        })?;
+        let req = json(&EnvRequest { env: self.env(), owner: owner.into() })?;
         parse(done(self.raw.list_active(req.as_slice().into(), cancel))?)
     }
 
     /// What a cleanup would remove.
     pub fn prepare_cleanup(&self, req: &CleanupRequest, cancel: i32) -> Result<Cleanup> {
-        let req = json(&CleanupRequest {
-            env: self.env(),
-            ..req.clone()
-        })?;
-        Ok(Cleanup(done(
-            self.raw.prepare_cleanup(req.as_slice().into(), cancel),
-        )?))
+        let req = json(&CleanupRequest { env: self.env(), ..req.clone() })?;
+        Ok(Cleanup(done(self.raw.prepare_cleanup(req.as_slice().into(), cancel))?))
     }
 }
 
@@ -124,16 +102,9 @@ impl Plan {
     pub fn launch(self, req: &LaunchRequest, secrets: &Secrets, cancel: i32) -> Result<Bottle> {
         let lent: Vec<AbiSecret<'_>> = secrets
             .iter()
-            .map(|(name, secret)| AbiSecret {
-                name: RStr::from_str(name),
-                bytes: secret.expose().into(),
-            })
+            .map(|(name, secret)| AbiSecret { name: RStr::from_str(name), bytes: secret.expose().into() })
             .collect();
-        Ok(Bottle(done(self.0.launch(
-            json(req)?.as_slice().into(),
-            lent.as_slice().into(),
-            cancel,
-        ))?))
+        Ok(Bottle(done(self.0.launch(json(req)?.as_slice().into(), lent.as_slice().into(), cancel))?))
     }
 }
 
@@ -145,10 +116,7 @@ impl Cleanup {
 
     /// Removes it. Nothing cuts this short but the deadline.
     pub fn execute(self, deadline: Duration) -> Result<CleanupOutcome> {
-        parse(done(
-            self.0
-                .execute(json(&deadline_request(deadline))?.as_slice().into()),
-        )?)
+        parse(done(self.0.execute(json(&deadline_request(deadline))?.as_slice().into()))?)
     }
 }
 
@@ -172,24 +140,16 @@ impl Bottle {
             stdout: stdout.as_raw_fd(),
             stderr: stderr.map_or(-1, |fd| fd.as_raw_fd()),
         };
-        Ok(Process(Arc::new(done(self.0.start(
-            json(req)?.as_slice().into(),
-            io,
-            cancel,
-        ))?)))
+        Ok(Process(Arc::new(done(self.0.start(json(req)?.as_slice().into(), io, cancel))?)))
     }
 
     /// The sidecar's control channel, once.
     #[allow(unsafe_code)]
     pub fn channel(&self) -> Result<OwnedFd> {
-        let req = json(&ChannelRequest {
-            name: "sidecar".into(),
-        })?;
+        let req = json(&ChannelRequest { name: "sidecar".into() })?;
         let fd = done(self.0.channel(req.as_slice().into()))?;
         if fd < 0 {
-            return Err(anyhow!(
-                "the backend gave no descriptor for the sidecar's channel"
-            ));
+            return Err(anyhow!("the backend gave no descriptor for the sidecar's channel"));
         }
         // SAFETY: the ABI says that the descriptor is new and the caller's own.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -209,17 +169,12 @@ impl Process {
 
     /// Changes its terminal's size.
     pub fn resize(&self, cols: u16, rows: u16) -> Result<()> {
-        done(
-            self.0
-                .resize(json(&ResizeRequest { cols, rows })?.as_slice().into()),
-        )
+        done(self.0.resize(json(&ResizeRequest { cols, rows })?.as_slice().into()))
     }
 }
 
 fn deadline_request(deadline: Duration) -> DeadlineRequest {
-    DeadlineRequest {
-        deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
-    }
+    DeadlineRequest { deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX) }
 }
 
 fn done<T>(result: AbiResult<T>) -> Result<T> {

@@ -15,11 +15,7 @@ pub const PATH_ENV: &str = "CLAUDE_BOTTLE_PLUGIN_PATH";
 /// The directories, best first: the variable's, beside the program, the user's, the system's. Never the working one.
 pub fn search_path() -> Vec<PathBuf> {
     let mut dirs: Vec<PathBuf> = std::env::var_os(PATH_ENV)
-        .map(|list| {
-            std::env::split_paths(&list)
-                .filter(|dir| dir.is_absolute())
-                .collect()
-        })
+        .map(|list| std::env::split_paths(&list).filter(|dir| dir.is_absolute()).collect())
         .unwrap_or_default();
     dirs.extend(beside_program("lib/bottle/backends"));
     let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")));
@@ -42,9 +38,7 @@ pub fn beside_program(path: &str) -> Option<PathBuf> {
 }
 
 fn absolute(variable: &str) -> Option<PathBuf> {
-    std::env::var_os(variable)
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute())
+    std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 /// Every backend's name with the files that provide it, best first.
@@ -71,14 +65,9 @@ fn in_dirs(dirs: &[PathBuf]) -> BTreeMap<String, Vec<PathBuf>> {
 
 /// The backend's name that a file's name promises.
 pub fn name_of(file: &Path) -> Option<String> {
-    let name = file
-        .file_name()?
-        .to_str()?
-        .strip_prefix(PREFIX)?
-        .strip_suffix(SUFFIX)?;
+    let name = file.file_name()?.to_str()?.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-    (!name.is_empty() && name.len() < 32 && name.bytes().all(plain) && !name.starts_with('_'))
-        .then(|| name.into())
+    (!name.is_empty() && name.len() < 32 && name.bytes().all(plain) && !name.starts_with('_')).then(|| name.into())
 }
 
 #[cfg(test)]
@@ -102,12 +91,6 @@ mod tests {
         }
         let found = in_dirs(&paths);
         assert_eq!(found.keys().collect::<Vec<_>>(), ["a1", "b"]);
-        assert_eq!(
-            found["b"],
-            [
-                paths[0].join("libbottle_backend_b.so"),
-                paths[1].join("libbottle_backend_b.so")
-            ]
-        );
+        assert_eq!(found["b"], [paths[0].join("libbottle_backend_b.so"), paths[1].join("libbottle_backend_b.so")]);
     }
 }

@@ -23,8 +23,8 @@ const SHOWN: usize = 8;
 pub fn load(vetted: &Vetted) -> Result<PluginModuleRef> {
     // SAFETY: loading runs the file's constructors. It was vetted: nobody but root and this user can have written it,
     // it is whole, and it says that it is a backend for this very ABI. RTLD_NOW makes a missing symbol fail here.
-    let library = unsafe { Library::open(Some(&vetted.path), RTLD_NOW | RTLD_LOCAL) }
-        .map_err(|e| anyhow!(cause(&e)))?;
+    let library =
+        unsafe { Library::open(Some(&vetted.path), RTLD_NOW | RTLD_LOCAL) }.map_err(|e| anyhow!(cause(&e)))?;
     // Never closed: its threads and thread-locals may outlive any use of it.
     let library: &'static Library = Box::leak(Box::new(library));
     // SAFETY: if the symbol exists it is abi_stable's `static LibHeader`, whose address is an `AbiHeaderRef`.
@@ -52,9 +52,7 @@ fn compare(header: &'static LibHeader) -> Result<()> {
     if theirs.major != ours.major {
         bail!("it speaks bottle-api {theirs}, this bottle {ours}");
     }
-    let their_layout = header
-        .layout()
-        .ok_or_else(|| anyhow!("it was exported without its ABI's layout"))?;
+    let their_layout = header.layout().ok_or_else(|| anyhow!("it was exported without its ABI's layout"))?;
     let our_layout = <PluginModuleRef as StableAbi>::LAYOUT;
     let (expected, found) = if (theirs.minor, theirs.patch) >= (ours.minor, ours.patch) {
         (our_layout, their_layout)
@@ -79,11 +77,7 @@ fn differences(errors: &AbiInstabilityErrors) -> String {
         .flat_map(|group| group.errs.iter())
         .map(|difference| match difference {
             A::FieldCountMismatch(c) => format!("{} fields expected, {} found", c.expected, c.found),
-            A::UnexpectedField(c) => format!(
-                "field `{}` expected, `{}` found",
-                c.expected.name(),
-                c.found.name()
-            ),
+            A::UnexpectedField(c) => format!("field `{}` expected, `{}` found", c.expected.name(), c.found.name()),
             A::Size(c) => format!("size {} expected, {} found", c.expected, c.found),
             A::Alignment(c) => format!("alignment {} expected, {} found", c.expected, c.found),
             A::Name(c) => format!("type `{}` expected, `{}` found", c.expected, c.found),
@@ -97,16 +91,10 @@ fn differences(errors: &AbiInstabilityErrors) -> String {
         .collect();
     let more = found.len().saturating_sub(SHOWN);
     let shown = found[..found.len() - more].join("; ");
-    if more > 0 {
-        format!("{shown}; and {more} more")
-    } else {
-        shown
-    }
+    if more > 0 { format!("{shown}; and {more} more") } else { shown }
 }
 
 /// libloading keeps the linker's own words in the source.
 fn cause(error: &libloading::Error) -> String {
-    error
-        .source()
-        .map_or_else(|| error.to_string(), ToString::to_string)
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }

@@ -29,29 +29,17 @@ pub struct Services {
 impl Services {
     /// Shows log lines up to the level that `BOTTLE_LOG` names.
     pub fn from_env() -> Arc<Self> {
-        let level = std::env::var("BOTTLE_LOG")
-            .ok()
-            .and_then(|level| level.parse().ok());
-        Arc::new(Self {
-            log_level: level.unwrap_or(2),
-            ledgers: Mutex::default(),
-        })
+        let level = std::env::var("BOTTLE_LOG").ok().and_then(|level| level.parse().ok());
+        Arc::new(Self { log_level: level.unwrap_or(2), ledgers: Mutex::default() })
     }
 
     /// From now on, the ledger of that bottle.
     pub fn keep_ledger(&self, identity: &str, ledger: Arc<Ledger>) {
-        self.ledgers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(identity.to_owned(), ledger);
+        self.ledgers.lock().unwrap_or_else(PoisonError::into_inner).insert(identity.to_owned(), ledger);
     }
 
     fn ledger(&self, identity: &str) -> Option<Arc<Ledger>> {
-        self.ledgers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(identity)
-            .cloned()
+        self.ledgers.lock().unwrap_or_else(PoisonError::into_inner).get(identity).cloned()
     }
 }
 
@@ -62,9 +50,7 @@ impl HostServices for Lent {
     fn log(&self, level: u32, target: RStr<'_>, message: RStr<'_>) {
         let _ = catch_unwind(AssertUnwindSafe(|| {
             if level <= self.0.log_level {
-                let word = ["", "error", "warning", "info", "debug", "trace"]
-                    .get(level as usize)
-                    .unwrap_or(&"trace");
+                let word = ["", "error", "warning", "info", "debug", "trace"].get(level as usize).unwrap_or(&"trace");
                 match level {
                     0..=2 => ui::say(format!("{word}: {message}")),
                     _ => ui::say(format!("{word} {target}: {message}")),
@@ -87,10 +73,7 @@ impl HostServices for Lent {
         contained(|| {
             let entry: LedgerEntry = read(req)?;
             let ledger = self.0.ledger(&entry.identity).ok_or_else(|| {
-                Error::new(
-                    ErrorKind::PROTOCOL,
-                    format!("there is no ledger for the bottle {}", entry.identity),
-                )
+                Error::new(ErrorKind::PROTOCOL, format!("there is no ledger for the bottle {}", entry.identity))
             })?;
             Ok(serde_json::to_vec(&ledger.intent(entry)?)?.into())
         })
@@ -99,18 +82,14 @@ impl HostServices for Lent {
     fn ledger_created(&self, req: JsonRef<'_>) -> AbiResult<()> {
         contained(|| {
             let entry: LedgerEntry = read(req)?;
-            self.0
-                .ledger(&entry.identity)
-                .map_or(Ok(()), |ledger| ledger.created(&entry))
+            self.0.ledger(&entry.identity).map_or(Ok(()), |ledger| ledger.created(&entry))
         })
     }
 
     fn ledger_gone(&self, req: JsonRef<'_>) -> AbiResult<()> {
         contained(|| {
             let entry: LedgerEntry = read(req)?;
-            self.0
-                .ledger(&entry.identity)
-                .map_or(Ok(()), |ledger| ledger.gone(&entry))
+            self.0.ledger(&entry.identity).map_or(Ok(()), |ledger| ledger.gone(&entry))
         })
     }
 
@@ -124,20 +103,14 @@ fn artifact(req: &ArtifactRequest) -> Result<PathBuf> {
     let arch = req.platform.rsplit('/').next().unwrap_or_default();
     let file = format!("{}-{arch}", req.name);
     let listed = std::env::var_os(ARTIFACT_ENV);
-    let dirs = listed
-        .iter()
-        .flat_map(std::env::split_paths)
-        .filter(|dir| dir.is_absolute());
+    let dirs = listed.iter().flat_map(std::env::split_paths).filter(|dir| dir.is_absolute());
     let path = dirs
         .chain(discover::beside_program("libexec/bottle"))
         .map(|dir| dir.join(&file))
         .find(|path| path.exists())
         .ok_or_else(|| {
-            Error::new(
-                ErrorKind::NOT_FOUND,
-                format!("{file} did not come with this bottle"),
-            )
-            .hint("Install the whole package; in a checkout run `cargo xtask stage`.")
+            Error::new(ErrorKind::NOT_FOUND, format!("{file} did not come with this bottle"))
+                .hint("Install the whole package; in a checkout run `cargo xtask stage`.")
         })?;
     vet::read_trusted(&path)
         .map_err(|e| Error::new(ErrorKind::PREREQUISITE, format!("use {}: {e:#}", path.display())))?;
@@ -145,12 +118,8 @@ fn artifact(req: &ArtifactRequest) -> Result<PathBuf> {
 }
 
 fn read<T: DeserializeOwned>(json: JsonRef<'_>) -> Result<T> {
-    serde_json::from_slice(json.as_slice()).map_err(|e| {
-        Error::new(
-            ErrorKind::PROTOCOL,
-            format!("the backend sent an unreadable request: {e}"),
-        )
-    })
+    serde_json::from_slice(json.as_slice())
+        .map_err(|e| Error::new(ErrorKind::PROTOCOL, format!("the backend sent an unreadable request: {e}")))
 }
 
 fn contained<T>(f: impl FnOnce() -> Result<T>) -> AbiResult<T> {

@@ -45,25 +45,14 @@ pub fn vet(path: &Path) -> Result<Vetted> {
     check_sums(path, &sha256)?;
     let descriptor = read_descriptor(&bytes)?;
     check_descriptor(&descriptor, path)?;
-    Ok(Vetted {
-        path: path.to_owned(),
-        descriptor,
-        sha256,
-    })
+    Ok(Vetted { path: path.to_owned(), descriptor, sha256 })
 }
 
 /// Reads a file that nobody but root and this user can have written, nor any directory above it.
 pub fn read_trusted(path: &Path) -> Result<Vec<u8>> {
-    let dir = path
-        .parent()
-        .unwrap_or(Path::new("/"))
-        .canonicalize()
-        .context("its directory")?;
+    let dir = path.parent().unwrap_or(Path::new("/")).canonicalize().context("its directory")?;
     for above in dir.ancestors() {
-        check_writers(
-            &format!("the directory {}", above.display()),
-            &std::fs::metadata(above)?,
-        )?;
+        check_writers(&format!("the directory {}", above.display()), &std::fs::metadata(above)?)?;
     }
     // A FIFO would wait for a writer.
     let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
@@ -82,10 +71,7 @@ pub fn read_trusted(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn check_writers(what: &str, metadata: &Metadata) -> Result<()> {
-    let (me, my_group) = (
-        rustix::process::geteuid().as_raw(),
-        rustix::process::getegid().as_raw(),
-    );
+    let (me, my_group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     if metadata.uid() != 0 && metadata.uid() != me {
         bail!("{what} belongs to user {}, neither root nor you", metadata.uid());
     }
@@ -95,10 +81,7 @@ fn check_writers(what: &str, metadata: &Metadata) -> Result<()> {
         bail!("{what} may be written by everybody (`chmod o-w` it)");
     }
     if metadata.mode() & 0o020 != 0 && !sticky_dir && !own_group {
-        bail!(
-            "{what} may be written by group {} (`chmod g-w` it)",
-            metadata.gid()
-        );
+        bail!("{what} may be written by group {} (`chmod g-w` it)", metadata.gid());
     }
     Ok(())
 }
@@ -108,11 +91,7 @@ fn check_sums(path: &Path, sha256: &str) -> Result<()> {
         return Ok(());
     };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    match sums
-        .lines()
-        .filter_map(|line| line.split_once("  "))
-        .find(|(_, file)| *file == name)
-    {
+    match sums.lines().filter_map(|line| line.split_once("  ")).find(|(_, file)| *file == name) {
         Some((sum, _)) if sum == sha256 => Ok(()),
         Some(_) => bail!("it is not the file that {SUMS} beside it was written for"),
         None => bail!("{SUMS} beside it does not list it"),
@@ -120,31 +99,20 @@ fn check_sums(path: &Path, sha256: &str) -> Result<()> {
 }
 
 fn read_descriptor(bytes: &[u8]) -> Result<Descriptor> {
-    let file =
-        ElfFile64::<Endianness>::parse(bytes).map_err(|e| anyhow::anyhow!("it is no shared library: {e}"))?;
+    let file = ElfFile64::<Endianness>::parse(bytes).map_err(|e| anyhow::anyhow!("it is no shared library: {e}"))?;
     let endian = file.endian();
-    let machine = if cfg!(target_arch = "x86_64") {
-        elf::EM_X86_64
-    } else {
-        elf::EM_AARCH64
-    };
+    let machine = if cfg!(target_arch = "x86_64") { elf::EM_X86_64 } else { elf::EM_AARCH64 };
     if file.elf_header().e_machine(endian) != machine {
         bail!("it is built for another processor");
     }
     for segment in file.elf_program_headers() {
         let end = segment.p_offset(endian).saturating_add(segment.p_filesz(endian));
         if segment.p_type(endian) == elf::PT_LOAD && end > bytes.len() as u64 {
-            bail!(
-                "it is cut short: it should have {end} bytes at least, and has {}",
-                bytes.len()
-            );
+            bail!("it is cut short: it should have {end} bytes at least, and has {}", bytes.len());
         }
     }
-    let section = file
-        .section_by_name(SECTION)
-        .context("it is no bottle backend: it has no plugin descriptor")?;
-    Descriptor::parse(section.data()?)
-        .context("its plugin descriptor has a format that this bottle does not know")
+    let section = file.section_by_name(SECTION).context("it is no bottle backend: it has no plugin descriptor")?;
+    Descriptor::parse(section.data()?).context("its plugin descriptor has a format that this bottle does not know")
 }
 
 fn check_descriptor(theirs: &Descriptor, path: &Path) -> Result<()> {

@@ -50,9 +50,7 @@ impl EgressLog {
         let channel = UnixStream::from(channel);
         let from = BufReader::new(channel.try_clone()?);
         let (done, summary) = sync_channel(1);
-        thread::Builder::new()
-            .name("egress-log".into())
-            .spawn(move || drop(done.send(write_all(from, &mut file))))?;
+        thread::Builder::new().name("egress-log".into()).spawn(move || drop(done.send(write_all(from, &mut file))))?;
         Ok(Self { channel, summary })
     }
 
@@ -101,26 +99,14 @@ impl Summary {
 
     /// A few lines for the end of a session.
     pub fn lines(&self) -> Vec<String> {
-        let mut lines = vec![format!(
-            "egress: {} allowed, {} denied",
-            self.allowed, self.denied
-        )];
+        let mut lines = vec![format!("egress: {} allowed, {} denied", self.allowed, self.denied)];
         let mut refusals: Vec<_> = self.refusals.iter().collect();
         refusals.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-        lines.extend(
-            refusals
-                .iter()
-                .take(SHOWN)
-                .map(|(what, count)| format!("  denied {count}x {what}")),
-        );
+        lines.extend(refusals.iter().take(SHOWN).map(|(what, count)| format!("  denied {count}x {what}")));
         if refusals.len() > SHOWN {
             lines.push(format!("  and {} other places", refusals.len() - SHOWN));
         }
-        lines.extend(
-            self.ended
-                .iter()
-                .map(|why| format!("the sidecar ended during the session: {why}")),
-        );
+        lines.extend(self.ended.iter().map(|why| format!("the sidecar ended during the session: {why}")));
         lines
     }
 }

@@ -64,13 +64,7 @@ pub fn run(bottle: &Bottle, program: &Program, streams: Streams, cancel: &Cancel
     let (from_process, stdout) = pipe()?;
     let (errors, stderr) = pipe()?;
     let stderr = tty.is_none().then_some(stderr);
-    let process = bottle.start(
-        &req,
-        stdin.as_fd(),
-        stdout.as_fd(),
-        stderr.as_ref().map(AsFd::as_fd),
-        cancel.fd(),
-    )?;
+    let process = bottle.start(&req, stdin.as_fd(), stdout.as_fd(), stderr.as_ref().map(AsFd::as_fd), cancel.fd())?;
     // The backend has its own copies: with these open no stream would ever end.
     drop((stdin, stdout, stderr));
 
@@ -99,21 +93,14 @@ fn await_helper(from: &mut File) -> Result<()> {
     }
     let mut said = first.to_vec();
     let _ = from.take(1000).read_to_end(&mut said);
-    bail!(
-        "the bottle's helper did not start: {}",
-        String::from_utf8_lossy(&said).trim().escape_debug()
-    )
+    bail!("the bottle's helper did not start: {}", String::from_utf8_lossy(&said).trim().escape_debug())
 }
 
 fn write_program(to: &mut File, program: &Program) -> Result<()> {
     let encode = |value: &Secret| BASE64_STANDARD.encode(value.expose());
     let mut frame = ExecFrame {
         argv: program.argv.clone(),
-        env: program
-            .env
-            .iter()
-            .map(|(name, value)| (name.clone(), encode(value)))
-            .collect(),
+        env: program.env.iter().map(|(name, value)| (name.clone(), encode(value))).collect(),
         cwd: program.cwd.clone(),
     };
     let written = write_frame(to, &frame).context("tell the bottle's helper what to run");

@@ -60,16 +60,9 @@ impl Pump {
     /// From a process without a terminal; nothing goes in.
     pub(super) fn headless(to: File, from: File, errors: File) -> Self {
         drop(to);
-        let outward = vec![
-            thread::spawn(move || copy(from, io::stdout())),
-            thread::spawn(move || copy(errors, io::stderr())),
-        ];
-        Self {
-            outward,
-            inward: None,
-            resizes: None,
-            terminal: None,
-        }
+        let outward =
+            vec![thread::spawn(move || copy(from, io::stdout())), thread::spawn(move || copy(errors, io::stderr()))];
+        Self { outward, inward: None, resizes: None, terminal: None }
     }
 
     /// Puts the terminal back: once everything that the process said is written if it has `ended`, else at once, for
@@ -104,10 +97,7 @@ fn feed(mut to: File, stopped: &OwnedFd) {
     let mut chunk = vec![0; CHUNK];
     loop {
         let keys = stdin();
-        let mut fds = [
-            PollFd::new(&keys, PollFlags::IN),
-            PollFd::new(stopped, PollFlags::IN),
-        ];
+        let mut fds = [PollFd::new(&keys, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
         match poll(&mut fds, None) {
             Err(rustix::io::Errno::INTR) => continue,
             Err(_) => return,

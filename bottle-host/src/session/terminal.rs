@@ -29,19 +29,12 @@ impl Terminal {
     /// Columns and rows. A terminal that does not know says 80 by 24.
     pub fn size(&self) -> Result<(u16, u16)> {
         let size = tcgetwinsize(stdout())?;
-        Ok(if size.ws_col == 0 || size.ws_row == 0 {
-            (80, 24)
-        } else {
-            (size.ws_col, size.ws_row)
-        })
+        Ok(if size.ws_col == 0 || size.ws_row == 0 { (80, 24) } else { (size.ws_col, size.ws_row) })
     }
 
     /// The terminal's type, for the agent's `TERM`.
     pub fn kind() -> String {
-        std::env::var("TERM")
-            .ok()
-            .filter(|term| !term.is_empty())
-            .unwrap_or_else(|| "xterm-256color".into())
+        std::env::var("TERM").ok().filter(|term| !term.is_empty()).unwrap_or_else(|| "xterm-256color".into())
     }
 }
 

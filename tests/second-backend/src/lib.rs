@@ -108,7 +108,8 @@ impl Backend for Second {
     fn cleanup(&self, plan: Left, _deadline: Duration) -> Result<CleanupOutcome> {
         for item in &plan.0 {
             let _ = fs::remove_dir_all(&item.id);
-            let entry = LedgerEntry { uuid: item.uuid.clone(), identity: item.identity.clone(), ..LedgerEntry::default() };
+            let entry =
+                LedgerEntry { uuid: item.uuid.clone(), identity: item.identity.clone(), ..LedgerEntry::default() };
             self.host.ledger(&item.identity).gone(&entry)?;
         }
         Ok(CleanupOutcome { removed: plan.0, left: vec![] })

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, anyhow};
 use bottle_api::secret::Secret;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use std::{
     collections::HashMap,
@@ -38,10 +38,7 @@ impl Authority {
     pub(crate) fn generate() -> Result<Self> {
         let key = KeyPair::generate()?;
         let cert = authority_params().self_signed(&key)?;
-        Ok(Self {
-            cert_pem: cert.pem(),
-            key: Secret::new(key.serialize_der()),
-        })
+        Ok(Self { cert_pem: cert.pem(), key: Secret::new(key.serialize_der()) })
     }
 }
 
@@ -85,10 +82,7 @@ impl Leaves {
         {
             return Ok(config.clone());
         }
-        let config = Arc::new(
-            self.make(host, now)
-                .with_context(|| format!("certificate for {host:?}"))?,
-        );
+        let config = Arc::new(self.make(host, now).with_context(|| format!("certificate for {host:?}"))?);
         let mut cache = self.cache();
         if cache.len() >= MAX_LEAVES {
             cache.clear();

@@ -21,9 +21,7 @@ pub(super) async fn forward(
     let method = request.method().as_str().to_owned();
     let mut record = Record::begin(&state.feed, &state.secrets, &place, &method, request.uri().path());
     let result = match judge(state, scheme, host, port, &request) {
-        Ok(route) => send(state, route, scheme, host, port, request, upstream, &record)
-            .await
-            .map(|r| (route, r)),
+        Ok(route) => send(state, route, scheme, host, port, request, upstream, &record).await.map(|r| (route, r)),
         Err(denial) => Err(denial),
     };
     match result {
@@ -49,20 +47,14 @@ fn judge<'s>(
 ) -> Result<&'s Route, Denial> {
     let uri = request.uri();
     if scheme == Scheme::Https && uri.authority().is_some() {
-        return Err(Denial::bad_request(
-            "target",
-            "a request inside a tunnel names a path, not a URL",
-        ));
+        return Err(Denial::bad_request("target", "a request inside a tunnel names a path, not a URL"));
     }
     let mut hosts = request.headers().get_all(HOST).iter();
     let host_header = match (hosts.next(), hosts.next()) {
         (Some(value), None) => Some(value.to_str().unwrap_or_default()),
         (None, _) => None,
         _ => {
-            return Err(Denial::bad_request(
-                "host-mismatch",
-                "the request has two Host headers",
-            ));
+            return Err(Denial::bad_request("host-mismatch", "the request has two Host headers"));
         }
     };
     let judged = bottle_policy::Request {
@@ -76,11 +68,9 @@ fn judge<'s>(
     };
     match decide(&state.policy, &judged) {
         Verdict::Deny(denial) => Err(denial),
-        Verdict::Allow(_) if request.headers().contains_key(UPGRADE) => Err(Denial {
-            rule: "upgrade",
-            status: 501,
-            reason: "protocol upgrades are not supported yet".into(),
-        }),
+        Verdict::Allow(_) if request.headers().contains_key(UPGRADE) => {
+            Err(Denial { rule: "upgrade", status: 501, reason: "protocol upgrades are not supported yet".into() })
+        }
         Verdict::Allow(route) => Ok(route),
     }
 }
@@ -104,11 +94,7 @@ async fn send(
         query = query.and_then(|q| headers::strip_query(&q));
     }
     if let Some(auth) = &route.auth {
-        let missing = |why: String| Denial {
-            rule: "credential",
-            status: 502,
-            reason: why,
-        };
+        let missing = |why: String| Denial { rule: "credential", status: 502, reason: why };
         let secret = state
             .secrets
             .get(&auth.secret)
@@ -123,17 +109,9 @@ async fn send(
     head.uri = target.parse::<Uri>().map_err(|_| unsendable())?;
     head.version = Version::HTTP_11;
     let default_port = if scheme == Scheme::Https { 443 } else { 80 };
-    let name = if port == default_port {
-        host.to_owned()
-    } else {
-        format!("{host}:{port}")
-    };
-    head.headers
-        .insert(HOST, HeaderValue::from_str(&name).map_err(|_| unsendable())?);
+    let name = if port == default_port { host.to_owned() } else { format!("{host}:{port}") };
+    head.headers.insert(HOST, HeaderValue::from_str(&name).map_err(|_| unsendable())?);
 
     let request = Request::from_parts(head, record.count_sent(body));
-    state
-        .upstream
-        .send(upstream, route, scheme, host, port, request)
-        .await
+    state.upstream.send(upstream, route, scheme, host, port, request).await
 }

@@ -40,9 +40,7 @@ const CREDENTIAL_PARAMETERS: [&str; 10] = [
 /// Removes what must not be passed on in a request.
 pub(super) fn clean_request(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);
-    METHOD_OVERRIDES
-        .iter()
-        .for_each(|name| drop(headers.remove(*name)));
+    METHOD_OVERRIDES.iter().for_each(|name| drop(headers.remove(*name)));
 }
 
 /// Removes what must not be passed back.
@@ -75,12 +73,7 @@ pub(super) fn strip_query(query: &str) -> Option<String> {
     let kept: Vec<&str> = query
         .split('&')
         .filter(|pair| {
-            let name = pair
-                .split('=')
-                .next()
-                .unwrap_or_default()
-                .replace("%2d", "-")
-                .replace("%5f", "_");
+            let name = pair.split('=').next().unwrap_or_default().replace("%2d", "-").replace("%5f", "_");
             !CREDENTIAL_PARAMETERS.contains(&name.to_ascii_lowercase().as_str())
         })
         .collect();
@@ -93,9 +86,7 @@ pub(super) fn inject(headers: &mut HeaderMap, scheme: AuthScheme, secret: &Secre
     let (name, value) = match scheme {
         AuthScheme::Bearer => (AUTHORIZATION, format!("Bearer {text}")),
         AuthScheme::Token => (AUTHORIZATION, format!("token {text}")),
-        AuthScheme::Basic if text.contains(':') => {
-            (AUTHORIZATION, format!("Basic {}", BASE64_STANDARD.encode(text)))
-        }
+        AuthScheme::Basic if text.contains(':') => (AUTHORIZATION, format!("Basic {}", BASE64_STANDARD.encode(text))),
         AuthScheme::Basic => (AUTHORIZATION, format!("Basic {text}")),
         AuthScheme::XApiKey => (HeaderName::from_static("x-api-key"), text.to_owned()),
     };
@@ -111,10 +102,7 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)))
-            .collect()
+        pairs.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
     }
 
     #[test]
@@ -133,10 +121,7 @@ mod tests {
 
     #[test]
     fn the_bottles_own_credential_is_replaced() {
-        let mut map = headers(&[
-            ("authorization", "Bearer placeholder"),
-            ("x-api-key", "placeholder"),
-        ]);
+        let mut map = headers(&[("authorization", "Bearer placeholder"), ("x-api-key", "placeholder")]);
         strip_credentials(&mut map);
         inject(&mut map, AuthScheme::Bearer, &Secret::new("real\n")).unwrap();
         assert_eq!(map, headers(&[("authorization", "Bearer real")]));
@@ -147,10 +132,7 @@ mod tests {
 
     #[test]
     fn credential_parameters_go_and_others_stay() {
-        assert_eq!(
-            strip_query("beta=true&API_KEY=x&key=y").as_deref(),
-            Some("beta=true")
-        );
+        assert_eq!(strip_query("beta=true&API_KEY=x&key=y").as_deref(), Some("beta=true"));
         assert_eq!(strip_query("access%5ftoken=x"), None);
         assert_eq!(strip_query("monkey=1").as_deref(), Some("monkey=1"));
     }

@@ -45,10 +45,7 @@ struct State {
 
 /// Serves the proxy on `start.bind` for ever.
 pub(crate) async fn serve(start: DaemonStart, secrets: Secrets, feed: Feed) -> Result<()> {
-    let capability = secrets
-        .get(CAPABILITY)
-        .context("the host sent no capability")?
-        .clone();
+    let capability = secrets.get(CAPABILITY).context("the host sent no capability")?.clone();
     let key = secrets.get(ca::KEY_SECRET).context("the bundle sent no CA key")?;
     let state = Arc::new(State {
         leaves: ca::Leaves::new(key)?,
@@ -58,9 +55,7 @@ pub(crate) async fn serve(start: DaemonStart, secrets: Secrets, feed: Feed) -> R
         secrets,
         feed,
     });
-    let listener = TcpListener::bind((start.bind, PORT))
-        .await
-        .context("listen for the proxy")?;
+    let listener = TcpListener::bind((start.bind, PORT)).await.context("listen for the proxy")?;
     state.feed.listening();
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {

@@ -36,11 +36,7 @@ pub(super) async fn serve(state: Arc<State>, stream: TcpStream) {
 }
 
 async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body> {
-    let target = request
-        .uri()
-        .authority()
-        .map(|a| a.as_str().to_owned())
-        .unwrap_or_default();
+    let target = request.uri().authority().map(|a| a.as_str().to_owned()).unwrap_or_default();
     if !knows_capability(request.headers(), state.capability.expose()) {
         let denial = Denial {
             rule: "capability",
@@ -66,22 +62,12 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
 }
 
 fn bad_target() -> Denial {
-    Denial::bad_request(
-        "target",
-        "a proxy request names an http:// URL, or host:port with CONNECT, without userinfo",
-    )
+    Denial::bad_request("target", "a proxy request names an http:// URL, or host:port with CONNECT, without userinfo")
 }
 
 fn refuse(state: &State, request: &Request<Incoming>, target: &str, denial: &Denial) -> Response<Body> {
     let path = request.uri().path();
-    Record::begin(
-        &state.feed,
-        &state.secrets,
-        target,
-        request.method().as_str(),
-        path,
-    )
-    .denied(denial);
+    Record::begin(&state.feed, &state.secrets, target, request.method().as_str(), path).denied(denial);
     deny::response(denial, target)
 }
 
@@ -101,11 +87,7 @@ fn split_authority(authority: &str, default_port: Option<u16>) -> Option<(String
 /// The routes, never a value of anything secret.
 fn introspect(state: &State, request: &Request<Incoming>) -> Response<Body> {
     if request.method() != Method::GET || request.uri().path() != INTROSPECTION.1 {
-        let denial = Denial {
-            rule: "introspection",
-            status: 404,
-            reason: "only GET /allowlist answers here".into(),
-        };
+        let denial = Denial { rule: "introspection", status: 404, reason: "only GET /allowlist answers here".into() };
         return refuse(state, request, INTROSPECTION.0, &denial);
     }
     let routes: Vec<_> = state
@@ -115,9 +97,7 @@ fn introspect(state: &State, request: &Request<Incoming>) -> Response<Body> {
         .map(|r| json!({"host": r.host, "ports": r.ports, "paths": r.paths, "methods": r.methods}))
         .collect();
     let mut response = deny::plain(StatusCode::OK, format!("{}\n", json!({ "routes": routes })));
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -129,18 +109,10 @@ fn knows_capability(headers: &HeaderMap, capability: &[u8]) -> bool {
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
         .and_then(|(_, encoded)| BASE64_STANDARD.decode(encoded.trim()).ok())
-        .and_then(|pair| {
-            pair.iter()
-                .position(|b| *b == b':')
-                .map(|i| pair[i + 1..].to_vec())
-        });
+        .and_then(|pair| pair.iter().position(|b| *b == b':').map(|i| pair[i + 1..].to_vec()));
     given.is_some_and(|password| {
         password.len() == capability.len()
-            && password
-                .iter()
-                .zip(capability)
-                .fold(0, |differ, (a, b)| differ | (a ^ b))
-                == 0
+            && password.iter().zip(capability).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
     })
 }
 
@@ -150,18 +122,12 @@ mod tests {
 
     #[test]
     fn only_the_capability_opens_the_proxy() {
-        let with = |value: &str| {
-            HeaderMap::from_iter([(PROXY_AUTHORIZATION, HeaderValue::from_str(value).unwrap())])
-        };
+        let with = |value: &str| HeaderMap::from_iter([(PROXY_AUTHORIZATION, HeaderValue::from_str(value).unwrap())]);
         let basic = |text: &str| with(&format!("Basic {}", BASE64_STANDARD.encode(text)));
         assert!(knows_capability(&basic("bottle:secret"), b"secret"));
-        for headers in [
-            basic("bottle:secre"),
-            basic("bottle:"),
-            basic("secret"),
-            with("Bearer secret"),
-            with("Basic x"),
-        ] {
+        for headers in
+            [basic("bottle:secre"), basic("bottle:"), basic("secret"), with("Bearer secret"), with("Basic x")]
+        {
             assert!(!knows_capability(&headers, b"secret"));
         }
         assert!(!knows_capability(&HeaderMap::new(), b"secret"));
@@ -169,27 +135,10 @@ mod tests {
 
     #[test]
     fn targets_are_split_strictly() {
-        assert_eq!(
-            split_authority("A.example:443", None),
-            Some(("a.example".into(), 443))
-        );
-        assert_eq!(
-            split_authority("[2001:db8::1]:443", None),
-            Some(("[2001:db8::1]".into(), 443))
-        );
-        assert_eq!(
-            split_authority("a.example", Some(80)),
-            Some(("a.example".into(), 80))
-        );
-        for bad in [
-            "a.example",
-            "u@a.example:443",
-            "a.example:70000",
-            "a.example:",
-            ":443",
-            "",
-            "a b:1",
-        ] {
+        assert_eq!(split_authority("A.example:443", None), Some(("a.example".into(), 443)));
+        assert_eq!(split_authority("[2001:db8::1]:443", None), Some(("[2001:db8::1]".into(), 443)));
+        assert_eq!(split_authority("a.example", Some(80)), Some(("a.example".into(), 80)));
+        for bad in ["a.example", "u@a.example:443", "a.example:70000", "a.example:", ":443", "", "a b:1"] {
             assert_eq!(split_authority(bad, None), None, "{bad}");
         }
     }

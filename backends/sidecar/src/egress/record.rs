@@ -35,12 +35,7 @@ impl Record {
             path: scrubbed(path, secrets),
             ..LogLine::default()
         };
-        Self {
-            feed: feed.clone(),
-            line,
-            began: Instant::now(),
-            sent: Arc::default(),
-        }
+        Self { feed: feed.clone(), line, began: Instant::now(), sent: Arc::default() }
     }
 
     /// It is refused.
@@ -62,12 +57,7 @@ impl Record {
         &self,
         body: impl HttpBody<Data = Bytes, Error = hyper::Error> + Send + Sync + 'static,
     ) -> Body {
-        Counted {
-            inner: body.boxed(),
-            bytes: self.sent.clone(),
-            record: None,
-        }
-        .boxed()
+        Counted { inner: body.boxed(), bytes: self.sent.clone(), record: None }.boxed()
     }
 
     /// The response's body; the line is written when it has ended or was given up.
@@ -75,12 +65,7 @@ impl Record {
         self,
         body: impl HttpBody<Data = Bytes, Error = hyper::Error> + Send + Sync + 'static,
     ) -> Body {
-        Counted {
-            inner: body.boxed(),
-            bytes: Arc::default(),
-            record: Some(self),
-        }
-        .boxed()
+        Counted { inner: body.boxed(), bytes: Arc::default(), record: Some(self) }.boxed()
     }
 }
 
@@ -113,10 +98,7 @@ impl HttpBody for Counted {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()

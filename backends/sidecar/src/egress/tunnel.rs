@@ -59,14 +59,7 @@ async fn serve(
         if first != TLS_HANDSHAKE {
             bail!("not TLS");
         }
-        let start = LazyConfigAcceptor::new(
-            Acceptor::default(),
-            Again {
-                first: Some(first),
-                io,
-            },
-        )
-        .await?;
+        let start = LazyConfigAcceptor::new(Acceptor::default(), Again { first: Some(first), io }).await?;
         let named = start.client_hello().server_name().map(str::to_ascii_lowercase);
         if named.is_some_and(|name| name != host) {
             bail!("the TLS handshake names another host than the CONNECT");
@@ -82,9 +75,7 @@ async fn serve(
         spoke.store(true, Ordering::Relaxed);
         async move {
             let mut upstream = upstream.lock().await;
-            Ok::<_, Infallible>(
-                forward::forward(&state, Scheme::Https, host, port, request, &mut upstream).await,
-            )
+            Ok::<_, Infallible>(forward::forward(&state, Scheme::Https, host, port, request, &mut upstream).await)
         }
     });
     http1::Builder::new()
@@ -97,18 +88,10 @@ async fn serve(
 
 /// A tunnel in which no request was made still leaves its line.
 fn log_silent(state: &State, host: &str, port: u16, result: Result<()>) {
-    let mut record = Record::begin(
-        &state.feed,
-        &state.secrets,
-        &format!("{host}:{port}"),
-        "CONNECT",
-        "",
-    );
+    let mut record = Record::begin(&state.feed, &state.secrets, &format!("{host}:{port}"), "CONNECT", "");
     match (decide_tunnel(&state.policy, host, port), result) {
         (Verdict::Deny(denial), _) => record.denied(&denial),
-        (Verdict::Allow(_), Err(error)) => {
-            record.denied(&Denial::bad_request("tunnel", format!("{error:#}")))
-        }
+        (Verdict::Allow(_), Err(error)) => record.denied(&Denial::bad_request("tunnel", format!("{error:#}"))),
         (Verdict::Allow(route), Ok(())) => record.allowed(&route.host, 200),
     }
 }
@@ -120,11 +103,7 @@ struct Again<T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Again<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.first.take() {
             Some(byte) => {
                 buf.put_slice(&[byte]);

@@ -42,22 +42,16 @@ pub(super) struct Connector {
 impl Connector {
     /// Trusts the built-in roots and, beside them, the certificates of `extra_pem`.
     pub(super) fn new(extra_pem: Option<&str>) -> Result<Self> {
-        let mut roots = RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.into(),
-        };
+        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
         for cert in CertificateDer::pem_slice_iter(extra_pem.unwrap_or_default().as_bytes()) {
-            roots
-                .add(cert.context("CLAUDE_BOTTLE_UPSTREAM_CA")?)
-                .context("CLAUDE_BOTTLE_UPSTREAM_CA")?;
+            roots.add(cert.context("CLAUDE_BOTTLE_UPSTREAM_CA")?).context("CLAUDE_BOTTLE_UPSTREAM_CA")?;
         }
         let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self {
-            tls: TlsConnector::from(Arc::new(config)),
-        })
+        Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
     }
 
     /// Sends a request over the kept connection, or over a new one.
@@ -86,33 +80,21 @@ impl Connector {
             }
         }
         let mut upstream = self.connect(route, scheme, host, port).await?;
-        let response = upstream
-            .send_request(request)
-            .await
-            .map_err(|e| broken(host, &e))?;
+        let response = upstream.send_request(request).await.map_err(|e| broken(host, &e))?;
         *kept = Some(upstream);
         Ok(response)
     }
 
-    async fn connect(
-        &self,
-        route: &Route,
-        scheme: Scheme,
-        host: &str,
-        port: u16,
-    ) -> Result<Upstream, Denial> {
+    async fn connect(&self, route: &Route, scheme: Scheme, host: &str, port: u16) -> Result<Upstream, Denial> {
         let addresses = resolve(route, host, port).await?;
         let stream = dial(&addresses).await.map_err(|e| unreachable(host, &e))?;
         let _ = stream.set_nodelay(true);
         match scheme {
             Scheme::Http => speak(stream).await,
             Scheme::Https => {
-                let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| {
-                    Denial::bad_request("target", "the host's name cannot be verified by TLS")
-                })?;
-                let tls = timeout(STEP_TIME, self.tls.connect(name, stream))
-                    .await
-                    .context("TLS handshake timed out");
+                let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
+                    .map_err(|_| Denial::bad_request("target", "the host's name cannot be verified by TLS"))?;
+                let tls = timeout(STEP_TIME, self.tls.connect(name, stream)).await.context("TLS handshake timed out");
                 speak(tls.and_then(|r| Ok(r?)).map_err(|e| unreachable(host, &e))?).await
             }
         }
@@ -140,10 +122,8 @@ async fn resolve(route: &Route, host: &str, port: u16) -> Result<Vec<SocketAddr>
     };
     for address in &found {
         if let Some(what) = address::refusal(address.ip(), route.allow_private) {
-            let reason = format!(
-                "{host} is at {}, {what}; only `allow_private` of its route opens private ones",
-                address.ip()
-            );
+            let reason =
+                format!("{host} is at {}, {what}; only `allow_private` of its route opens private ones", address.ip());
             return Err(Denial::forbidden("address", reason));
         }
     }
@@ -163,17 +143,9 @@ async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream> {
 }
 
 fn unreachable(host: &str, error: &anyhow::Error) -> Denial {
-    Denial {
-        rule: "upstream",
-        status: 502,
-        reason: format!("{host} cannot be reached: {error:#}"),
-    }
+    Denial { rule: "upstream", status: 502, reason: format!("{host} cannot be reached: {error:#}") }
 }
 
 fn broken(host: &str, error: &hyper::Error) -> Denial {
-    Denial {
-        rule: "upstream",
-        status: 502,
-        reason: format!("{host} broke the connection: {error}"),
-    }
+    Denial { rule: "upstream", status: 502, reason: format!("{host} broke the connection: {error}") }
 }
