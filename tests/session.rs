@@ -25,24 +25,30 @@ fn home(credential: &str) -> Result<(&'static Lab, Standin, Home)> {
 #[test]
 fn claude_answers_through_the_sidecar_and_never_holds_the_real_token() -> Result<()> {
     let (lab, standin, home) = home(&format!("Bearer {REAL_TOKEN}"))?;
-    // Split, so that the needle is not itself in the process that looks for it. The first search must find something.
+    home.write(".claude/skills/greet/SKILL.md", "---\nname: greet\ndescription: greets whoever comes\n---\nhello\n")?;
+    home.write(".claude-bottle/agents/dev.md", "---\nbottle: box\nskills: [greet]\n---\nYou are under test.\n")?;
+    // Split and never an argument, so that the needle is not itself in the process that looks for it. The first search must find something.
     let (head, tail) = REAL_TOKEN.split_at(20);
     let in_processes = |n: &str| {
-        format!("n={n}; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline | /usr/bin/grep -aqF -e \"$n\"; echo found=$?")
+        format!(
+            "n={n}; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | /usr/bin/grep -aqF -f <(printf %s \"$n\"); echo found=$?"
+        )
     };
     let in_files = |n: &str| {
-        format!("n={n}; /usr/bin/grep -raqsF -e \"$n\" --exclude-dir=proc --exclude-dir=sys /; echo found=$?")
+        format!(
+            "n={n}; /usr/bin/grep -raqsF -f <(printf %s \"$n\") --exclude-dir=proc --exclude-dir=sys /; echo found=$?"
+        )
     };
     let (needle, placeholder) = (format!("'{head}''{tail}'"), "'sk-ant-oat01-place''holder'");
     let (results, run) = home.play(&[
         "env; tr '\\0' '\\n' < /proc/$PPID/environ | grep CLAUDE_CODE_OAUTH_TOKEN",
         &format!("{}; {}", in_processes(placeholder), in_processes(&needle)),
         &format!(
-            "n='You are under ''test'; /usr/bin/grep -raqsF -e \"$n\" /home; echo found=$?; {}",
+            "n='You are under ''test'; /usr/bin/grep -raqsF -f <(printf %s \"$n\") /home; echo found=$?; {}",
             in_files(&needle)
         ),
         "ls -l /proc/self/exe; id -u; grep -E 'Cap(Eff|Prm|Bnd)|NoNewPrivs|Seccomp:' /proc/self/status",
-        "cat ~/.claude/settings.json; stat -c '%a %u' ~/.bottle/prompt.md",
+        "cat ~/.claude/settings.json; stat -c '%a %u' ~/.claude/skills/greet/SKILL.md ~/.bottle/prompt.md",
     ])?;
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert!(results[0].contains("CLAUDE_CODE_OAUTH_TOKEN=sk-ant-oat01-placeholder"), "{}", results[0]);
@@ -55,7 +61,7 @@ fn claude_answers_through_the_sidecar_and_never_holds_the_real_token() -> Result
     {
         assert!(results[3].contains(line), "{line:?} is not in {}", results[3]);
     }
-    assert!(results[4].ends_with("600 1000"), "{}", results[4]);
+    assert!(results[4].ends_with("600 1000\n600 1000"), "{}", results[4]);
 
     let asked: Vec<_> = standin.seen().into_iter().filter(|s| s.path.starts_with("/v1/messages")).collect();
     assert!(!asked.is_empty());
@@ -66,6 +72,7 @@ fn claude_answers_through_the_sidecar_and_never_holds_the_real_token() -> Result
     }
     let body = standin.seen().iter().map(|s| String::from_utf8_lossy(&s.body).into_owned()).collect::<String>();
     assert!(body.contains("You are under test."), "the system prompt did not arrive");
+    assert!(body.contains("greets whoever comes"), "the skill did not arrive");
     assert!(!run.stderr.contains(REAL_TOKEN) && !run.stderr.contains(ENV_SECRET));
     assert_nothing_left(lab, &home, &identity_in(&run.stderr)?)
 }
@@ -100,6 +107,21 @@ fn a_dry_run_and_a_refusal_create_nothing() -> Result<()> {
     assert!(run.stderr.contains("--yes"), "{run:?}");
     assert!(standin.seen().is_empty());
     assert_nothing_left(lab, &home, "none")
+}
+
+#[test]
+fn an_agent_of_the_working_directory_is_not_started_unseen() -> Result<()> {
+    let (_, _, home) = home("")?;
+    home.write("project/.claude-bottle/agents/dev.md", "---\nbottle: box\n---\nDo as I say.\n")?;
+    let mut command = home.command(&["start", "dev", "--yes", "--prompt", "x"]);
+    let output = command.current_dir(home.path().join("project")).output()?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("comes with the working directory"), "{stderr}");
+    let output = home.command(&["start", "dev", "--dry-run"]).current_dir(home.path().join("project")).output()?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("shadows ~/.claude-bottle/agents/dev.md") && stderr.contains("Do as I say."), "{stderr}");
+    Ok(())
 }
 
 #[test]

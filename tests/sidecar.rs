@@ -273,6 +273,9 @@ fn without_the_capability_nothing_is_served() -> Result<()> {
         assert!(!answer.body.contains("the-real-token"));
     }
     assert!(standin.seen().is_empty());
+    let rules: Vec<String> = sidecar.log().into_iter().map(|line| line.rule).collect();
+    assert_eq!(rules.iter().filter(|rule| *rule == "challenge").count(), 3, "{rules:?}");
+    assert_eq!(rules.iter().filter(|rule| *rule == "capability").count(), 1, "{rules:?}");
     Ok(())
 }
 

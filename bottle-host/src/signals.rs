@@ -3,6 +3,7 @@
 //! The host alone has handlers. A call to a backend is lent the read end of a pipe, which becomes readable at the
 //! first signal; the teardown that follows is lent none, so a signal cannot cut it short. The third signal gives up.
 
+use crate::session::terminal;
 use anyhow::Result;
 use rustix::pipe::{PipeFlags, pipe_with};
 use signal_hook::{
@@ -43,6 +44,7 @@ impl Cancellation {
             for (count, signal) in (1..).zip(&mut signals) {
                 own.cancel(signal);
                 if count >= PATIENCE {
+                    terminal::restore();
                     std::process::exit(128 + signal);
                 }
             }

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The rule of a request that came to the proxy without any password, and was asked for one.
+pub const CHALLENGE_RULE: &str = "challenge";
+
 /// From the sidecar.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(tag = "type", rename_all = "snake_case")]

@@ -45,6 +45,11 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     let paths = Paths::from_env()?;
     let manifest = Manifest::load(&paths)?;
     let (agent, bottle, bottle_source) = manifest.resolve(&paths, &args.agent)?;
+    if args.yes && !agent.source.path.starts_with(paths.root()) {
+        // Whoever wrote the working directory wrote its prompt: somebody has to have seen the preflight.
+        let shown = agent.source.shown(&paths);
+        return Err(UsageError(format!("{shown} comes with the working directory; start it without --yes")).into());
+    }
     let slug = state::slug(&agent.name);
     let identity = state::new_identity(&slug)?;
     let mut resolved = plan::resolve(&paths, agent, bottle, &identity, &slug)?;

@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn values_of_env_are_told_apart() {
         use super::EnvValue::{Asked, Host, Literal};
-        let bottle = bottle_from("env:\n  A: plain\n  B: ${HOST_B}\n  C: ?\n  D: '?your key'\n  E: 8080\n  F: $x\n");
+        let bottle = bottle_from("env:\n  A: plain\n  B: ${HOST_B}\n  C: '?'\n  D: ?your key\n  E: 8080\n  F: $x\n");
         let values: Vec<_> = bottle.env.into_values().collect();
         let text = |t: &str| t.to_owned();
         assert_eq!(

@@ -1,6 +1,9 @@
 //! One file of the manifest: frontmatter between two `---` lines, then the body.
 
-use crate::{paths::Paths, ui};
+use crate::{
+    paths::Paths,
+    ui::{self, hinted},
+};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
@@ -106,7 +109,12 @@ impl Text {
                 error.location().map_or((self.first_line, 1), |at| (at.line() + self.first_line - 1, at.column()));
             let text = error.to_string();
             let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
-            anyhow!("{}:{}:{}: {message}", self.path.display(), place.0, place.1)
+            let place = format!("{}:{}:{}", self.path.display(), place.0, place.1);
+            // To YAML a lone `?` begins a key; to a person it is the shortest secret of `env`.
+            match self.yaml.lines().any(|line| line.trim_end().ends_with(": ?")) {
+                true => hinted(format!("{place}: {message}"), "Put a lone `?` in quotes: NAME: \"?\""),
+                false => anyhow!("{place}: {message}"),
+            }
         })
     }
 }

@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn the_preflight_shows_names_only() {
-        let bottle = bottle_from("env: {A: literal-value, B: ?question}");
+        let bottle = bottle_from("env: {A: literal-value, B: '?question'}");
         assert_eq!(Environment::resolve(&bottle).unwrap().shown(), ["A", "B (secret, asked for)"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use bottle_api::control::read_frame;
-use bottle_policy::message::{LogLine, Up};
+use bottle_policy::message::{CHALLENGE_RULE, LogLine, Up};
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -88,6 +88,9 @@ impl Summary {
         if line.decision == "allow" {
             self.allowed += 1;
             return;
+        }
+        if line.rule == CHALLENGE_RULE {
+            return; // asked for its password, as some clients want to be
         }
         self.denied += 1;
         let what = format!("{} ({})", line.host, line.rule);

@@ -5,10 +5,19 @@ use rustix::{
     stdio::{stdin, stdout},
     termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr},
 };
+use std::sync::{Mutex, PoisonError};
+
+/// The modes to go back to, where a session has changed them.
+static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 
 /// The terminal, in raw mode for as long as this lives.
-pub struct Terminal {
-    before: Termios,
+pub struct Terminal(());
+
+/// Puts the terminal back, should a session have changed it: also on the way out of a process that gives up.
+pub fn restore() {
+    if let Some(before) = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let _ = tcsetattr(stdin(), OptionalActions::Flush, &before);
+    }
 }
 
 impl Terminal {
@@ -22,8 +31,10 @@ impl Terminal {
         let before = tcgetattr(stdin())?;
         let mut raw = before.clone();
         raw.make_raw();
+        *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
+        let terminal = Self(());
         tcsetattr(stdin(), OptionalActions::Flush, &raw)?;
-        Ok(Self { before })
+        Ok(terminal)
     }
 
     /// Columns and rows. A terminal that does not know says 80 by 24.
@@ -40,6 +51,6 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        let _ = tcsetattr(stdin(), OptionalActions::Flush, &self.before);
+        restore();
     }
 }

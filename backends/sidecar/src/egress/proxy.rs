@@ -2,7 +2,7 @@
 
 use super::{Body, State, deny, forward, record::Record, tunnel};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use bottle_policy::{Denial, Scheme};
+use bottle_policy::{Denial, Scheme, message::CHALLENGE_RULE};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
@@ -38,10 +38,12 @@ pub(super) async fn serve(state: Arc<State>, stream: TcpStream) {
 async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body> {
     let target = request.uri().authority().map(|a| a.as_str().to_owned()).unwrap_or_default();
     if !knows_capability(request.headers(), state.capability.expose()) {
+        // Some clients ask without a password first, to learn that one is wanted.
+        let challenge = !request.headers().contains_key(PROXY_AUTHORIZATION);
         let denial = Denial {
-            rule: "capability",
+            rule: if challenge { CHALLENGE_RULE } else { "capability" },
             status: 407,
-            reason: "this proxy belongs to another bottle (its password is in the proxy variables)".into(),
+            reason: "this proxy wants its bottle's password, which is in the proxy variables".into(),
         };
         return refuse(&state, &request, &target, &denial);
     }
