@@ -5,6 +5,11 @@
 //!         ── prepare_cleanup ─▶ CleanupPlan ── cleanup ─▶ outcome
 //! ```
 //!
+//! What a bottle must look like from inside: [`crate::HELPER_PATH`] is the helper, and a first process that reaps
+//! (`bottle-helper init` does); [`crate::HOME`] and [`crate::WORKSPACE`] exist and belong to [`crate::AGENT_UID`];
+//! `claude` is on the path; there is no route and no resolver but the sidecar's ([`crate::control`]), which is reached at
+//! what [`Bottle::describe`] says.
+//!
 //! A backend never prints, never reads the process's environment, never installs a signal handler and never
 //! touches the terminal: [`Host`] is there for all of that.
 
@@ -155,7 +160,8 @@ pub trait Bottle: Send + Sync + 'static {
     /// The control channel of the sidecar, from after [`crate::control::First`] on. Once only.
     fn channel(&self, req: &ChannelRequest) -> Result<OwnedFd>;
 
-    /// Tears the bottle down in reverse order of creation. Called once, on drop too unless detached.
+    /// Tears the bottle down in reverse order of creation. Called once at most; on drop too, unless the bottle was
+    /// detached, or attached to in the first place.
     fn close(&self, deadline: Duration) -> Result<()>;
 }
 

@@ -5,6 +5,10 @@
 //! [`First`]. What follows is between host and sidecar, and opaque to a backend.
 //!
 //! When the channel closes, the host is dead: the sidecar drops its secrets and refuses everything.
+//!
+//! To run a bundle a backend starts artifact [`crate::SIDECAR_ARTIFACT`] with [`BUNDLE_ARGUMENT`], the variables
+//! [`BIND_ENV`] and [`DAEMONS_ENV`], any user but root, and a network of its own beside the bottle's; then
+//! [`handshake`].
 
 use crate::secret::{Secret, Secrets};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -23,6 +27,23 @@ pub const MAX_FRAME: usize = 8 << 20;
 
 /// The byte by which the in-bottle helper says that it is ready for its [`ExecFrame`].
 pub const HELPER_READY: u8 = 0x05;
+
+/// The argument that makes artifact [`crate::SIDECAR_ARTIFACT`] a bundle. Its channel is standard input and output.
+pub const BUNDLE_ARGUMENT: &str = "bundle";
+/// The bundle's variable that says which address it listens on: the bottle's own leg, never another.
+pub const BIND_ENV: &str = "CLAUDE_BOTTLE_SIDECAR_BIND";
+/// The bundle's variable that lists its daemons, separated by commas (the spec's `daemons`).
+pub const DAEMONS_ENV: &str = "CLAUDE_BOTTLE_SIDECAR_DAEMONS";
+/// The proxy, on [`PROXY_PORT`]. Cannot be left out.
+pub const EGRESS_DAEMON: &str = "egress";
+/// The resolver, on UDP and TCP port 53: the bundle must be allowed to bind it. Cannot be left out.
+pub const DNS_DAEMON: &str = "dns";
+/// The proxy's port.
+pub const PROXY_PORT: u16 = 9099;
+/// Names by which a bottle knows its sidecar, and the only ones that its resolver answers.
+pub const SIDECAR_NAMES: [&str; 4] = ["egress", "git-gate", "supervise", "sidecar"];
+/// The secret that every daemon of a bottle asks for: the proxy's password.
+pub const CAPABILITY: &str = "capability";
 
 /// First frame down: what the bundle is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -132,6 +153,14 @@ pub fn read_frame<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Optio
     let mut body = Zeroizing::new(vec![0; frame_len(prefix)?]);
     from.read_exact(&mut body)?;
     Ok(Some(serde_json::from_slice(&body)?))
+}
+
+/// What a backend does as soon as the bundle runs: sends policy and secrets, and waits for the answer.
+pub fn handshake(channel: &mut (impl Read + Write), policy: serde_json::Value, secrets: &Secrets) -> io::Result<First> {
+    write_frame(channel, &Start { version: CONTROL_VERSION, policy })?;
+    channel.write_all(&SecretsFrame::encode(secrets)?)?;
+    channel.flush()?;
+    read_frame(channel)?.ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "the sidecar ended"))
 }
 
 fn too_long(len: usize) -> io::Error {

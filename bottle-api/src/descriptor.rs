@@ -38,6 +38,7 @@ pub struct Descriptor {
 impl Descriptor {
     /// The record of a plugin built with this very crate.
     pub const fn new(name: &str, version: &str) -> Self {
+        assert!(name.len() < 32 && version.len() < 32, "a backend's name and version have 31 bytes at most");
         Self {
             magic: MAGIC,
             size: size_of::<Self>() as u32,

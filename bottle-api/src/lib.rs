@@ -1,14 +1,15 @@
 //! The contract between the `bottle` host and its backends.
 //!
-//! A backend author reads three modules and writes plain Rust:
+//! A backend author writes plain Rust, and reads:
 //!
-//! * [`backend`]: the traits to implement ([`Backend`], [`Plan`], [`Bottle`], [`Process`], [`CleanupPlan`]);
-//! * [`spec`] and [`request`]: the data that crosses, all of it JSON that grows by defaulted fields;
-//! * [`host`]: what the host lends a backend (log, progress, the ledger, artifacts).
+//! * [`backend`]: the traits to implement ([`Backend`], [`Plan`], [`Bottle`], [`Process`], [`CleanupPlan`]), and what a
+//!   bottle must look like from inside;
+//! * [`spec`], [`request`], [`provision`]: the data that crosses, all of it JSON that grows by defaulted fields;
+//! * [`host`]: what the host lends a backend (log, progress, the ledger, artifacts); [`error`] and [`secret`];
+//! * [`control`]: how the sidecar bundle is run, and the channel to it. It needs nothing of the ABI (feature `abi` off).
 //!
-//! [`export_backend!`] joins a backend to the stable ABI below it ([`abi`], [`descriptor`]), which nobody
-//! else needs to read. [`control`] is the channel to the sidecar; it stands here because every backend has
-//! to carry it, and it needs nothing of the ABI (feature `abi` off).
+//! [`export_backend!`] joins a backend to the stable ABI below it ([`abi`], [`descriptor`]), which nobody else needs to
+//! read.
 
 #[cfg(feature = "abi")]
 pub mod abi;
@@ -52,6 +53,12 @@ pub const HELPER_PATH: &str = "/usr/local/libexec/bottle-helper";
 
 /// The artifact that is both the sidecar bundle's program and the helper inside a bottle: one static binary.
 pub const SIDECAR_ARTIFACT: &str = "bottle-sidecar";
+
+/// The agent's home, owned by [`AGENT_UID`].
+pub const HOME: &str = "/home/agent";
+
+/// Where the agent works, owned by [`AGENT_UID`].
+pub const WORKSPACE: &str = "/workspace";
 
 /// The uid and gid that an agent runs as, in every backend. Never root.
 pub const AGENT_UID: u32 = 1000;

@@ -21,7 +21,8 @@ pub struct Provision {
     pub supervise: Vec<FileEntry>,
 }
 
-/// One file or directory. Missing parents are made, owned like the entry.
+/// One file. Directories above it that are missing are made: the nearest `own_parents` of them owned like the file, the
+/// others root's.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
 #[serde(default)]
 pub struct FileEntry {

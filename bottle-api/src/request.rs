@@ -100,6 +100,30 @@ pub struct CleanupItem {
     pub uuid: String,
 }
 
+impl From<&LedgerEntry> for CleanupItem {
+    fn from(entry: &LedgerEntry) -> Self {
+        Self {
+            kind: entry.kind.clone(),
+            name: entry.name.clone(),
+            id: entry.id.clone().unwrap_or_default(),
+            identity: entry.identity.clone(),
+            uuid: entry.uuid.clone(),
+        }
+    }
+}
+
+impl From<&CleanupItem> for LedgerEntry {
+    fn from(item: &CleanupItem) -> Self {
+        Self {
+            uuid: item.uuid.clone(),
+            identity: item.identity.clone(),
+            kind: item.kind.clone(),
+            name: item.name.clone(),
+            id: Some(item.id.clone()).filter(|id| !id.is_empty()),
+        }
+    }
+}
+
 /// `execute`'s and `close`'s request.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -128,8 +152,6 @@ pub struct BottleInfo {
     pub sidecar_host: String,
     /// Names of the sidecar, from inside: no proxy for these.
     pub sidecar_names: Vec<String>,
-    /// Things the backend made, as label and value, for `list` and logs.
-    pub details: BTreeMap<String, String>,
 }
 
 /// `start`: a process in the bottle.

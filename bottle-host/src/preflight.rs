@@ -4,10 +4,10 @@
 use crate::{
     manifest::{Agent, Source},
     paths::Paths,
-    plan::{Resolved, environment::WORKSPACE},
+    plan::Resolved,
     ui,
 };
-use bottle_api::{BackendInfo, PlanSummary};
+use bottle_api::{BackendInfo, PlanSummary, WORKSPACE};
 use bottle_policy::Route;
 use serde::Serialize;
 

@@ -2,17 +2,16 @@
 
 use bottle_api::{
     Bottle, BottleInfo, BottleSpec, Cancel, ChannelRequest, CleanupRequest, Error, ErrorKind, GetRequest, Host,
-    PutRequest, Result, StartRequest, Stdio,
+    PutRequest, Result, StartRequest, Stdio, control::SIDECAR_NAMES,
 };
 use bottle_kit::{
-    bundle::{Bundle, SIDECAR_NAMES},
+    bundle::Bundle,
     container,
     engine::{Engine, Stop, block_on},
     exec::{self, Exec},
     sweep,
 };
 use std::{
-    collections::BTreeMap,
     fs::File,
     os::fd::OwnedFd,
     sync::{Mutex, PoisonError},
@@ -25,8 +24,7 @@ pub(crate) struct DockerBottle {
     identity: String,
     owner: String,
     container: String,
-    name: String,
-    sidecar: BottleInfo,
+    info: BottleInfo,
     /// The bottle's certificate authority, for provisioning.
     pub(crate) ca_pem: String,
     channel: Mutex<Option<OwnedFd>>,
@@ -46,13 +44,11 @@ impl DockerBottle {
             identity: spec.identity.clone(),
             owner: spec.owner.clone(),
             container,
-            sidecar: BottleInfo {
-                name: name.clone(),
+            info: BottleInfo {
+                name,
                 sidecar_host: bundle.address.to_string(),
                 sidecar_names: SIDECAR_NAMES.iter().map(|n| (*n).to_owned()).collect(),
-                details: BTreeMap::from([("container".into(), name.clone())]),
             },
-            name,
             ca_pem: bundle.ca_pem,
             channel: Mutex::new(Some(bundle.channel.into())),
         }
@@ -63,7 +59,7 @@ impl Bottle for DockerBottle {
     type Process = Exec;
 
     fn describe(&self) -> Result<BottleInfo> {
-        Ok(self.sidecar.clone())
+        Ok(self.info.clone())
     }
 
     fn start(&self, req: &StartRequest, io: Stdio, _cancel: &Cancel) -> Result<Exec> {
@@ -98,7 +94,7 @@ impl Bottle for DockerBottle {
             None => Ok(()),
             Some((item, why)) => Err(Error::new(
                 ErrorKind::RUNTIME,
-                format!("the {} {} of the bottle {} is left: {why}", item.kind, item.name, self.name),
+                format!("the {} {} of the bottle {} is left: {why}", item.kind, item.name, self.info.name),
             )
             .hint("Try again: `bottle cleanup`.")),
         }

@@ -106,7 +106,7 @@ fn agent_body(spec: &BottleSpec, image: &str, internal: &Network) -> ContainerCr
         cmd: Some(vec!["init".into()]),
         hostname: Some(spec.slug.clone()),
         host_config: Some(host_config),
-        networking_config: Some(networking(&internal.id, endpoint(internal.block.address(3), &[]))),
+        networking_config: Some(networking(&internal.id, endpoint(bundle::agent_address(internal), &[]))),
         ..ContainerCreateBody::default()
     }
 }

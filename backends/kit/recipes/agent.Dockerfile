@@ -26,7 +26,7 @@ RUN set -eu; \
         echo "$CLAUDE_INTEGRITY  $file" | sha512sum --check --status \
             || { echo "$CLAUDE_PACKAGE@$CLAUDE_VERSION is not the package that this bottle was made for" >&2; exit 1; }; \
         tar -xzf "$file" --strip-components=1 package/claude; \
-        install -m 0755 claude "$claude"; \
+        install -D -m 0755 claude "$claude"; \
         rm -rf "$file" claude /root/.npm; \
         echo "$CLAUDE_SHA256  $claude" | sha256sum --check --status; \
     fi

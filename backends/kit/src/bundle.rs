@@ -6,7 +6,7 @@
 
 use crate::{
     container::{self, endpoint, networking},
-    engine::{Engine, Stop, unambiguous},
+    engine::{Engine, Stop},
     names::Role,
     network::Network,
 };
@@ -17,14 +17,13 @@ use bollard::{
 };
 use bottle_api::{
     BottleSpec, Error, ErrorKind, Host, LaunchRequest, Result,
-    control::{CONTROL_VERSION, First, SecretsFrame, Start, read_frame, write_frame},
+    control::{BIND_ENV, DAEMONS_ENV, First, SIDECAR_NAMES, handshake},
     error::Context,
     secret::Secrets,
 };
 use futures_util::StreamExt;
 use std::{
     collections::HashMap,
-    io::Write,
     net::Ipv4Addr,
     os::unix::net::UnixStream as StdUnixStream,
     sync::{Arc, Mutex, PoisonError},
@@ -35,8 +34,6 @@ use tokio::{
     net::UnixStream,
 };
 
-/// Names that the agent knows the sidecar by.
-pub const SIDECAR_NAMES: &[&str] = &["egress", "git-gate", "supervise", "sidecar"];
 /// The user that the bundle runs as; it exists in no image.
 const SIDECAR_USER: &str = "65532:65532";
 const SIDECAR_MEMORY: i64 = 512 << 20;
@@ -48,8 +45,6 @@ const STDERR_KEPT: usize = 4096;
 
 /// A bundle that serves.
 pub struct Bundle {
-    /// The container's id.
-    pub id: String,
     /// Its address on the internal network.
     pub address: Ipv4Addr,
     /// The bottle's certificate authority.
@@ -58,9 +53,14 @@ pub struct Bundle {
     pub channel: StdUnixStream,
 }
 
-/// The sidecar's address on a network; the agent has the next one.
+/// The sidecar's address on a network. The first one is the gateway's, and nobody's on an internal network.
 pub fn sidecar_address(network: &Network) -> Ipv4Addr {
     network.block.address(2)
+}
+
+/// The agent's address on the internal network.
+pub fn agent_address(network: &Network) -> Ipv4Addr {
+    network.block.address(3)
 }
 
 /// Creates and starts the bundle, hands it policy and secrets, and waits until it serves.
@@ -81,9 +81,7 @@ pub async fn start(
     let (id, name) = container::create(engine, host, spec, Role::Sidecar, None, body, stop).await?;
     let leg =
         NetworkConnectRequest { container: id.clone(), endpoint_config: Some(endpoint(sidecar_address(egress), &[])) };
-    unambiguous(|| engine.docker.connect_network(&egress.id, leg.clone()))
-        .await
-        .context("connect the sidecar to its network")?;
+    engine.docker.connect_network(&egress.id, leg).await.context("connect the sidecar to its network")?;
     let options = AttachContainerOptionsBuilder::default().stdin(true).stdout(true).stderr(true).stream(true).build();
     let attached = engine.docker.attach_container(&id, Some(options)).await.context("attach to the sidecar")?;
     stop.check()?;
@@ -93,18 +91,16 @@ pub async fn start(
     far_end.set_nonblocking(true)?;
     let said = Arc::new(Mutex::new(Vec::new()));
     tokio::spawn(carry(attached, UnixStream::from_std(far_end)?, said.clone(), host.clone()));
-    let frames = (Start { version: CONTROL_VERSION, policy: req.policy.clone() }, SecretsFrame::encode(secrets)?);
+    let (policy, secrets) = (req.policy.clone(), secrets.clone());
     let shake = tokio::task::spawn_blocking(move || -> Result<(First, StdUnixStream)> {
         let mut channel = channel;
         channel.set_read_timeout(Some(READY_TIME))?;
-        write_frame(&mut channel, &frames.0)?;
-        channel.write_all(&frames.1)?;
-        let first = read_frame(&mut channel)?;
+        let first = handshake(&mut channel, policy, &secrets)?;
         channel.set_read_timeout(None)?;
-        Ok((first.ok_or_else(|| Error::new(ErrorKind::RUNTIME, "it ended"))?, channel))
+        Ok((first, channel))
     });
     match stop.or(async { shake.await? }).await {
-        Ok((First::Ready { ca_pem }, channel)) => Ok(Bundle { id, address, ca_pem, channel }),
+        Ok((First::Ready { ca_pem }, channel)) => Ok(Bundle { address, ca_pem, channel }),
         Ok((First::Refused { message }, _)) => {
             Err(Error::new(ErrorKind::RUNTIME, format!("the sidecar refused to serve: {message}")))
         }
@@ -135,10 +131,7 @@ fn body(spec: &BottleSpec, image: &str, internal: &Network, address: Ipv4Addr) -
     ContainerCreateBody {
         image: Some(image.into()),
         user: Some(SIDECAR_USER.into()),
-        env: Some(vec![
-            format!("CLAUDE_BOTTLE_SIDECAR_BIND={address}"),
-            format!("CLAUDE_BOTTLE_SIDECAR_DAEMONS={}", spec.daemons.join(",")),
-        ]),
+        env: Some(vec![format!("{BIND_ENV}={address}"), format!("{DAEMONS_ENV}={}", spec.daemons.join(","))]),
         attach_stdin: Some(true),
         attach_stdout: Some(true),
         attach_stderr: Some(true),
@@ -146,7 +139,7 @@ fn body(spec: &BottleSpec, image: &str, internal: &Network, address: Ipv4Addr) -
         stdin_once: Some(true),
         tty: Some(false),
         host_config: Some(host_config),
-        networking_config: Some(networking(&internal.id, endpoint(address, SIDECAR_NAMES))),
+        networking_config: Some(networking(&internal.id, endpoint(address, &SIDECAR_NAMES))),
         ..ContainerCreateBody::default()
     }
 }

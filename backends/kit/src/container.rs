@@ -1,7 +1,7 @@
 //! Containers: created under a free name, started, and files in and out.
 
 use crate::{
-    engine::{Engine, Stop, is_status, unambiguous},
+    engine::{Engine, Stop, is_status},
     names::{Role, candidates, labels},
 };
 use bollard::{
@@ -36,7 +36,7 @@ pub async fn create(
     for name in candidates(&base).take(if pinned.is_some() { 1 } else { usize::MAX }) {
         stop.check()?;
         let options = CreateContainerOptionsBuilder::default().name(&name).build();
-        match unambiguous(|| engine.docker.create_container(Some(options.clone()), body.clone())).await {
+        match engine.docker.create_container(Some(options), body.clone()).await {
             Ok(created) => {
                 entry.name.clone_from(&name);
                 ledger.created(&mut entry, &created.id)?;

@@ -8,19 +8,13 @@ use std::{
     path::PathBuf,
     sync::{Arc, OnceLock},
 };
-use tokio::{
-    net::unix::pipe,
-    runtime::Runtime,
-    sync::watch,
-    time::{Duration, Instant, sleep},
-};
+use tokio::{net::unix::pipe, runtime::Runtime, sync::watch};
 
 /// The host's variables that say where the engine is.
 pub const ENGINE_ENV: &[&str] = &["DOCKER_HOST"];
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 /// Seconds that one answer of the engine may take; builds stream, so they are never silent for this long.
 const ANSWER_SECONDS: u64 = 120;
-const AMBIGUOUS_TIME: Duration = Duration::from_secs(10);
 
 /// The runtime of this plugin, made when it is first needed.
 pub fn runtime() -> Result<&'static Runtime> {
@@ -142,24 +136,6 @@ fn socket_path(docker_host: Option<&str>) -> Result<PathBuf> {
 /// Is this the engine's answer with that HTTP status?
 pub fn is_status(error: &bollard::errors::Error, status: u16) -> bool {
     matches!(error, bollard::errors::Error::DockerResponseServerError { status_code, .. } if *status_code == status)
-}
-
-/// Repeats a call for as long as the engine finds a network's name ambiguous.
-///
-/// A 20.10 engine looks networks up by name even where it was given an id, and takes two of one name. Of bottles that
-/// start at the same moment all but one give such a name up again ([`crate::network`]), so this passes by itself.
-pub async fn unambiguous<T, F: Future<Output = Result<T, bollard::errors::Error>>>(
-    mut call: impl FnMut() -> F,
-) -> Result<T, bollard::errors::Error> {
-    let deadline = Instant::now() + AMBIGUOUS_TIME;
-    loop {
-        match call().await {
-            Err(error) if error.to_string().contains("is ambiguous") && Instant::now() < deadline => {
-                sleep(Duration::from_millis(25)).await;
-            }
-            result => return result,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -7,11 +7,14 @@ use crate::{
     engine::{Engine, Stop, is_status},
     names::RECIPE,
 };
-use bollard::{body_full, query_parameters::BuildImageOptionsBuilder};
+use bollard::{
+    body_full,
+    query_parameters::{BuildImageOptionsBuilder, RemoveImageOptions},
+};
 use bottle_api::{BottleSpec, Error, ErrorKind, Host, Progress, Result, SIDECAR_ARTIFACT, error::Context};
 use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 /// The host's variables that name images.
 pub const IMAGE_ENV: &[&str] = &["CLAUDE_BOTTLE_IMAGE", "CLAUDE_BOTTLE_SIDECAR_IMAGE", "CLAUDE_BOTTLE_BASE_IMAGE"];
@@ -19,6 +22,9 @@ pub const IMAGE_ENV: &[&str] = &["CLAUDE_BOTTLE_IMAGE", "CLAUDE_BOTTLE_SIDECAR_I
 const AGENT_RECIPE: &str = include_str!("../recipes/agent.Dockerfile");
 const SIDECAR_RECIPE: &str = include_str!("../recipes/sidecar.Dockerfile");
 const DEFAULT_BASE: &str = "node:22-bookworm";
+
+/// Lines of a build's output that an error shows.
+const LAST_WORDS: usize = 3;
 
 /// The pinned client: `version V`, then `ARCH PACKAGE SHA512 SHA256` per platform.
 const PINS: &str = include_str!("../recipes/claude.pins");
@@ -133,19 +139,24 @@ pub async fn sidecar(
 }
 
 async fn ensure(engine: &Engine, host: &Host, recipe: Recipe, stop: &Stop) -> Result<String> {
-    match engine.docker.inspect_image(&recipe.tag).await {
+    let outdated = match engine.docker.inspect_image(&recipe.tag).await {
         Ok(found) => {
             let label = found.config.and_then(|c| c.labels).and_then(|mut l| l.remove(RECIPE));
-            if let (true, Some(id)) = (label.is_none_or(|hash| hash == recipe.hash), found.id) {
-                return Ok(id);
+            match found.id {
+                Some(id) if label.is_none_or(|hash| hash == recipe.hash) => return Ok(id),
+                id => id,
             }
         }
-        Err(error) if is_status(&error, 404) => {}
+        Err(error) if is_status(&error, 404) => None,
         Err(error) => return Err(error).with_context(|| format!("look for the image {}", recipe.tag)),
-    }
+    };
     let tag = recipe.tag.clone();
     stop.or(build(engine, host, recipe)).await?;
     let built = engine.docker.inspect_image(&tag).await.with_context(|| format!("look for the image {tag}"))?;
+    if let Some(old) = outdated {
+        // It has lost its name to the new one. Another bottle may still run on it: then it stays.
+        let _ = engine.docker.remove_image(&old, None::<RemoveImageOptions>, None).await;
+    }
     built.id.ok_or_else(|| Error::new(ErrorKind::RUNTIME, format!("the engine gives no id for the image {tag}")))
 }
 
@@ -161,27 +172,41 @@ async fn build(engine: &Engine, host: &Host, recipe: Recipe) -> Result<()> {
         .forcerm(true)
         .build();
     let mut events = engine.docker.build_image(options, None, Some(body_full(recipe.context.into())));
-    let mut last = String::new();
+    let mut said = VecDeque::new();
     while let Some(event) = events.next().await {
-        let event = event.map_err(|e| build_error(&step, &e.to_string(), &last))?;
+        let event = event.map_err(|e| build_error(&step, &e.to_string(), &said))?;
         if let Some(error) = event.error_detail.and_then(|detail| detail.message) {
-            return Err(build_error(&step, &error, &last));
+            return Err(build_error(&step, &error, &said));
         }
-        if let Some(line) = event.stream.map(|l| l.trim().to_owned()).filter(|l| !l.is_empty()) {
-            last.clone_from(&line);
-            host.progress(&Progress { step: step.clone(), detail: line, done: false });
+        for line in event.stream.iter().flat_map(|text| text.lines()).map(str::trim).filter(|l| is_telling(l)) {
+            said.push_back(line.to_owned());
+            if said.len() > LAST_WORDS {
+                said.pop_front();
+            }
+            host.progress(&Progress { step: step.clone(), detail: line.to_owned(), done: false });
         }
     }
     host.progress(&Progress { step, done: true, ..Progress::default() });
     Ok(())
 }
 
-fn build_error(step: &str, error: &str, last: &str) -> Error {
-    let mut failed = Error::new(ErrorKind::RUNTIME, format!("{step}: {}", error.trim()));
-    failed.chain.extend((!last.is_empty()).then(|| format!("its last words: {last}")));
+/// The engine's own book-keeping explains no failure.
+fn is_telling(line: &str) -> bool {
+    !line.is_empty() && !line.starts_with("--->") && !line.starts_with("Removing intermediate container")
+}
+
+fn build_error(step: &str, error: &str, said: &VecDeque<String>) -> Error {
+    // The engine repeats the whole command of the step: its code is enough.
+    let error = match error.rsplit_once("returned a non-zero code: ") {
+        Some((_, code)) => format!("a command of the recipe failed with code {code}"),
+        None => error.trim().to_owned(),
+    };
+    let mut failed = Error::new(ErrorKind::RUNTIME, format!("{step}: {error}"));
+    let words: Vec<&str> = said.iter().map(String::as_str).collect();
+    failed.chain.extend((!words.is_empty()).then(|| format!("its last words: {}", words.join(" | "))));
     failed.hint(
-        "If the base image cannot be pulled here, name one that is local: CLAUDE_BOTTLE_BASE_IMAGE=NAME (with git, \
-         curl and npm).",
+        "The base image has to be there, or within the engine's reach, and have a shell, git, curl and npm; name \
+         another: CLAUDE_BOTTLE_BASE_IMAGE=NAME.",
     )
 }
 

@@ -8,8 +8,7 @@ use bollard::query_parameters::{
     ListContainersOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
 };
 use bottle_api::{
-    ActiveBottle, CleanupItem, CleanupOutcome, CleanupPlan, CleanupRequest, Error, ErrorKind, Host, LedgerEntry,
-    Result, error::Context,
+    ActiveBottle, CleanupItem, CleanupOutcome, CleanupRequest, Error, ErrorKind, Host, Result, error::Context,
 };
 use std::{collections::HashMap, time::Duration};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -19,12 +18,6 @@ use tokio::time::{Instant, timeout_at};
 pub struct Sweep {
     /// In the order of removal.
     pub items: Vec<CleanupItem>,
-}
-
-impl CleanupPlan for Sweep {
-    fn items(&self) -> Vec<CleanupItem> {
-        self.items.clone()
-    }
 }
 
 /// Everything of this owner that the engine has, running or not.
@@ -65,13 +58,7 @@ pub async fn plan(engine: &Engine, req: &CleanupRequest) -> Result<Sweep> {
         let of_entry = |i: &CleanupItem| i.uuid == entry.uuid || entry.id.as_ref().is_some_and(|id| *id == i.id);
         match found.iter().position(of_entry) {
             Some(at) => items.push(found.swap_remove(at)),
-            None => items.push(CleanupItem {
-                kind: entry.kind.clone(),
-                name: entry.name.clone(),
-                id: String::new(),
-                identity: entry.identity.clone(),
-                uuid: entry.uuid.clone(),
-            }),
+            None => items.push(CleanupItem { id: String::new(), ..entry.into() }),
         }
     }
     if req.sweep {
@@ -99,8 +86,7 @@ pub async fn execute(engine: &Engine, host: &Host, sweep: Sweep, deadline: Durat
             match removal.await? {
                 (item, Ok(())) => {
                     if !item.uuid.is_empty() {
-                        let entry = LedgerEntry { uuid: item.uuid.clone(), ..LedgerEntry::default() };
-                        host.ledger(&item.identity).gone(&LedgerEntry { identity: item.identity.clone(), ..entry })?;
+                        host.ledger(&item.identity).gone(&(&item).into())?;
                     }
                     outcome.removed.push(item);
                 }

@@ -83,7 +83,7 @@ pub fn decide_tunnel<'p>(policy: &'p Policy, host: &str, port: u16) -> Verdict<'
 
 fn judge<'p>(policy: &'p Policy, request: &Request<'_>) -> Result<&'p Route, Denial> {
     if path::is_git_push(request.method, request.path, request.query) {
-        return Err(Denial::forbidden("git-push", "pushing over HTTPS is never allowed; push through git-gate"));
+        return Err(Denial::forbidden("git-push", "pushing over HTTPS is never allowed"));
     }
     let route = route_to(policy, request.host, request.port)?;
     if request.scheme == Scheme::Http && (route.auth.is_some() || request.port == 443) {

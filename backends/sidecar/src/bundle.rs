@@ -8,11 +8,13 @@
 //! When the channel closes the host is dead: the bundle ends, its daemons with it, and the secrets are gone.
 
 use crate::{
-    daemon::{self, DaemonStart, DaemonUp, EGRESS},
+    daemon::{self, DaemonStart, DaemonUp},
     egress::ca,
 };
 use anyhow::{Context, Result, bail};
-use bottle_api::control::{CONTROL_VERSION, First, SecretsFrame, Start, read_frame, write_frame};
+use bottle_api::control::{
+    BIND_ENV, CONTROL_VERSION, DAEMONS_ENV, EGRESS_DAEMON, First, SecretsFrame, Start, read_frame, write_frame,
+};
 use bottle_policy::{Policy, message::Up};
 use std::{
     io::{self, BufReader, Read, Stdout, Write},
@@ -57,8 +59,8 @@ struct Daemons {
 }
 
 fn start(up: &Channel) -> Result<Daemons> {
-    let bind: IpAddr = env("CLAUDE_BOTTLE_SIDECAR_BIND")?.parse().context("CLAUDE_BOTTLE_SIDECAR_BIND")?;
-    let names = env("CLAUDE_BOTTLE_SIDECAR_DAEMONS")?;
+    let bind: IpAddr = env(BIND_ENV)?.parse().context(BIND_ENV)?;
+    let names = env(DAEMONS_ENV)?;
     let mut stdin = io::stdin().lock();
     let hello: Start = read_frame(&mut stdin)?.context("the channel closed before the first frame")?;
     if hello.version != CONTROL_VERSION {
@@ -81,8 +83,11 @@ fn start(up: &Channel) -> Result<Daemons> {
         let mut stdin = child.stdin.take().context("daemon's stdin")?;
         let begin = DaemonStart { bind, policy: policy.clone() };
         write_frame(&mut stdin, &begin)?;
-        let own =
-            if name == EGRESS { SecretsFrame::encode(&secrets)? } else { SecretsFrame::encode(&Default::default())? };
+        let own = if name == EGRESS_DAEMON {
+            SecretsFrame::encode(&secrets)?
+        } else {
+            SecretsFrame::encode(&Default::default())?
+        };
         stdin.write_all(&own)?;
         let from = child.stdout.take().context("daemon's stdout")?;
         let (up, wake, ready) = (up.clone(), wake.clone(), ready.clone());

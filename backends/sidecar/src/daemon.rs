@@ -3,7 +3,7 @@
 use crate::{dns, egress};
 use anyhow::{Context, Result, bail};
 use bottle_api::{
-    control::{SecretsFrame, read_frame, write_frame},
+    control::{DNS_DAEMON as DNS, EGRESS_DAEMON as EGRESS, SecretsFrame, read_frame, write_frame},
     secret::Secrets,
 };
 use bottle_policy::{Policy, message::LogLine};
@@ -20,9 +20,6 @@ use std::{
     thread,
 };
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
-
-pub(crate) const EGRESS: &str = "egress";
-pub(crate) const DNS: &str = "dns";
 
 /// Log lines that may wait for the host. Past that, allowed requests' lines are counted instead of kept.
 const LOG_QUEUE: usize = 8192;

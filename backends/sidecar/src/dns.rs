@@ -2,6 +2,7 @@
 
 use crate::daemon::Feed;
 use anyhow::{Context, Result};
+use bottle_api::control::{DNS_DAEMON, SIDECAR_NAMES};
 use bottle_policy::message::LogLine;
 use simple_dns::{
     CLASS, Packet, PacketFlag, QTYPE, RCODE, ResourceRecord, TYPE,
@@ -19,8 +20,6 @@ use tokio::{
     time::timeout,
 };
 
-/// Names that mean the sidecar itself.
-const OWN_NAMES: [&str; 4] = ["egress", "git-gate", "supervise", "sidecar"];
 const TTL_SECONDS: u32 = 60;
 const MAX_TCP_CONNECTIONS: usize = 64;
 const TCP_IDLE: Duration = Duration::from_secs(5);
@@ -88,7 +87,7 @@ fn judge(query: &[u8], own: IpAddr) -> Option<(Vec<u8>, LogLine)> {
     let mut reply = Packet::new_reply(query.id());
     let question = query.questions.first().filter(|_| query.questions.len() == 1);
     let name = question.map(|q| q.qname.to_string().to_ascii_lowercase()).unwrap_or_default();
-    let known = OWN_NAMES.contains(&name.as_str());
+    let known = SIDECAR_NAMES.contains(&name.as_str());
     if let Some(question) = question {
         reply.questions.push(question.clone());
         let wants_v4 = matches!(question.qtype, QTYPE::ANY | QTYPE::TYPE(TYPE::A));
@@ -101,7 +100,7 @@ fn judge(query: &[u8], own: IpAddr) -> Option<(Vec<u8>, LogLine)> {
         *reply.rcode_mut() = RCODE::Refused;
     }
     let line = LogLine {
-        daemon: crate::daemon::DNS.into(),
+        daemon: DNS_DAEMON.into(),
         decision: if known { "allow" } else { "deny" }.into(),
         rule: if known { "own-name" } else { "dns" }.into(),
         host: escape(&name),

@@ -3,15 +3,14 @@
 use crate::{
     cli::Cleanup,
     paths::Paths,
-    plugin::{self, Backend, Services, backend::UNCANCELLED, discover},
+    plugin::{self, Services, discover},
     signals::Cancellation,
-    state::{self, Abandoned},
-    ui,
+    state, ui,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use bottle_api::{CleanupItem, CleanupRequest, LedgerEntry};
 use serde::Serialize;
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// How long one backend may take to remove its things.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -37,12 +36,12 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
     let mut failed = false;
     let mut plans = vec![];
     let mut rows = vec![];
-    for name in discover::discover().into_keys() {
-        let entries: Vec<LedgerEntry> = abandoned
-            .iter()
-            .filter(|bottle| bottle.metadata.backend == name || bottle.metadata.backend.is_empty())
-            .flat_map(|bottle| bottle.ledger.entries())
-            .collect();
+    // Backends that are installed, and those that are not any more but have left something.
+    let mut names: BTreeSet<String> = discover::discover().into_keys().collect();
+    names.extend(abandoned.iter().filter(|b| !b.ledger.entries().is_empty()).map(|b| b.metadata.backend.clone()));
+    for name in names {
+        let own = abandoned.iter().filter(|bottle| bottle.metadata.backend == name);
+        let entries: Vec<LedgerEntry> = own.flat_map(|bottle| bottle.ledger.entries()).collect();
         let needed = !entries.is_empty();
         let planned = plugin::select(&name, &services).and_then(|backend| {
             let owner = paths.owner();
@@ -56,7 +55,8 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
                 plans.push((plan, backend));
             }
             Err(error) => {
-                // A backend that is not there cannot hide what the others have left, unless it has left something.
+                // A backend that is not there does not hide what the others have left; having left something itself,
+                // it is a failure.
                 failed |= needed;
                 ui::warn(format!("the backend {name} cannot say what it left: {error:#}"));
             }
@@ -85,41 +85,34 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
         return Ok(0);
     }
     for (plan, backend) in plans {
-        let outcome = plan.execute(DEADLINE).with_context(|| format!("clean up on {}", backend.info.name))?;
-        for (item, why) in outcome.left {
-            failed = true;
-            ui::warn(format!("the {} {} is left: {why}", item.kind, item.name));
+        match plan.execute(DEADLINE) {
+            Ok(outcome) => {
+                for (item, why) in outcome.left {
+                    failed = true;
+                    ui::warn(format!("the {} {} is left: {why}", item.kind, item.name));
+                }
+            }
+            Err(error) => {
+                failed = true;
+                ui::warn(format!("clean up on {}: {error:#}", backend.info.name));
+            }
         }
     }
-    let mut removed = 0;
+    let mut forgotten = 0;
     for bottle in abandoned {
-        removed += usize::from(settle(bottle)?);
+        if bottle.ledger.entries().is_empty() {
+            bottle.remove()?;
+            forgotten += 1;
+        } else {
+            failed = true;
+            ui::warn(format!("the state of {} is kept: things of it are left", bottle.identity));
+        }
     }
-    ui::say(format!("cleaned up; {removed} bottles are forgotten"));
+    match failed {
+        false => ui::say(format!("cleaned up; {forgotten} bottles are forgotten")),
+        true => ui::say("not all of it could be removed; mend what the warnings name, then run `bottle cleanup` again"),
+    }
     Ok(u8::from(failed))
-}
-
-/// Forgets a bottle whose things are all gone.
-fn settle(bottle: Abandoned) -> Result<bool> {
-    if !bottle.ledger.entries().is_empty() {
-        ui::warn(format!("{} is kept: things of it are left", bottle.identity));
-        return Ok(false);
-    }
-    bottle.remove()?;
-    Ok(true)
-}
-
-/// Removes the entries of one ledger, whatever state they are in. Nothing but the deadline cuts it short.
-pub(super) fn take_away(backend: &Backend, entries: Vec<LedgerEntry>, deadline: Duration) -> Result<()> {
-    let Some(owner) = entries.first().map(|entry| entry.identity.clone()) else {
-        return Ok(());
-    };
-    let req = CleanupRequest { entries, owner: Paths::from_env()?.owner(), ..CleanupRequest::default() };
-    let outcome = backend.prepare_cleanup(&req, UNCANCELLED)?.execute(deadline)?;
-    if let Some((item, why)) = outcome.left.first() {
-        bail!("the {} {} of {owner} is left: {why}", item.kind, item.name);
-    }
-    Ok(())
 }
 
 fn row(backend: &str, item: &CleanupItem) -> Row {

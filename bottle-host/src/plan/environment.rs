@@ -6,16 +6,11 @@ use crate::{
     ui::{self, hinted},
 };
 use anyhow::{Result, bail};
-use bottle_api::{BottleInfo, Secret};
+use bottle_api::{BottleInfo, HOME, Secret, control::PROXY_PORT};
 use std::collections::BTreeMap;
 
 /// Where the bottle's certificate authority stands; the second is the file that Debian's libraries read.
 pub const CA_PATHS: [&str; 2] = ["/etc/bottle/ca.pem", "/etc/ssl/certs/ca-certificates.crt"];
-/// The agent's home.
-pub const HOME: &str = "/home/agent";
-/// Where the agent works.
-pub const WORKSPACE: &str = "/workspace";
-const PROXY_PORT: u16 = 9099;
 
 /// Trust the sidecar's certificates.
 const CA_VARIABLES: [&str; 5] =

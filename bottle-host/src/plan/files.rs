@@ -1,15 +1,12 @@
 //! The files that go into a bottle: prompt, skills, and what makes the client's first-run screens go away.
 
-use super::{
-    credential::ModelCredential,
-    environment::{CA_PATHS, HOME, WORKSPACE},
-};
+use super::{credential::ModelCredential, environment::CA_PATHS};
 use crate::{
     manifest::{Agent, skill_dir},
     paths::Paths,
 };
 use anyhow::{Context, Result, bail};
-use bottle_api::{FileEntry, Provision};
+use bottle_api::{FileEntry, HOME, Provision, WORKSPACE};
 use serde_json::json;
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 

@@ -12,15 +12,17 @@ use crate::{
     ui::hinted,
 };
 use anyhow::{Result, bail};
-use bottle_api::{BottleSpec, Error, ErrorKind, secret::Secrets};
+use bottle_api::{
+    BottleSpec, Error, ErrorKind,
+    control::{CAPABILITY, DNS_DAEMON, EGRESS_DAEMON},
+    secret::Secrets,
+};
 use bottle_policy::Policy;
 use credential::ModelCredential;
 use environment::Environment;
 
 /// The sidecar's daemons that every bottle has.
-pub const DAEMONS: [&str; 2] = ["egress", "dns"];
-/// The secret that opens the sidecar's daemons to this bottle.
-pub const CAPABILITY: &str = "capability";
+pub const DAEMONS: [&str; 2] = [EGRESS_DAEMON, DNS_DAEMON];
 
 /// One launch, resolved; nothing of it exists yet.
 pub struct Resolved {

@@ -26,8 +26,6 @@ pub struct Vetted {
     pub path: PathBuf,
     /// What it says of itself.
     pub descriptor: Descriptor,
-    /// SHA-256 of its bytes, hexadecimal.
-    pub sha256: String,
 }
 
 impl Vetted {
@@ -45,7 +43,7 @@ pub fn vet(path: &Path) -> Result<Vetted> {
     check_sums(path, &sha256)?;
     let descriptor = read_descriptor(&bytes)?;
     check_descriptor(&descriptor, path)?;
-    Ok(Vetted { path: path.to_owned(), descriptor, sha256 })
+    Ok(Vetted { path: path.to_owned(), descriptor })
 }
 
 /// Reads a file that nobody but root and this user can have written, nor any directory above it.

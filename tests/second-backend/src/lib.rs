@@ -95,22 +95,13 @@ impl Backend for Second {
     }
 
     fn prepare_cleanup(&self, req: &CleanupRequest, _cancel: &Cancel) -> Result<Left> {
-        let item = |entry: &LedgerEntry| CleanupItem {
-            kind: entry.kind.clone(),
-            name: entry.name.clone(),
-            id: entry.id.clone().unwrap_or_else(|| entry.name.clone()),
-            identity: entry.identity.clone(),
-            uuid: entry.uuid.clone(),
-        };
-        Ok(Left(req.entries.iter().map(item).collect()))
+        Ok(Left(req.entries.iter().map(CleanupItem::from).collect()))
     }
 
     fn cleanup(&self, plan: Left, _deadline: Duration) -> Result<CleanupOutcome> {
         for item in &plan.0 {
-            let _ = fs::remove_dir_all(&item.id);
-            let entry =
-                LedgerEntry { uuid: item.uuid.clone(), identity: item.identity.clone(), ..LedgerEntry::default() };
-            self.host.ledger(&item.identity).gone(&entry)?;
+            let _ = fs::remove_dir_all(&item.name);
+            self.host.ledger(&item.identity).gone(&item.into())?;
         }
         Ok(CleanupOutcome { removed: plan.0, left: vec![] })
     }

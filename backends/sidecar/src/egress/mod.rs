@@ -16,17 +16,16 @@ mod upstream;
 
 use crate::daemon::{DaemonStart, Feed};
 use anyhow::{Context, Result};
-use bottle_api::secret::{Secret, Secrets};
+use bottle_api::{
+    control::{CAPABILITY, PROXY_PORT},
+    secret::{Secret, Secrets},
+};
 use bottle_policy::Policy;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use std::sync::Arc;
 use tokio::{net::TcpListener, sync::Semaphore};
 
-/// The proxy's port, on every backend.
-const PORT: u16 = 9099;
-/// The secret that a client must know to use the proxy at all.
-const CAPABILITY: &str = "capability";
 /// Clients at once; one more waits.
 const MAX_CONNECTIONS: usize = 1024;
 
@@ -55,7 +54,7 @@ pub(crate) async fn serve(start: DaemonStart, secrets: Secrets, feed: Feed) -> R
         secrets,
         feed,
     });
-    let listener = TcpListener::bind((start.bind, PORT)).await.context("listen for the proxy")?;
+    let listener = TcpListener::bind((start.bind, PROXY_PORT)).await.context("listen for the proxy")?;
     state.feed.listening();
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {

@@ -1,8 +1,8 @@
 //! One line of the egress log per request, written when its response has ended, however it ends.
 
 use super::Body;
-use crate::daemon::{EGRESS, Feed};
-use bottle_api::secret::Secrets;
+use crate::daemon::Feed;
+use bottle_api::{control::EGRESS_DAEMON, secret::Secrets};
 use bottle_policy::{Denial, message::LogLine};
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -29,7 +29,7 @@ impl Record {
     /// Begins the line of a request. Known secrets are taken out of the path.
     pub(super) fn begin(feed: &Feed, secrets: &Secrets, host: &str, method: &str, path: &str) -> Self {
         let line = LogLine {
-            daemon: EGRESS.into(),
+            daemon: EGRESS_DAEMON.into(),
             host: host.escape_default().to_string(),
             method: method.to_owned(),
             path: scrubbed(path, secrets),

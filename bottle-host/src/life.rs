@@ -1,0 +1,135 @@
+//! A bottle from its launch to its end: whatever happens in between, nothing of it is left behind.
+//!
+//! ```text
+//! launch ─▶ channel, log ─▶ session ─▶ close ─▶ settle
+//!    └────────── an error, a panic, a signal ──────▶ drop: the ledger's entries are taken away
+//! ```
+
+use crate::{
+    fault,
+    plan::{Resolved, environment},
+    plugin::{Backend, Bottle, Plan, Services, backend::UNCANCELLED},
+    session::{self, Program, Streams, egress_log::EgressLog, terminal::Terminal},
+    signals::Cancellation,
+    state::State,
+    ui,
+};
+use anyhow::{Context, Result, bail};
+use bottle_api::{CleanupRequest, LaunchRequest, LedgerEntry, Secret, WORKSPACE, control::CAPABILITY, secret::Secrets};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// How long a bottle may take to be torn down.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// What a session is made of.
+pub struct Session {
+    /// The agent's command line.
+    pub argv: Vec<String>,
+    /// The manifest's part of its environment.
+    pub env: BTreeMap<String, Secret>,
+    /// No terminal: nothing comes in.
+    pub headless: bool,
+}
+
+/// A bottle that this process owns. Dropped on any way out, it leaves nothing behind.
+pub struct Life {
+    /// Taken only by what ends it.
+    state: Option<State>,
+    owner: String,
+    services: Arc<Services>,
+    backend: Backend,
+}
+
+impl Life {
+    /// Begins with a state in which nothing is recorded yet.
+    pub fn begin(state: State, owner: &str, services: Arc<Services>, backend: Backend) -> Self {
+        Self { state: Some(state), owner: owner.to_owned(), services, backend }
+    }
+
+    /// Its backend.
+    pub fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// Launches the bottle, runs the session, tears the bottle down. Returns the agent's exit code.
+    pub fn live(
+        mut self,
+        plan: Plan,
+        resolved: &Resolved,
+        secrets: &Secrets,
+        session: Session,
+        cancel: &Cancellation,
+    ) -> Result<i32> {
+        let state = self.state.as_ref().context("a bottle that has ended is not launched again")?;
+        self.services.keep_ledger(&resolved.spec.identity, state.ledger.clone());
+        let req = LaunchRequest { policy: serde_json::to_value(&resolved.policy)? };
+        let bottle = plan.launch(&req, secrets, cancel.fd()).context("launch the bottle");
+        ui::clear_progress();
+        let bottle = bottle?;
+        fault::point("launched").map_err(bottle_api::Error::into_std)?;
+
+        let log = EgressLog::follow(bottle.channel()?, &state.egress_log())?;
+        let capability = secrets.get(CAPABILITY).context("a bottle has a capability")?;
+        let mut env = session.env;
+        env.extend(environment::base(&bottle.describe()?, capability, resolved.credential, &Terminal::kind()));
+        let program = Program { argv: session.argv, env, cwd: WORKSPACE.into() };
+        let ended = run(&bottle, &program, session.headless, cancel);
+        let summary = log.finish();
+        let closed = close(&bottle);
+        summary.lines().iter().for_each(ui::say);
+        let code = ended?;
+        closed?;
+        self.settle(code)?;
+        Ok(code)
+    }
+
+    /// The session is over and the bottle is gone: what remains of its state?
+    fn settle(&mut self, code: i32) -> Result<()> {
+        // With entries left, `drop` sees to them.
+        let Some(state) = self.state.take_if(|state| state.ledger.entries().is_empty()) else { return Ok(()) };
+        if code == 0 {
+            return state.remove();
+        }
+        let log = state.keep_log()?;
+        ui::say(format!("the agent ended with {code}; its egress log is {}", log.display()));
+        Ok(())
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        ui::clear_progress();
+        let Some(state) = self.state.take() else { return };
+        let left = state.ledger.entries();
+        if !left.is_empty()
+            && let Err(error) = take_away(&self.backend, &self.owner, left)
+        {
+            ui::error(&error.context("remove what the launch had created"));
+        }
+        if !state.ledger.entries().is_empty() {
+            ui::say("hint: `bottle cleanup` tries again to remove what is left");
+        } else if let Err(error) = state.remove() {
+            ui::error(&error);
+        }
+    }
+}
+
+fn run(bottle: &Bottle, program: &Program, headless: bool, cancel: &Cancellation) -> Result<i32> {
+    let streams = if headless { Streams::Headless } else { Streams::Terminal(Terminal::raw()?) };
+    session::run(bottle, program, streams, cancel)
+}
+
+fn close(bottle: &Bottle) -> Result<()> {
+    fault::point("close").map_err(bottle_api::Error::into_std)?;
+    bottle.close(CLOSE_DEADLINE).context("tear the bottle down")
+}
+
+/// Removes a ledger's entries, whatever state they are in. Nothing but the deadline cuts it short.
+fn take_away(backend: &Backend, owner: &str, entries: Vec<LedgerEntry>) -> Result<()> {
+    let req = CleanupRequest { entries, owner: owner.into(), ..CleanupRequest::default() };
+    let outcome = backend.prepare_cleanup(&req, UNCANCELLED)?.execute(CLOSE_DEADLINE)?;
+    match outcome.left.first() {
+        Some((item, why)) => bail!("the {} {} is left: {why}", item.kind, item.name),
+        None => Ok(()),
+    }
+}
