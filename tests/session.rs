@@ -10,7 +10,7 @@ use bottle_tests::{
 };
 use std::{
     io::{Read, Write},
-    process::{Command, Stdio},
+    process::{ChildStdin, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
 };
@@ -106,7 +106,7 @@ fn a_dry_run_and_a_refusal_create_nothing() -> Result<()> {
     assert_eq!(run.code, Some(2), "{run:?}");
     assert!(run.stderr.contains("--yes"), "{run:?}");
     assert!(standin.seen().is_empty());
-    assert_nothing_left(lab, &home, "none")
+    assert_nothing_left(lab, &home, &identity_in(&run.stderr)?)
 }
 
 #[test]
@@ -182,41 +182,79 @@ fn list_active_shows_a_running_bottle_and_an_api_key_goes_as_one() -> Result<()>
     assert_nothing_left(lab, &home, identity)
 }
 
+/// `bottle start dev` on a terminal of its own, by util-linux's `script`.
+struct OnTerminal {
+    child: KillOnDrop,
+    keys: ChildStdin,
+    shown: Arc<Mutex<Vec<u8>>>,
+}
+
+impl OnTerminal {
+    fn start(home: &Home) -> Result<Self> {
+        let inner = home.command(&["start", "dev"]);
+        let program = inner.get_program().to_string_lossy().into_owned();
+        let mut script = Command::new("script");
+        script.args(["-qec", &format!("stty cols 100 rows 30; {program} start dev"), "/dev/null"]);
+        script.env_clear().envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?)))).current_dir(home.path());
+        let mut child = KillOnDrop(script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
+        let (keys, mut screen) = (child.stdin.take().context("stdin")?, child.stdout.take().context("stdout")?);
+        let shown: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let sink = shown.clone();
+        thread::spawn(move || {
+            let mut chunk = [0; 4096];
+            while let Ok(n @ 1..) = screen.read(&mut chunk) {
+                sink.lock().unwrap().extend_from_slice(&chunk[..n]);
+            }
+        });
+        Ok(Self { child, keys, shown })
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
+    }
+
+    fn until(&self, what: &str) -> Result<()> {
+        eventually(what, || self.text().contains(what).then_some(())).with_context(|| self.text())
+    }
+
+    fn press(&mut self, keys: &[u8]) -> Result<()> {
+        Ok(self.keys.write_all(keys)?)
+    }
+}
+
+#[test]
+fn a_no_at_the_prompt_leaves_nothing() -> Result<()> {
+    let (lab, standin, home) = home("")?;
+    for answer in ["n\n", "\n", "Yes please\n"] {
+        let mut terminal = OnTerminal::start(&home)?;
+        terminal.until("[y/N]")?;
+        terminal.press(answer.as_bytes())?;
+        terminal.until("aborted by user")?;
+        assert_eq!(terminal.child.wait()?.code(), Some(0), "{}", terminal.text());
+        assert_nothing_left(lab, &home, &identity_in(&terminal.text())?)?;
+    }
+    assert!(standin.seen().is_empty());
+    Ok(())
+}
+
 #[test]
 fn an_interactive_session_runs_on_a_terminal() -> Result<()> {
     let (lab, standin, home) = home(&format!("Bearer {REAL_TOKEN}"))?;
-    let inner = home.command(&["start", "dev"]);
-    let program = inner.get_program().to_string_lossy().into_owned();
-    let mut script = Command::new("script");
-    script.args(["-qec", &format!("stty cols 100 rows 30; {program} start dev"), "/dev/null"]);
-    script.env_clear().envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))));
-    let mut child = KillOnDrop(script.current_dir(home.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
-    let (mut keys, mut screen) = (child.stdin.take().context("stdin")?, child.stdout.take().context("stdout")?);
-    let shown: Arc<Mutex<Vec<u8>>> = Arc::default();
-    let sink = shown.clone();
-    thread::spawn(move || {
-        let mut chunk = [0; 4096];
-        while let Ok(n @ 1..) = screen.read(&mut chunk) {
-            sink.lock().unwrap().extend_from_slice(&chunk[..n]);
-        }
-    });
-    let text = || String::from_utf8_lossy(&shown.lock().unwrap()).into_owned();
-    let until = |what: &str| eventually(what, || text().contains(what).then_some(())).with_context(text);
-    until("[y/N]")?;
-    keys.write_all(b"y\n")?;
-    until("bypass permissions on")?;
+    let mut terminal = OnTerminal::start(&home)?;
+    terminal.until("[y/N]")?;
+    terminal.press(b"y\n")?;
+    terminal.until("bypass permissions on")?;
     // One word: between words the client moves the cursor instead of writing a space.
-    keys.write_all(b"knock-knock")?;
-    until("knock-knock")?;
-    keys.write_all(b"\r")?;
+    terminal.press(b"knock-knock")?;
+    terminal.until("knock-knock")?;
+    terminal.press(b"\r")?;
     let asked = || standin.seen().iter().any(|s| contains(&s.body, b"knock-knock"));
     eventually("the question arrives at the model", || asked().then_some(()))?;
-    until("stand-in:")?;
-    keys.write_all(&[3])?;
+    terminal.until("stand-in:")?;
+    terminal.press(&[3])?;
     thread::sleep(std::time::Duration::from_millis(300));
-    keys.write_all(&[3])?;
-    let status = child.wait()?;
-    assert_eq!(status.code(), Some(0), "{}", text());
-    until("egress: ")?;
-    assert_nothing_left(lab, &home, &identity_in(&text())?)
+    terminal.press(&[3])?;
+    assert_eq!(terminal.child.wait()?.code(), Some(0), "{}", terminal.text());
+    terminal.until("egress: ")?;
+    assert_nothing_left(lab, &home, &identity_in(&terminal.text())?)
 }

@@ -80,10 +80,10 @@ fn launch(bind: IpAddr, daemons: &str, policy: serde_json::Value) -> Result<(Chi
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()?;
-    let mut channel = child.stdin.take().context("stdin")?;
     let mut secrets = Secrets::default();
     secrets.insert("capability", Secret::new(CAPABILITY));
     secrets.insert("token", Secret::new("the-real-token"));
+    let mut channel = child.stdin.take().context("stdin")?;
     write_frame(&mut channel, &Start { version: CONTROL_VERSION, policy })?;
     channel.write_all(&SecretsFrame::encode(&secrets)?)?;
     let first = read_frame(child.stdout.as_mut().context("stdout")?)?.context("no first frame")?;
@@ -285,8 +285,10 @@ fn it_ends_with_its_channel() -> Result<()> {
     let _open = sidecar.client.tunnel("open.example:443")?;
     drop(sidecar.channel.take());
     let began = Instant::now();
-    sidecar.child.wait()?;
-    assert!(began.elapsed() < Duration::from_secs(5));
+    while sidecar.child.try_wait()?.is_none() {
+        assert!(began.elapsed() < Duration::from_secs(5), "it lives on without its channel");
+        thread::sleep(Duration::from_millis(10));
+    }
     assert!(sidecar.client.tunnel("open.example:443").is_err());
     Ok(())
 }

@@ -122,6 +122,14 @@ impl Home {
         Ok(KillOnDrop(self.command(args).envs(env.iter().copied()).spawn()?))
     }
 
+    /// The identities that `list active` shows.
+    pub fn listed(&self) -> Vec<String> {
+        let Ok(run) = self.run(&["list", "active", "--json"]) else { return vec![] };
+        let rows: Value = serde_json::from_str(&run.stdout).unwrap_or_default();
+        let identities = rows.as_array().into_iter().flatten().filter_map(|row| row["identity"].as_str());
+        identities.map(str::to_owned).collect()
+    }
+
     /// The identities that have state here.
     pub fn identities(&self) -> Vec<String> {
         let entries = fs::read_dir(self.state()).into_iter().flatten().flatten();
@@ -216,17 +224,18 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<
     }
 }
 
-/// What the engine has of a bottle, by its identity's label: containers, networks, images.
+/// What the engine has of a bottle, by its identity: as a label on containers and networks, and as a name anywhere,
+/// images' tags too.
 pub fn left_in_engine(lab: &Lab, identity: &str) -> Result<Vec<String>> {
-    let filter = format!("label=claude-bottle.identity={identity}");
     let mut left = vec![];
     for (kind, args) in [
-        ("container", &["ps", "-aq", "--filter"][..]),
-        ("network", &["network", "ls", "-q", "--filter"]),
-        ("image", &["images", "-q", "--filter"]),
+        ("container", &["ps", "-a", "--format", "{{.ID}} {{.Names}} {{.Labels}}"][..]),
+        ("network", &["network", "ls", "--format", "{{.ID}} {{.Name}} {{.Labels}}"]),
+        ("image", &["images", "-a", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"]),
+        ("volume", &["volume", "ls", "--format", "{{.Name}} {{.Labels}}"]),
     ] {
-        let found = lab.docker(&[args, &[&filter]].concat())?;
-        left.extend(found.lines().map(|id| format!("{kind} {id}")));
+        let found = lab.docker(args)?;
+        left.extend(found.lines().filter(|line| line.contains(identity)).map(|line| format!("{kind} {line}")));
     }
     Ok(left)
 }

@@ -103,8 +103,6 @@ pub fn output(command: &mut Command) -> Result<String> {
 pub struct Target {
     /// Its address.
     pub address: Ipv4Addr,
-    /// A TCP port that it listens on.
-    pub port: u16,
     seen: Arc<Mutex<Vec<String>>>,
 }
 
@@ -130,7 +128,7 @@ impl Target {
                 note(&heard, format!("{n} bytes of UDP from {from}"));
             }
         });
-        let target = Self { address, port: 8000, seen };
+        let target = Self { address, seen };
         target.iptables(&["-I", "PREROUTING", "-d", &address.to_string()])?;
         Ok(target)
     }

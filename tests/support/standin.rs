@@ -27,7 +27,10 @@ use serde_json::{Value, json};
 use std::{
     convert::Infallible,
     net::Ipv4Addr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 use tokio::net::TcpListener;
@@ -57,7 +60,15 @@ impl Seen {
 pub struct Standin {
     /// Its address.
     pub address: Ipv4Addr,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    seen: Mutex<Vec<Seen>>,
+    /// What `/gate` answers: 200 once it is open, 404 before.
+    gate: AtomicBool,
+    credential: String,
 }
 
 impl Standin {
@@ -67,20 +78,20 @@ impl Standin {
         let listener = Lab::listen((address, 443).into())?;
         listener.set_nonblocking(true)?;
         let acceptor = TlsAcceptor::from(authority.server_config(hosts)?);
-        let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
-        let (log, credential): (_, Arc<str>) = (seen.clone(), credential.into());
+        let shared = Arc::new(Shared { credential: credential.to_owned(), ..Shared::default() });
+        let serving = shared.clone();
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async move {
                 let listener = TcpListener::from_std(listener)?;
                 loop {
                     let (stream, _) = listener.accept().await?;
-                    let (acceptor, log, credential) = (acceptor.clone(), log.clone(), credential.clone());
+                    let (acceptor, shared) = (acceptor.clone(), serving.clone());
                     tokio::spawn(async move {
                         let Ok(tls) = acceptor.accept(stream).await else {
                             return;
                         };
-                        let service = service_fn(move |request| answer(request, log.clone(), credential.clone()));
+                        let service = service_fn(move |request| answer(request, shared.clone()));
                         let _ = http1::Builder::new().serve_connection(TokioIo::new(tls), service).await;
                     });
                 }
@@ -88,25 +99,26 @@ impl Standin {
                 anyhow::Ok(())
             })
         });
-        Ok(Self { address, seen })
+        Ok(Self { address, shared })
     }
 
     /// Everything that arrived so far.
     pub fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().map(|seen| seen.clone()).unwrap_or_default()
+        self.shared.seen.lock().map(|seen| seen.clone()).unwrap_or_default()
+    }
+
+    /// From now on `/gate` answers 200.
+    pub fn open_gate(&self) {
+        self.shared.gate.store(true, Ordering::SeqCst);
     }
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    log: Arc<Mutex<Vec<Seen>>>,
-    credential: Arc<str>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
     let header = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     let given = Some(header(AUTHORIZATION.as_str())).filter(|v| !v.is_empty()).unwrap_or_else(|| header("x-api-key"));
-    if let Ok(mut log) = log.lock() {
+    if let Ok(mut log) = shared.seen.lock() {
         log.push(Seen {
             method: head.method.to_string(),
             path: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
@@ -119,13 +131,14 @@ async fn answer(
         });
     }
     Ok(match (&head.method, head.uri.path()) {
-        (&Method::POST, "/v1/messages") if given != *credential => {
+        (&Method::POST, "/v1/messages") if given != shared.credential => {
             error(StatusCode::UNAUTHORIZED, "authentication_error", "stand-in: not the expected credential")
         }
         (&Method::POST, "/v1/messages") => match serde_json::from_slice::<Value>(&body) {
             Ok(body) => messages(&body),
             Err(_) => error(StatusCode::BAD_REQUEST, "invalid_request_error", "stand-in: not JSON"),
         },
+        (_, "/gate") if shared.gate.load(Ordering::SeqCst) => reply(StatusCode::OK, &json!({"gate": "open"})),
         (_, "/api/hello" | "/v1/oauth/hello") => reply(StatusCode::OK, &json!({"message": "hello"})),
         _ => error(StatusCode::NOT_FOUND, "not_found_error", "stand-in: no such path"),
     })
