@@ -4,12 +4,15 @@
 use anyhow::{Context, Result};
 use bottle_tests::{
     bottle::{Home, KillOnDrop, REAL_TOKEN, assert_nothing_left, eventually, identity_in},
-    lab::{HostCounter, Lab, Target},
+    lab::{HostCounter, Lab, Target, output},
     standin::Standin,
     wire::Authority,
 };
 use rustix::process::{Pid, Signal, kill_process};
-use std::net::{TcpListener, UdpSocket};
+use std::{
+    net::{TcpListener, UdpSocket},
+    process::Command,
+};
 
 struct Bottle {
     child: KillOnDrop,
@@ -71,8 +74,9 @@ fn nothing_but_the_sidecar_is_within_reach() -> Result<()> {
     let listener = TcpListener::bind("0.0.0.0:0")?;
     listener.set_nonblocking(true)?;
     let port = listener.local_addr()?.port();
-    let docker0 = lab.docker(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "bridge"])?;
-    let machine = [docker0.trim().to_owned(), "198.51.100.1".into()];
+    let docker0 = output(Command::new("ip").args(["-4", "-o", "addr", "show", "docker0"]))?;
+    let docker0 = docker0.split_whitespace().nth(3).and_then(|net| net.split('/').next()).context("docker0")?;
+    let machine = [docker0.to_owned(), "198.51.100.1".into()];
 
     let mut lines: Vec<String> = vec![
         // Nothing is tried before every counter stands.

@@ -119,11 +119,17 @@ fn setup() -> Result<(Sidecar, Standin, Target)> {
         route("wrong-name.example", at),
         route("loopback.example", [127, 0, 0, 1].into()),
         route("private.example", [10, 1, 2, 3].into()),
+        route("own.example", [198, 51, 100, 1].into()),
         route("metadata.example", [169, 254, 169, 254].into()),
         Route { address: None, ..route("localhost", at) },
         route("target.example", target.address.into()),
     ];
-    let sidecar = Sidecar::start(&Policy { schema: SCHEMA, routes, upstream_ca_pem: Some(authority.pem.clone()) })?;
+    let sidecar = Sidecar::start(&Policy {
+        schema: SCHEMA,
+        routes,
+        own_addresses: vec![[198, 51, 100, 1].into()],
+        upstream_ca_pem: Some(authority.pem.clone()),
+    })?;
     Ok((sidecar, standin, target))
 }
 
@@ -173,6 +179,14 @@ fn the_table_of_the_wire() -> Result<()> {
         ("localhost:443", "localhost", get("localhost", "/"), 403, "\"rule\":\"address\""),
         ("private.example:443", "private.example", get("private.example", "/"), 403, "\"rule\":\"address\""),
         ("metadata.example:443", "metadata.example", get("metadata.example", "/"), 403, "\"rule\":\"address\""),
+        ("own.example:443", "own.example", get("own.example", "/"), 403, "\"rule\":\"address\""),
+        (
+            "open.example:443",
+            "open.example",
+            get("open.example", "/").replace("GET", "TRACE"),
+            403,
+            "\"rule\":\"method\"",
+        ),
     ] {
         match client.https(target, sni, &request) {
             Ok(answer) if answer.status == status && answer.body.contains(word) => {}
@@ -187,7 +201,7 @@ fn the_table_of_the_wire() -> Result<()> {
     );
     assert_eq!(seen[2].header("authorization"), Some("Bearer the-real-token"));
     let log = sidecar.log();
-    assert_eq!(log.len(), 21, "one line per request: {log:#?}");
+    assert_eq!(log.len(), 23, "one line per request: {log:#?}");
     assert_eq!(log.iter().filter(|l| l.decision == "allow").count(), 3);
     assert!(log.iter().all(|l| !l.path.contains('?') && !l.time.is_empty()));
     Ok(())
@@ -295,7 +309,8 @@ fn it_ends_with_its_channel() -> Result<()> {
 
 #[test]
 fn what_it_does_not_understand_it_refuses() -> Result<()> {
-    let good = serde_json::to_value(Policy { schema: SCHEMA, routes: vec![], upstream_ca_pem: None })?;
+    let good =
+        serde_json::to_value(Policy { schema: SCHEMA, routes: vec![], own_addresses: vec![], upstream_ca_pem: None })?;
     let mut newer = good.clone();
     newer["schema"] = 99.into();
     let mut unknown = good.clone();

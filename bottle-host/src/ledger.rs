@@ -50,8 +50,8 @@ impl Ledger {
             .open(path)
             .with_context(|| format!("open the ledger {}", path.display()))?;
         let mut open = vec![];
-        for line in BufReader::new(&file).lines() {
-            let Ok(line) = serde_json::from_str::<Line>(&line?) else {
+        for line in BufReader::new(&file).split(b'\n') {
+            let Ok(line) = serde_json::from_slice::<Line>(&line?) else {
                 continue;
             };
             apply(&mut open, line.event, &line.entry);

@@ -1,6 +1,7 @@
 //! Where things are on this machine.
 
-use anyhow::{Result, bail};
+use crate::{state::OWNER_FILE, ui::hinted};
+use anyhow::Result;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,10 @@ impl Paths {
     pub fn from_env() -> Result<Self> {
         let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
         if !home.is_absolute() {
-            bail!("HOME is not set to an absolute path: bottle keeps its manifest and state there");
+            return Err(hinted(
+                "HOME is not set to an absolute path: bottle keeps its manifest and state below it",
+                "export HOME=/your/home",
+            ));
         }
         Ok(Self { home, cwd: std::env::current_dir()? })
     }
@@ -46,12 +50,13 @@ impl Paths {
         }
     }
 
-    /// Who owns what is created from here: machine, user and state directory, hashed. It goes on every label, so that
-    /// nobody's cleanup takes another's bottle for its own.
+    /// Who owns what is created from here: machine, user, state directory and a random id of its own, hashed. It goes
+    /// on every label, so that nobody's cleanup takes another's bottle for its own, not even on a cloned machine.
     pub fn owner(&self) -> String {
-        let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+        let (machine, own) = (read(Path::new("/etc/machine-id")), read(&self.state().join(OWNER_FILE)));
         let user = rustix::process::getuid().as_raw();
-        let text = format!("{}\n{user}\n{}", machine.trim(), self.state().display());
+        let text = format!("{}\n{user}\n{}\n{own}", machine.trim(), self.state().display());
         format!("{:x}", Sha256::digest(text))[..16].to_owned()
     }
 }

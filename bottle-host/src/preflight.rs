@@ -74,7 +74,7 @@ pub struct RouteShown {
     pub paths: Vec<String>,
     /// Methods; empty: every method.
     pub methods: Vec<String>,
-    /// Name of the injected credential.
+    /// The injected credential: `$` and the host's variable that holds it.
     pub credential: Option<String>,
 }
 
@@ -111,7 +111,7 @@ impl Preflight {
                 .iter()
                 .map(|route| {
                     let name = |secret: &String| {
-                        if *secret == model_secret { model.to_owned() } else { secret.clone() }
+                        if *secret == model_secret { format!("${model}") } else { secret.clone() }
                     };
                     shown(route, route.auth.as_ref().map(|auth| name(&auth.secret)))
                 })
@@ -166,7 +166,7 @@ impl RouteShown {
             n => line += &format!(" {} and {} more paths", self.paths[0], n - 1),
         }
         if let Some(credential) = &self.credential {
-            line += &format!(" with ${credential}");
+            line += &format!(" with {credential}");
         }
         line
     }

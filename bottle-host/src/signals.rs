@@ -4,14 +4,18 @@
 //! first signal; the teardown that follows is lent none, so a signal cannot cut it short. The third signal gives up.
 
 use crate::session::terminal;
-use anyhow::Result;
-use rustix::pipe::{PipeFlags, pipe_with};
+use anyhow::{Result, bail};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    pipe::{PipeFlags, pipe_with},
+};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
 };
 use std::{
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicI32, Ordering},
@@ -62,6 +66,22 @@ impl Cancellation {
     /// The signal that cancelled, if one did.
     pub fn signal(&self) -> Option<i32> {
         Some(self.0.signal.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
+    }
+
+    /// Waits until there is something to read; an error where it is cancelled first.
+    pub fn wait_readable(&self, from: impl AsFd) -> Result<()> {
+        loop {
+            let from = from.as_fd();
+            let mut fds = [PollFd::new(&from, PollFlags::IN), PollFd::new(&self.0.readable, PollFlags::IN)];
+            match poll(&mut fds, None) {
+                Err(Errno::INTR) => continue,
+                result => result?,
+            };
+            if !fds[1].revents().is_empty() {
+                bail!("cancelled");
+            }
+            return Ok(());
+        }
     }
 
     /// The descriptor that calls to a backend are lent.

@@ -10,13 +10,13 @@
 //!
 //! The directory appears under its name only once its lock is held, so that nobody ever takes it for abandoned.
 
-use crate::{ledger::Ledger, paths::Paths};
+use crate::{ledger::Ledger, paths::Paths, ui};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, DirBuilder, File},
-    io::Write,
+    io::{ErrorKind, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -25,6 +25,8 @@ use tempfile::NamedTempFile;
 
 const RANDOM_SUFFIX: usize = 5;
 const MAX_SLUG: usize = 40;
+/// Holds the random part of [`Paths::owner`].
+pub const OWNER_FILE: &str = ".owner";
 /// Directories that are still being made, or being removed; never an identity.
 const HIDDEN: char = '.';
 
@@ -137,6 +139,27 @@ pub struct Abandoned {
 }
 
 impl Abandoned {
+    /// Takes an ownerless directory over; `None` where somebody holds it or it is gone.
+    fn claim(dir: &Path, identity: &str) -> Result<Option<Self>> {
+        let what = || format!("look at the state of {identity}");
+        let lock = match File::options().write(true).open(dir.join("lock")) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(what),
+        };
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() || !dir.exists() {
+            return Ok(None);
+        }
+        let metadata = fs::read(dir.join("metadata.json")).unwrap_or_default();
+        Ok(Some(Self {
+            metadata: serde_json::from_slice(&metadata).unwrap_or_default(),
+            ledger: Arc::new(Ledger::open(&dir.join("ledger.jsonl")).with_context(what)?),
+            identity: identity.to_owned(),
+            dir: dir.to_owned(),
+            _lock: lock,
+        }))
+    }
+
     /// Removes everything.
     pub fn remove(self) -> Result<()> {
         remove_dir(&self.dir)
@@ -144,32 +167,23 @@ impl Abandoned {
 }
 
 /// All state directories: the identities whose owner is alive, and what is abandoned.
+///
+/// In doubt a bottle is alive: a directory that cannot be read, has no lock yet, or vanishes under our eyes (it is just
+/// getting its name, or being removed by its owner) is not for anybody else to take away.
 pub fn survey(paths: &Paths) -> Result<(Vec<String>, Vec<Abandoned>)> {
     let (mut live, mut abandoned) = (vec![], vec![]);
-    let Ok(entries) = fs::read_dir(paths.state()) else {
-        return Ok((live, abandoned));
-    };
+    let Ok(entries) = fs::read_dir(paths.state()) else { return Ok((live, abandoned)) };
     for entry in entries {
         let dir = entry?.path();
-        let Some(name) = dir.file_name().and_then(|n| n.to_str()).filter(|_| dir.is_dir()) else {
-            continue;
-        };
+        let Some(name) = dir.file_name().and_then(|n| n.to_str()).filter(|name| *name != OWNER_FILE) else { continue };
         let identity = name.trim_start_matches(HIDDEN).to_owned();
-        let lock = File::options().write(true).create(true).truncate(false).mode(0o600).open(dir.join("lock"));
-        match lock {
-            Ok(lock) if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() => {
-                let read = fs::read(dir.join("metadata.json")).unwrap_or_default();
-                abandoned.push(Abandoned {
-                    metadata: serde_json::from_slice(&read).unwrap_or_default(),
-                    ledger: Arc::new(Ledger::open(&dir.join("ledger.jsonl"))?),
-                    identity,
-                    dir: dir.clone(),
-                    _lock: lock,
-                });
+        match Abandoned::claim(&dir, &identity) {
+            Ok(Some(bottle)) => abandoned.push(bottle),
+            Ok(None) => live.push(identity),
+            Err(error) => {
+                ui::warn(format!("{error:#}; the bottle is taken to be alive"));
+                live.push(identity);
             }
-            Ok(_) => live.push(identity),
-            Err(_) if !dir.exists() => {} // its owner has just removed it
-            Err(error) => return Err(error).with_context(|| format!("lock {}", dir.display())),
         }
     }
     abandoned.sort_by(|a, b| a.identity.cmp(&b.identity));
@@ -184,6 +198,24 @@ fn remove_dir(dir: &Path) -> Result<()> {
         fs::rename(dir, &hidden).with_context(|| format!("remove {}", dir.display()))?;
     }
     fs::remove_dir_all(&hidden).with_context(|| format!("remove {}", hidden.display()))
+}
+
+/// Makes sure that this user's bottles on this machine have an owner that nobody else has.
+pub fn make_owner(paths: &Paths) -> Result<()> {
+    private_dirs(&paths.state())?;
+    let path = paths.state().join(OWNER_FILE);
+    if path.exists() {
+        return Ok(());
+    }
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)?;
+    let mut file = NamedTempFile::new_in(paths.state())?;
+    bytes.iter().try_for_each(|byte| write!(file, "{byte:02x}"))?;
+    file.as_file().sync_all()?;
+    match file.persist_noclobber(&path) {
+        Err(error) if error.error.kind() != ErrorKind::AlreadyExists => Err(error.error).context("write the owner"),
+        _ => Ok(()), // somebody else was first: theirs it is
+    }
 }
 
 /// Makes a directory and its parents, for the user alone.
@@ -231,5 +263,9 @@ mod tests {
         assert_eq!((live.len(), abandoned.len()), (0, 1));
         abandoned.remove(0).remove().unwrap();
         assert_eq!(fs::read_dir(paths.state()).unwrap().count(), 0);
+        make_owner(&paths).unwrap();
+        let owner = paths.owner();
+        make_owner(&paths).unwrap();
+        assert_eq!((paths.owner(), survey(&paths).unwrap().0.len()), (owner, 0));
     }
 }

@@ -1,12 +1,11 @@
 //! What a person reads: everything on standard error, prefixed `bottle: `; data alone on standard output.
 
+use crate::{session::terminal::Terminal, signals::Cancellation};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use std::{
     fmt,
-    fs::File,
-    io::{self, BufRead, BufReader, IsTerminal, Write},
+    io::{self, BufRead, IsTerminal, Write},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -81,7 +80,7 @@ pub fn can_ask() -> bool {
 }
 
 /// Asks a question; only y, Y, yes and YES mean yes.
-pub fn confirm(question: &str) -> Result<bool> {
+pub fn confirm(question: &str, cancel: &Cancellation) -> Result<bool> {
     if !can_ask() {
         return Err(UsageError("there is no terminal to ask on; say --yes".into()).into());
     }
@@ -89,27 +88,25 @@ pub fn confirm(question: &str) -> Result<bool> {
     write!(io::stderr(), "bottle: {question} [y/N] ")?;
     io::stderr().flush()?;
     let mut answer = String::new();
+    cancel.wait_readable(io::stdin())?;
     io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "YES"))
 }
 
 /// Asks for a secret on the terminal, without echo.
-pub fn ask_secret(question: &str) -> Result<Zeroizing<String>> {
-    let terminal = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/tty")
-        .map_err(|_| UsageError(format!("there is no terminal to ask on for {question}; start bottle from one")))?;
-    let shown = tcgetattr(&terminal)?;
-    let mut hidden = shown.clone();
-    hidden.local_modes.remove(LocalModes::ECHO);
-    write!(&terminal, "bottle: {question}: ")?;
-    tcsetattr(&terminal, OptionalActions::Now, &hidden)?;
+pub fn ask_secret(question: &str, cancel: &Cancellation) -> Result<Zeroizing<String>> {
+    if !can_ask() {
+        let message = format!("there is no terminal to ask on for {question}; start bottle from one");
+        return Err(UsageError(message).into());
+    }
+    clear_progress();
+    write!(io::stderr(), "bottle: {question}: ")?;
+    let silent = Terminal::silent()?;
+    cancel.wait_readable(io::stdin())?;
     let mut answer = Zeroizing::new(String::new());
-    let read = BufReader::new(&terminal).read_line(&mut answer);
-    tcsetattr(&terminal, OptionalActions::Now, &shown)?;
-    writeln!(&terminal)?;
-    read?;
+    io::stdin().lock().read_line(&mut answer)?;
+    drop(silent);
+    writeln!(io::stderr())?;
     Ok(Zeroizing::new(answer.trim_end_matches(['\n', '\r']).to_owned()))
 }
 

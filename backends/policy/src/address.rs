@@ -4,17 +4,21 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Why an address may not be dialled, if it may not.
+/// Why an address may not be dialled, if it may not; `own` are the host's own addresses, refused always.
 ///
 /// `allow_private` lifts the refusal of private ranges (RFC 1918, 6598, 4193), and of these only: loopback,
 /// link-local (where clouds keep their metadata), multicast and unspecified addresses are refused always.
-pub fn refusal(address: IpAddr, allow_private: bool) -> Option<&'static str> {
+pub fn refusal(address: IpAddr, allow_private: bool, own: &[IpAddr]) -> Option<&'static str> {
+    let address = match address {
+        IpAddr::V6(v6) => embedded_v4(v6).map_or(address, IpAddr::V4),
+        IpAddr::V4(_) => address,
+    };
+    if own.contains(&address) {
+        return Some("an address of the machine that the bottle runs on");
+    }
     match address {
         IpAddr::V4(v4) => refusal_v4(v4, allow_private),
-        IpAddr::V6(v6) => match embedded_v4(v6) {
-            Some(v4) => refusal_v4(v4, allow_private),
-            None => refusal_v6(v6, allow_private),
-        },
+        IpAddr::V6(v6) => refusal_v6(v6, allow_private),
     }
 }
 
@@ -24,7 +28,7 @@ fn refusal_v4(a: Ipv4Addr, allow_private: bool) -> Option<&'static str> {
         [0, ..] => "the unspecified network 0.0.0.0/8",
         [127, ..] => "a loopback address",
         [169, 254, ..] => "a link-local address",
-        [100, 100, 100, 200] | [192, 0, 0, 192] => "a metadata service",
+        [100, 100, 100, 200] | [192, 0, 0, 192] | [168, 63, 129, 16] => "a metadata service",
         [224..=255, ..] => "a multicast, reserved or broadcast address",
         [192, 0, 0, _] => "a protocol assignment (192.0.0.0/24)",
         [10, ..] | [172, 16..=31, ..] | [192, 168, ..] | [100, 64..=127, ..] | [198, 18..=19, ..] => {
@@ -39,6 +43,7 @@ fn refusal_v6(a: Ipv6Addr, allow_private: bool) -> Option<&'static str> {
     Some(match s {
         [0, 0, 0, 0, 0, 0, 0, 0] => "the unspecified address",
         [0, 0, 0, 0, 0, 0, 0, 1] => "a loopback address",
+        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254] => "a metadata service",
         _ if s[0] & 0xffc0 == 0xfe80 || s[0] & 0xffc0 == 0xfec0 => "a link-local or site-local address",
         _ if s[0] & 0xff00 == 0xff00 => "a multicast address",
         _ if s[0] & 0xfe00 == 0xfc00 => return (!allow_private).then_some("a private address"),
@@ -67,7 +72,8 @@ mod tests {
     use super::*;
 
     fn refused(text: &str, allow_private: bool) -> bool {
-        refusal(text.parse().unwrap(), allow_private).is_some()
+        let own = ["198.51.100.77".parse().unwrap()];
+        refusal(text.parse().unwrap(), allow_private, &own).is_some()
     }
 
     #[test]
@@ -78,6 +84,7 @@ mod tests {
             "127.255.0.9",
             "169.254.169.254",
             "100.100.100.200",
+            "168.63.129.16",
             "224.0.0.1",
             "255.255.255.255",
             "::",
@@ -93,6 +100,9 @@ mod tests {
             "2001::1",
             "100::1",
         ] {
+            assert!(refused(a, false) && refused(a, true), "{a}");
+        }
+        for a in ["198.51.100.77", "::ffff:198.51.100.77", "fd00:ec2::254"] {
             assert!(refused(a, false) && refused(a, true), "{a}");
         }
         for a in ["10.1.2.3", "172.31.0.1", "192.168.0.1", "100.64.0.1", "fc00::1", "fd12::1", "::ffff:10.0.0.1"] {

@@ -65,6 +65,9 @@ impl Denial {
     }
 }
 
+/// Methods that no route can allow.
+const NEVER: [&str; 3] = ["TRACE", "TRACK", "CONNECT"];
+
 /// Judges a request. A pure function: what it allows depends on nothing but its arguments.
 pub fn decide<'p>(policy: &'p Policy, request: &Request<'_>) -> Verdict<'p> {
     match judge(policy, request) {
@@ -88,6 +91,10 @@ fn judge<'p>(policy: &'p Policy, request: &Request<'_>) -> Result<&'p Route, Den
     let route = route_to(policy, request.host, request.port)?;
     if request.scheme == Scheme::Http && (route.auth.is_some() || request.port == 443) {
         return Err(Denial::forbidden("plain-http", format!("{} is reached over TLS only", route.host)));
+    }
+    // TRACE answers with the request as it arrived: with the credential that was put in on the way.
+    if NEVER.contains(&request.method.to_ascii_uppercase().as_str()) {
+        return Err(Denial::forbidden("method", format!("{} is never allowed", request.method)));
     }
     if !route.methods.is_empty() && !route.methods.iter().any(|m| m == request.method) {
         let allowed = route.methods.join(", ");
@@ -144,7 +151,12 @@ mod tests {
         api.methods = vec!["POST".into()];
         api.ports = vec![443];
         api.auth = Some(Auth { scheme: AuthScheme::Bearer, secret: "t".into() });
-        Policy { schema: SCHEMA, routes: vec![api, Route::to("open.example")], upstream_ca_pem: None }
+        Policy {
+            schema: SCHEMA,
+            routes: vec![api, Route::to("open.example")],
+            own_addresses: vec![],
+            upstream_ca_pem: None,
+        }
     }
 
     /// Judges `METHOD scheme://host:port/path?query`, with the Host header that a client would send.
@@ -180,6 +192,9 @@ mod tests {
             ("POST http://open.example:443/v1", "plain-http"),
             ("GET https://api.example:443/v1", "method"),
             ("post https://api.example:443/v1", "method"),
+            ("TRACE https://open.example:443/x", "method"),
+            ("track https://open.example:443/x", "method"),
+            ("CONNECT https://open.example:443/x", "method"),
             ("POST https://api.example:443/v2", "path"),
             ("POST https://api.example:443/v1x", "path"),
             ("POST https://api.example:443/v1/../v2", "path-ambiguous"),

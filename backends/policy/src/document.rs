@@ -14,6 +14,8 @@ pub struct Policy {
     pub schema: u32,
     /// One per host; hosts are lower-case and differ.
     pub routes: Vec<Route>,
+    /// Addresses of the machine that the bottle runs on: never dialled, by no route.
+    pub own_addresses: Vec<IpAddr>,
     /// Further trust anchors for upstream certificates, PEM, beside the built-in ones.
     pub upstream_ca_pem: Option<String>,
 }

@@ -50,7 +50,8 @@ pub fn is_git_push(method: &str, path: &str, query: Option<&str>) -> bool {
         || path.contains("/info/lfs/") && !matches!(method, "GET" | "HEAD")
 }
 
-fn percent_decoded(text: &str) -> String {
+/// The text with every `%XX` undone, once; for comparing, never for sending.
+pub fn percent_decoded(text: &str) -> String {
     let (bytes, mut out, mut i) = (text.as_bytes(), vec![], 0);
     while i < bytes.len() {
         let hex = bytes.get(i + 1..i + 3).and_then(|h| std::str::from_utf8(h).ok());

@@ -46,6 +46,7 @@ async fn serve_tcp(listener: TcpListener, bind: IpAddr, feed: Feed) {
     let room = Arc::new(Semaphore::new(MAX_TCP_CONNECTIONS));
     loop {
         let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await; // out of descriptors: some will close
             continue;
         };
         let Ok(permit) = room.clone().try_acquire_owned() else {

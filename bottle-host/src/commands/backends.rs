@@ -75,7 +75,7 @@ fn examine(name: &str, file: &Path, shadowed: bool, probe: bool) -> Row {
 
 /// Loads the plugin in a child, so that whatever it does is one line here.
 fn probe_apart(file: &Path) -> Result<String> {
-    let output = Command::new(std::env::current_exe()?).arg("__probe").arg(file).output()?;
+    let output = Command::new(std::env::current_exe()?).arg("__probe").arg(file).env_clear().output()?;
     let last = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().lines().last().unwrap_or_default().to_owned();
     if output.status.success() {
         return Ok(last(&output.stdout));

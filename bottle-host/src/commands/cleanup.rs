@@ -3,7 +3,7 @@
 use crate::{
     cli::Cleanup,
     paths::Paths,
-    plugin::{self, Services, discover},
+    plugin::{self, Backend, Services, discover},
     signals::Cancellation,
     state, ui,
 };
@@ -46,7 +46,7 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
         let planned = plugin::select(&name, &services).and_then(|backend| {
             let owner = paths.owner();
             let req = CleanupRequest { entries, sweep: true, live: live.clone(), owner, ..CleanupRequest::default() };
-            let plan = backend.prepare_cleanup(&req, cancel.fd())?;
+            let plan = prepare(&backend, req, &paths, &cancel)?;
             Ok((plan.items()?, plan, backend))
         });
         match planned {
@@ -80,7 +80,7 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
     if args.dry_run {
         return Ok(u8::from(failed));
     }
-    if !args.yes && !ui::confirm("remove all of this?")? {
+    if !args.yes && !ui::confirm("remove all of this?", &cancel)? {
         ui::say("aborted by user");
         return Ok(0);
     }
@@ -113,6 +113,24 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
         true => ui::say("not all of it could be removed; mend what the warnings name, then run `bottle cleanup` again"),
     }
     Ok(u8::from(failed))
+}
+
+/// A bottle's state is locked before anything of it is created. So what the backend found is safe to remove if nobody
+/// has come to life since the list of the living was made; else it is asked again.
+fn prepare(
+    backend: &Backend,
+    mut req: CleanupRequest,
+    paths: &Paths,
+    cancel: &Cancellation,
+) -> Result<plugin::Cleanup> {
+    loop {
+        let plan = backend.prepare_cleanup(&req, cancel.fd())?;
+        let (now, _) = state::survey(paths)?;
+        if now.iter().all(|identity| req.live.contains(identity)) {
+            return Ok(plan);
+        }
+        req.live.extend(now);
+    }
 }
 
 fn row(backend: &str, item: &CleanupItem) -> Row {

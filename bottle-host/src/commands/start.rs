@@ -18,10 +18,13 @@ use crate::{
     ui::{self, UsageError},
 };
 use anyhow::{Context, Result};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Runs `start`; the exit code is the agent's.
 pub(super) fn run(backend: Option<&str>, args: &Start) -> Result<u8> {
+    // Secrets pass through this process: a crash must not write them to a core file.
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     let cancel = Cancellation::install()?;
     let result = start(backend, args, &cancel);
     match (cancel.signal(), result) {
@@ -42,6 +45,9 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
         // Whoever wrote the working directory wrote its prompt: somebody has to have seen the preflight.
         let shown = agent.source.shown(&paths);
         return Err(UsageError(format!("{shown} comes with the working directory; start it without --yes")).into());
+    }
+    if !args.dry_run {
+        state::make_owner(&paths)?;
     }
     let slug = state::slug(&agent.name);
     let identity = state::new_identity(&slug)?;
@@ -71,13 +77,13 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     let life = Life::begin(state, &paths.owner(), services, backend);
     let plan = life.backend().prepare(&resolved.spec, &stage, cancel.fd())?;
     Preflight::new(&paths, agent, bottle_source, &resolved, &life.backend().info, plan.summary()?).show();
-    if !args.yes && !ui::confirm("launch this agent?")? {
+    if !args.yes && !ui::confirm("launch this agent?", cancel)? {
         ui::say("aborted by user");
         return Ok(0);
     }
     let session = Session {
         argv: claude_argv(args, !agent.prompt.trim().is_empty()),
-        env: resolved.environment.collect()?,
+        env: resolved.environment.collect(cancel)?,
         headless,
     };
     let code = life.live(plan, &resolved, &resolved.sidecar_secrets()?, session, cancel)?;

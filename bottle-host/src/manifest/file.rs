@@ -6,7 +6,12 @@ use crate::{
 };
 use anyhow::{Context, Result, anyhow, bail};
 use serde::de::DeserializeOwned;
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io::Read,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
 
 const FENCE: &str = "---";
 const MAX_BYTES: u64 = 1 << 20;
@@ -65,11 +70,18 @@ impl Source {
     /// Reads and splits the file.
     pub fn read(&self) -> Result<Text> {
         let shown = self.path.display();
-        let size = std::fs::metadata(&self.path).with_context(|| format!("read {shown}"))?.len();
-        if size > MAX_BYTES {
-            bail!("{shown}: {size} bytes, more than the {MAX_BYTES} that a manifest file may have");
+        // It may come with a cloned repository: neither wait for a FIFO nor read a device for ever.
+        let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+        let file = File::options().read(true).custom_flags(nonblock).open(&self.path);
+        let file = file.with_context(|| format!("read {shown}"))?;
+        if !file.metadata()?.is_file() {
+            bail!("{shown}: not a regular file");
         }
-        let text = std::fs::read_to_string(&self.path).with_context(|| format!("read {shown}"))?;
+        let mut text = String::new();
+        file.take(MAX_BYTES + 1).read_to_string(&mut text).with_context(|| format!("read {shown}"))?;
+        if text.len() as u64 > MAX_BYTES {
+            bail!("{shown}: more than the {MAX_BYTES} bytes that a manifest file may have");
+        }
         split(&self.path, &text)
     }
 
@@ -132,6 +144,14 @@ mod tests {
         assert!(bare.parse::<Value>().unwrap().as_mapping().unwrap().is_empty());
         assert!(split(Path::new("x.md"), "no frontmatter").is_err());
         assert!(split(Path::new("x.md"), "---\na: 1\n").is_err());
+    }
+
+    #[test]
+    fn a_device_or_a_pipe_is_no_manifest() {
+        for path in ["/dev/zero", "/dev/tty", "/"] {
+            let source = Source { name: "x".into(), path: path.into() };
+            assert!(source.read().is_err(), "{path}");
+        }
     }
 
     #[test]

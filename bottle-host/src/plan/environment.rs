@@ -3,6 +3,7 @@
 use super::{credential::ModelCredential, host_variable};
 use crate::{
     manifest::{Bottle, EnvValue},
+    signals::Cancellation,
     ui::{self, hinted},
 };
 use anyhow::{Result, bail};
@@ -61,6 +62,12 @@ impl Environment {
             match value {
                 EnvValue::Literal(text) => drop(out.literals.insert(name.clone(), text.clone())),
                 EnvValue::Asked(question) => drop(out.asked.insert(name.clone(), question.clone())),
+                EnvValue::Host(variable) if RESERVED.contains(&variable.as_str()) => {
+                    return Err(hinted(
+                        format!("env: {name} would hand the model's own credential, ${{{variable}}}, to the agent"),
+                        "The sidecar puts it in where it is needed; take it out of the bottle's `env`.",
+                    ));
+                }
                 EnvValue::Host(variable) if host_variable(variable).is_some() => {
                     out.host.insert(name.clone(), variable.clone());
                 }
@@ -84,7 +91,7 @@ impl Environment {
     }
 
     /// Asks for what is asked for and reads what the host has: after the y/N only.
-    pub fn collect(&self) -> Result<BTreeMap<String, Secret>> {
+    pub fn collect(&self, cancel: &Cancellation) -> Result<BTreeMap<String, Secret>> {
         let mut all: BTreeMap<String, Secret> =
             self.literals.iter().map(|(name, value)| (name.clone(), Secret::new(value.as_str()))).collect();
         for (name, variable) in &self.host {
@@ -95,7 +102,7 @@ impl Environment {
         }
         for (name, question) in &self.asked {
             let question = if question.is_empty() { name.clone() } else { format!("{question} ({name})") };
-            all.insert(name.clone(), Secret::new(ui::ask_secret(&question)?.as_bytes()));
+            all.insert(name.clone(), Secret::new(ui::ask_secret(&question, cancel)?.as_bytes()));
         }
         Ok(all)
     }

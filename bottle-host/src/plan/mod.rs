@@ -97,7 +97,7 @@ impl Resolved {
         self.credential.add_to(&mut secrets)?;
         for name in &self.token_refs {
             match host_variable(name) {
-                Some(value) => secrets.insert(name, bottle_api::Secret::new(value)),
+                Some(value) => secrets.insert(policy::route_secret(name), bottle_api::Secret::new(value)),
                 None => bail!("the variable {name} is not set any more"),
             }
         }

@@ -4,6 +4,7 @@ use super::credential::{self, ModelCredential};
 use crate::manifest::{self, Bottle};
 use anyhow::{Context, Result, bail};
 use bottle_policy::{Auth, Policy, Route, SCHEMA};
+use std::net::{IpAddr, Ipv6Addr};
 
 /// The host's variable that names a PEM file of further trust anchors for upstream certificates.
 const UPSTREAM_CA_ENV: &str = "CLAUDE_BOTTLE_UPSTREAM_CA";
@@ -39,7 +40,7 @@ pub fn render(bottle: &Bottle, model: &ModelCredential) -> Result<(Policy, Vec<S
     if upstream_ca_pem.is_some() {
         warnings.push(format!("certificates signed by {UPSTREAM_CA_ENV} are trusted for every host"));
     }
-    Ok((Policy { schema: SCHEMA, routes, upstream_ca_pem }, warnings))
+    Ok((Policy { schema: SCHEMA, routes, own_addresses: own_addresses(), upstream_ca_pem }, warnings))
 }
 
 fn complete(route: &mut Route, model: ModelCredential) {
@@ -51,8 +52,14 @@ fn complete(route: &mut Route, model: ModelCredential) {
     route.auth = Some(model.auth());
 }
 
+/// The name, among the sidecar's secrets, of the credential that a variable holds: of a kind of its own, so that no
+/// variable's name can take another secret's place.
+pub fn route_secret(variable: &str) -> String {
+    format!("${variable}")
+}
+
 fn to_policy(route: &manifest::Route) -> Result<Route> {
-    let auth = route.auth.as_ref().map(|a| Auth { scheme: a.scheme, secret: a.token_ref.clone() });
+    let auth = route.auth.as_ref().map(|a| Auth { scheme: a.scheme, secret: route_secret(&a.token_ref) });
     let ports = match (route.ports.is_empty(), auth.is_some()) {
         (false, _) => route.ports.clone(),
         (true, true) => vec![443],
@@ -71,6 +78,32 @@ fn to_policy(route: &manifest::Route) -> Result<Route> {
         strip_credentials: auth.is_some(),
         auth,
     })
+}
+
+/// This machine's addresses, as the kernel lists them: the sidecar is on it, and a host's name may lead back to it.
+fn own_addresses() -> Vec<IpAddr> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let mut found = local_v4(&read("/proc/net/fib_trie"));
+    found.extend(local_v6(&read("/proc/net/if_inet6")));
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// `/proc/net/fib_trie`: an address stands on the line before its `/32 host LOCAL`.
+fn local_v4(trie: &str) -> Vec<IpAddr> {
+    let lines: Vec<&str> = trie.lines().map(str::trim).collect();
+    lines
+        .windows(2)
+        .filter(|pair| pair[1] == "/32 host LOCAL")
+        .filter_map(|pair| pair[0].strip_prefix("|-- ")?.parse().ok())
+        .collect()
+}
+
+/// `/proc/net/if_inet6`: thirty-two hexadecimal digits begin each line.
+fn local_v6(table: &str) -> Vec<IpAddr> {
+    let digits = table.lines().filter_map(|line| line.split_whitespace().next());
+    digits.filter_map(|hex| Some(Ipv6Addr::from(u128::from_str_radix(hex, 16).ok()?).into())).collect()
 }
 
 fn upstream_ca() -> Result<Option<String>> {
@@ -106,6 +139,15 @@ mod tests {
         let (policy, warnings) = render(&bottle_from(yaml), &ModelCredential::OauthToken).unwrap();
         assert_eq!((policy.routes.len(), warnings.len()), (1, 1));
         assert!(policy.routes[0].auth.is_some() && policy.routes[0].address.is_some());
+    }
+
+    #[test]
+    fn the_machines_own_addresses_are_read_from_the_kernels_tables() {
+        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 192.0.2.2\n        /32 host LOCAL\n     |-- 192.0.2.0\n        /24 link UNICAST\n";
+        assert_eq!(local_v4(trie), ["192.0.2.2".parse::<IpAddr>().unwrap()]);
+        let table = "20010db8000000000000000000000001 02 40 00 80 eth0\n";
+        assert_eq!(local_v6(table), ["2001:db8::1".parse::<IpAddr>().unwrap()]);
+        assert!(own_addresses().contains(&"127.0.0.1".parse().unwrap()));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use object::{
 use sha2::{Digest, Sha256};
 use std::{
     fs::{File, Metadata},
-    io::Read,
+    io::{ErrorKind, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -38,6 +38,8 @@ impl Vetted {
 /// Vets a file: who may write it, whether it is whole, whether it is the one that was installed, and whether it was
 /// built for this host.
 pub fn vet(path: &Path) -> Result<Vetted> {
+    // What a link leads to is what is judged, and what is loaded.
+    let path = &path.canonicalize()?;
     let bytes = read_trusted(path)?;
     let sha256 = format!("{:x}", Sha256::digest(&bytes));
     check_sums(path, &sha256)?;
@@ -85,8 +87,9 @@ fn check_writers(what: &str, metadata: &Metadata) -> Result<()> {
 }
 
 fn check_sums(path: &Path, sha256: &str) -> Result<()> {
-    let Ok(sums) = std::fs::read_to_string(path.with_file_name(SUMS)) else {
-        return Ok(());
+    let sums = match std::fs::read_to_string(path.with_file_name(SUMS)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        sums => sums.with_context(|| format!("read {SUMS} beside it"))?,
     };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     match sums.lines().filter_map(|line| line.split_once("  ")).find(|(_, file)| *file == name) {

@@ -5,11 +5,11 @@ use bottle_api::control::read_frame;
 use bottle_policy::message::{CHALLENGE_RULE, LogLine, Up};
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::{BufReader, Read, Write},
+    fs::{self, File},
+    io::{self, BufReader, Write},
     net::Shutdown,
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt, unix::net::UnixStream},
-    path::Path,
+    path::{Path, PathBuf},
     sync::mpsc::{Receiver, sync_channel},
     thread,
     time::Duration,
@@ -18,6 +18,8 @@ use std::{
 /// Of the different refusals, named at the end of a session.
 const SHOWN: usize = 5;
 
+/// A log of this size is put aside: two of them are kept.
+const MAX_BYTES: u64 = 16 << 20;
 /// How long the sidecar may take to end once its channel is closed, and to send its last lines.
 const LAST_WORDS_TIME: Duration = Duration::from_secs(3);
 
@@ -41,16 +43,11 @@ pub struct Summary {
 impl EgressLog {
     /// Begins to write the log that comes up `channel`.
     pub fn follow(channel: OwnedFd, path: &Path) -> Result<Self> {
-        let mut file = File::options()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(path)
-            .with_context(|| format!("open the egress log {}", path.display()))?;
+        let file = Rotating::open(path)?;
         let channel = UnixStream::from(channel);
-        let from = BufReader::new(channel.try_clone()?);
+        let from = channel.try_clone()?;
         let (done, summary) = sync_channel(1);
-        thread::Builder::new().name("egress-log".into()).spawn(move || drop(done.send(write_all(from, &mut file))))?;
+        thread::Builder::new().name("egress-log".into()).spawn(move || drop(done.send(write_all(&from, file))))?;
         Ok(Self { channel, summary })
     }
 
@@ -64,15 +61,18 @@ impl EgressLog {
     }
 }
 
-fn write_all(mut from: impl Read, to: &mut impl Write) -> Summary {
-    let mut summary = Summary::default();
+/// Writes lines until the channel closes. What cannot be logged must not happen: an error closes the channel, and with
+/// it the bottle's way out.
+fn write_all(channel: &UnixStream, mut file: Rotating) -> Summary {
+    let (mut summary, mut from) = (Summary::default(), BufReader::new(channel));
     loop {
         match read_frame::<Up>(&mut from) {
             Ok(Some(Up::Log(line))) => {
                 summary.count(&line);
-                if let Ok(mut json) = serde_json::to_vec(&line) {
-                    json.push(b'\n');
-                    let _ = to.write_all(&json);
+                if let Err(error) = file.write(&line) {
+                    summary.ended = Some(format!("its log cannot be written ({error})"));
+                    let _ = channel.shutdown(Shutdown::Both);
+                    return summary;
                 }
             }
             Ok(Some(Up::DaemonEnded { daemon, status })) => {
@@ -80,6 +80,33 @@ fn write_all(mut from: impl Read, to: &mut impl Write) -> Summary {
             }
             Ok(None) | Err(_) => return summary,
         }
+    }
+}
+
+/// A file that is put aside, over the one put aside before, when it has grown to [`MAX_BYTES`].
+struct Rotating {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+impl Rotating {
+    fn open(path: &Path) -> Result<Self> {
+        let file = File::options().append(true).create(true).mode(0o600).open(path);
+        let file = file.with_context(|| format!("open the egress log {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), bytes: file.metadata()?.len(), file })
+    }
+
+    fn write(&mut self, line: &LogLine) -> io::Result<()> {
+        let mut json = serde_json::to_vec(line)?;
+        json.push(b'\n');
+        if self.bytes + json.len() as u64 > MAX_BYTES {
+            fs::rename(&self.path, self.path.with_extension("jsonl.1"))?;
+            *self = Self::open(&self.path).map_err(io::Error::other)?;
+        }
+        self.file.write_all(&json)?;
+        self.bytes += json.len() as u64;
+        Ok(())
     }
 }
 
@@ -111,5 +138,26 @@ impl Summary {
         }
         lines.extend(self.ended.iter().map(|why| format!("the sidecar ended during the session: {why}")));
         lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_is_full_is_put_aside_and_two_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("egress.jsonl");
+        let mut log = Rotating::open(&path).unwrap();
+        let line = LogLine { path: "x".repeat(1000), ..LogLine::default() };
+        for _ in 0..3 {
+            log.bytes = MAX_BYTES;
+            log.write(&line).unwrap();
+            log.write(&line).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
+        assert_eq!(fs::read_to_string(dir.path().join("egress.jsonl.1")).unwrap().lines().count(), 2);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 }

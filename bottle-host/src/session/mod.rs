@@ -70,7 +70,7 @@ pub fn run(bottle: &Bottle, program: &Program, streams: Streams, cancel: &Cancel
 
     let mut from_process = File::from(from_process);
     let mut to_process = File::from(to_process);
-    await_helper(&mut from_process)?;
+    await_helper(&mut from_process, cancel)?;
     write_program(&mut to_process, program)?;
     let pump = match streams {
         Streams::Terminal(terminal) => pump::Pump::terminal(terminal, &process, to_process, from_process)?,
@@ -86,7 +86,8 @@ fn pipe() -> Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Reads the one byte that the helper begins with. Anything else is what the engine says instead of running it.
-fn await_helper(from: &mut File) -> Result<()> {
+fn await_helper(from: &mut File, cancel: &Cancellation) -> Result<()> {
+    cancel.wait_readable(&*from)?;
     let mut first = [0];
     if from.read(&mut first).context("wait for the bottle's helper")? == 1 && first[0] == HELPER_READY {
         return Ok(());

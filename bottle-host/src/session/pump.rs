@@ -73,7 +73,10 @@ impl Pump {
         }
         if let Some((stop, thread)) = self.inward {
             drop(stop);
-            let _ = thread.join();
+            // One that waits for a process that reads no more ends with the bottle.
+            if ended {
+                let _ = thread.join();
+            }
         }
         if let Some((handle, thread)) = self.resizes {
             handle.close();

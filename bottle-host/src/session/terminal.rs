@@ -1,16 +1,16 @@
-//! This process's terminal: put into raw mode for a session, and back however the session ends.
+//! This process's terminal: put into other modes for a session or a secret, and back however that ends.
 
 use anyhow::Result;
 use rustix::{
     stdio::{stdin, stdout},
-    termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr},
+    termios::{LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr},
 };
 use std::sync::{Mutex, PoisonError};
 
 /// The modes to go back to, where a session has changed them.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 
-/// The terminal, in raw mode for as long as this lives.
+/// The terminal in other modes than it was found in, for as long as this lives.
 pub struct Terminal(());
 
 /// Puts the terminal back, should a session have changed it: also on the way out of a process that gives up.
@@ -28,12 +28,21 @@ impl Terminal {
 
     /// Puts it into raw mode: every key goes to the agent, ^C too.
     pub fn raw() -> Result<Self> {
+        Self::change(Termios::make_raw)
+    }
+
+    /// Takes its echo away, for a secret.
+    pub fn silent() -> Result<Self> {
+        Self::change(|modes| modes.local_modes.remove(LocalModes::ECHO))
+    }
+
+    fn change(how: impl FnOnce(&mut Termios)) -> Result<Self> {
         let before = tcgetattr(stdin())?;
-        let mut raw = before.clone();
-        raw.make_raw();
+        let mut modes = before.clone();
+        how(&mut modes);
         *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
         let terminal = Self(());
-        tcsetattr(stdin(), OptionalActions::Flush, &raw)?;
+        tcsetattr(stdin(), OptionalActions::Flush, &modes)?;
         Ok(terminal)
     }
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bottle_api::secret::Secret;
-use bottle_policy::AuthScheme;
+use bottle_policy::{AuthScheme, path};
 use hyper::header::{AUTHORIZATION, CONNECTION, HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
@@ -22,19 +22,29 @@ const HOP_BY_HOP: [&str; 9] = [
 /// Would make a server treat a judged method as another.
 const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
 /// Credentials that a bottle may have brought along.
-const CREDENTIALS: [&str; 3] = ["authorization", "proxy-authorization", "x-api-key"];
-/// Query parameters that carry credentials.
-const CREDENTIAL_PARAMETERS: [&str; 10] = [
+const CREDENTIALS: [&str; 7] = [
+    "authorization",
+    "proxy-authorization",
+    "x-api-key",
+    "x-goog-api-key",
+    "private-token",
+    "job-token",
+    "deploy-token",
+];
+/// Query parameters that carry credentials, with `_` for `-` too.
+const CREDENTIAL_PARAMETERS: [&str; 12] = [
     "access_token",
     "api_key",
-    "api-key",
     "apikey",
     "auth",
     "authorization",
     "client_secret",
+    "job_token",
     "key",
     "password",
+    "private_token",
     "token",
+    "x_api_key",
 ];
 
 /// Removes what must not be passed on in a request.
@@ -73,8 +83,9 @@ pub(super) fn strip_query(query: &str) -> Option<String> {
     let kept: Vec<&str> = query
         .split('&')
         .filter(|pair| {
-            let name = pair.split('=').next().unwrap_or_default().replace("%2d", "-").replace("%5f", "_");
-            !CREDENTIAL_PARAMETERS.contains(&name.to_ascii_lowercase().as_str())
+            let name = path::percent_decoded(pair.split('=').next().unwrap_or_default());
+            let name = name.to_ascii_lowercase().replace('-', "_");
+            !CREDENTIAL_PARAMETERS.contains(&name.as_str())
         })
         .collect();
     (!kept.is_empty()).then(|| kept.join("&"))
@@ -133,7 +144,7 @@ mod tests {
     #[test]
     fn credential_parameters_go_and_others_stay() {
         assert_eq!(strip_query("beta=true&API_KEY=x&key=y").as_deref(), Some("beta=true"));
-        assert_eq!(strip_query("access%5ftoken=x"), None);
+        assert_eq!(strip_query("access%5Ftoken=x&%61pi-key=y&Private-Token=z"), None);
         assert_eq!(strip_query("monkey=1").as_deref(), Some("monkey=1"));
     }
 }

@@ -23,11 +23,19 @@ use bottle_api::{
 use bottle_policy::Policy;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
-use std::sync::Arc;
-use tokio::{net::TcpListener, sync::Semaphore};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 
 /// Clients at once; one more waits.
 const MAX_CONNECTIONS: usize = 1024;
+
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A client's place among [`MAX_CONNECTIONS`], held for as long as anything of its connection lives.
+type Place = Arc<OwnedSemaphorePermit>;
 
 /// A body on its way through.
 type Body = BoxBody<Bytes, hyper::Error>;
@@ -48,7 +56,7 @@ pub(crate) async fn serve(start: DaemonStart, secrets: Secrets, feed: Feed) -> R
     let key = secrets.get(ca::KEY_SECRET).context("the bundle sent no CA key")?;
     let state = Arc::new(State {
         leaves: ca::Leaves::new(key)?,
-        upstream: upstream::Connector::new(start.policy.upstream_ca_pem.as_deref())?,
+        upstream: upstream::Connector::new(&start.policy)?,
         policy: start.policy,
         capability,
         secrets,
@@ -60,12 +68,9 @@ pub(crate) async fn serve(start: DaemonStart, secrets: Secrets, feed: Feed) -> R
     loop {
         let permit = room.clone().acquire_owned().await?;
         let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await; // out of descriptors: some will close
             continue;
         };
-        let state = state.clone();
-        tokio::spawn(async move {
-            proxy::serve(state, stream).await;
-            drop(permit);
-        });
+        tokio::spawn(proxy::serve(state.clone(), stream, Arc::new(permit)));
     }
 }

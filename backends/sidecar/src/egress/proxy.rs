@@ -1,6 +1,6 @@
 //! A client's connection: who may use the proxy, and whether it asks for a tunnel or sends a plain request.
 
-use super::{Body, State, deny, forward, record::Record, tunnel};
+use super::{Body, Place, State, deny, forward, record::Record, tunnel};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bottle_policy::{Denial, Scheme, message::CHALLENGE_RULE};
 use hyper::{
@@ -21,11 +21,11 @@ pub(super) const HEAD_TIME: Duration = Duration::from_secs(30);
 const INTROSPECTION: (&str, &str) = ("_egress.local", "/allowlist");
 
 /// Serves one client until it goes.
-pub(super) async fn serve(state: Arc<State>, stream: TcpStream) {
+pub(super) async fn serve(state: Arc<State>, stream: TcpStream, place: Place) {
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| {
-        let state = state.clone();
-        async move { Ok::<_, Infallible>(answer(state, request).await) }
+        let (state, place) = (state.clone(), place.clone());
+        async move { Ok::<_, Infallible>(answer(state, request, place).await) }
     });
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -35,7 +35,7 @@ pub(super) async fn serve(state: Arc<State>, stream: TcpStream) {
         .await;
 }
 
-async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body> {
+async fn answer(state: Arc<State>, request: Request<Incoming>, place: Place) -> Response<Body> {
     let target = request.uri().authority().map(|a| a.as_str().to_owned()).unwrap_or_default();
     if !knows_capability(request.headers(), state.capability.expose()) {
         // Some clients ask without a password first, to learn that one is wanted.
@@ -49,7 +49,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
     }
     if request.method() == Method::CONNECT {
         return match split_authority(&target, None) {
-            Some((host, port)) => tunnel::open(state, request, host, port),
+            Some((host, port)) => tunnel::open(state, request, host, port, place),
             None => refuse(&state, &request, &target, &bad_target()),
         };
     }

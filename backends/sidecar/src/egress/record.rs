@@ -17,6 +17,10 @@ use std::{
     time::Instant,
 };
 
+const MAX_HOST: usize = 300;
+const MAX_METHOD: usize = 32;
+const MAX_PATH: usize = 2000;
+
 /// The line of a request under way. Dropping it writes the line.
 pub(super) struct Record {
     feed: Feed,
@@ -30,9 +34,9 @@ impl Record {
     pub(super) fn begin(feed: &Feed, secrets: &Secrets, host: &str, method: &str, path: &str) -> Self {
         let line = LogLine {
             daemon: EGRESS_DAEMON.into(),
-            host: host.escape_default().to_string(),
-            method: method.to_owned(),
-            path: scrubbed(path, secrets),
+            host: cut(&host.escape_default().to_string(), MAX_HOST),
+            method: cut(method, MAX_METHOD),
+            path: cut(&scrubbed(path, secrets), MAX_PATH),
             ..LogLine::default()
         };
         Self { feed: feed.clone(), line, began: Instant::now(), sent: Arc::default() }
@@ -74,6 +78,14 @@ impl Drop for Record {
         self.line.sent = self.sent.load(Ordering::Relaxed);
         self.line.ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.feed.log(std::mem::take(&mut self.line));
+    }
+}
+
+/// A guest decides how long its hosts and paths are; not how long a line of the log is.
+fn cut(text: &str, max: usize) -> String {
+    match text.char_indices().nth(max) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
     }
 }
 

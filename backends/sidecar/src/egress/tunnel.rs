@@ -1,6 +1,6 @@
 //! Inside a CONNECT: nothing but TLS, for the name that was asked for, opened with a certificate of ours.
 
-use super::{Body, State, deny, forward, proxy::HEAD_TIME, record::Record};
+use super::{Body, Place, State, deny, forward, proxy::HEAD_TIME, record::Record};
 use anyhow::{Context as _, Result, bail};
 use bottle_policy::{Denial, Scheme, Verdict, decide_tunnel};
 use bytes::Bytes;
@@ -33,8 +33,15 @@ const TLS_HANDSHAKE: u8 = 0x16;
 ///
 /// A host without a route is answered too: the client's request inside then gets a refusal that an agent can read,
 /// which no client shows of a refused CONNECT. Nothing is dialled for it.
-pub(super) fn open(state: Arc<State>, request: Request<Incoming>, host: String, port: u16) -> Response<Body> {
+pub(super) fn open(
+    state: Arc<State>,
+    request: Request<Incoming>,
+    host: String,
+    port: u16,
+    place: Place,
+) -> Response<Body> {
     tokio::spawn(async move {
+        let _place = place;
         let Ok(upgraded) = hyper::upgrade::on(request).await else {
             return;
         };

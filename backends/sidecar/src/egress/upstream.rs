@@ -2,7 +2,7 @@
 
 use super::Body;
 use anyhow::{Context, Result};
-use bottle_policy::{Denial, Route, Scheme, address};
+use bottle_policy::{Denial, Policy, Route, Scheme, address};
 use hyper::{
     Request, Response,
     body::Incoming,
@@ -37,11 +37,14 @@ pub(super) type Upstream = SendRequest<Body>;
 /// Makes connections.
 pub(super) struct Connector {
     tls: TlsConnector,
+    /// The machine's own addresses.
+    own: Vec<IpAddr>,
 }
 
 impl Connector {
-    /// Trusts the built-in roots and, beside them, the certificates of `extra_pem`.
-    pub(super) fn new(extra_pem: Option<&str>) -> Result<Self> {
+    /// Trusts the built-in roots and, beside them, the policy's own; never dials the policy's own addresses.
+    pub(super) fn new(policy: &Policy) -> Result<Self> {
+        let extra_pem = policy.upstream_ca_pem.as_deref();
         let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
         for cert in CertificateDer::pem_slice_iter(extra_pem.unwrap_or_default().as_bytes()) {
             roots.add(cert.context("CLAUDE_BOTTLE_UPSTREAM_CA")?).context("CLAUDE_BOTTLE_UPSTREAM_CA")?;
@@ -51,7 +54,7 @@ impl Connector {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
+        Ok(Self { tls: TlsConnector::from(Arc::new(config)), own: policy.own_addresses.clone() })
     }
 
     /// Sends a request over the kept connection, or over a new one.
@@ -86,7 +89,7 @@ impl Connector {
     }
 
     async fn connect(&self, route: &Route, scheme: Scheme, host: &str, port: u16) -> Result<Upstream, Denial> {
-        let addresses = resolve(route, host, port).await?;
+        let addresses = resolve(route, host, port, &self.own).await?;
         let stream = dial(&addresses).await.map_err(|e| unreachable(host, &e))?;
         let _ = stream.set_nodelay(true);
         match scheme {
@@ -110,7 +113,7 @@ async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> 
 
 /// The addresses of a host that may be dialled. One that may not is an error, not a smaller choice: a name that
 /// points at the neighbourhood is not to be trusted at all.
-async fn resolve(route: &Route, host: &str, port: u16) -> Result<Vec<SocketAddr>, Denial> {
+async fn resolve(route: &Route, host: &str, port: u16, own: &[IpAddr]) -> Result<Vec<SocketAddr>, Denial> {
     let literal = host.trim_matches(['[', ']']).parse::<IpAddr>().ok();
     let found: Vec<SocketAddr> = match route.address.or(literal) {
         Some(address) => vec![(address, port).into()],
@@ -121,7 +124,7 @@ async fn resolve(route: &Route, host: &str, port: u16) -> Result<Vec<SocketAddr>
             .collect(),
     };
     for address in &found {
-        if let Some(what) = address::refusal(address.ip(), route.allow_private) {
+        if let Some(what) = address::refusal(address.ip(), route.allow_private, own) {
             let reason =
                 format!("{host} is at {}, {what}; only `allow_private` of its route opens private ones", address.ip());
             return Err(Denial::forbidden("address", reason));
