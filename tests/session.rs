@@ -8,6 +8,7 @@ use bottle_tests::{
     standin::Standin,
     wire::Authority,
 };
+use rustix::process::{Signal, kill_process};
 use std::{
     io::{Read, Write},
     process::{ChildStdin, Command, Stdio},
@@ -235,6 +236,17 @@ fn a_no_at_the_prompt_leaves_nothing() -> Result<()> {
     }
     assert!(standin.seen().is_empty());
     Ok(())
+}
+
+#[test]
+fn a_signal_at_the_prompt_ends_it_and_leaves_nothing() -> Result<()> {
+    let (lab, _, home) = home("")?;
+    let mut terminal = OnTerminal::start(&home)?;
+    terminal.until("[y/N]")?;
+    let pid = home.pid_of("start dev").context("bottle runs")?;
+    kill_process(pid, Signal::TERM)?;
+    assert_eq!(terminal.child.wait()?.code(), Some(128 + 15), "{}", terminal.text());
+    assert_nothing_left(lab, &home, &identity_in(&terminal.text())?)
 }
 
 #[test]

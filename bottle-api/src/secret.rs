@@ -5,6 +5,16 @@ use zeroize::Zeroizing;
 
 /// Bytes that must not be seen. No `Debug`, no `Display`, no `Serialize`: whoever wants the bytes calls
 /// [`Secret::expose`], which a reader of the code can search for.
+///
+/// ```compile_fail,E0277
+/// println!("{:?}", bottle_api::Secret::new("x"));
+/// ```
+/// ```compile_fail,E0277
+/// println!("{}", bottle_api::Secret::new("x"));
+/// ```
+/// ```compile_fail,E0277
+/// serde_json::to_string(&bottle_api::Secret::new("x"));
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
@@ -43,10 +53,5 @@ impl Secrets {
     /// All of them, in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Secret)> {
         self.0.iter().map(|(n, s)| (n.as_str(), s))
-    }
-
-    /// The names alone: safe to show.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
     }
 }

@@ -1,6 +1,6 @@
 //! Where things are on this machine.
 
-use crate::{state::OWNER_FILE, ui::hinted};
+use crate::ui::hinted;
 use anyhow::Result;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -37,6 +37,11 @@ impl Paths {
         self.root().join("state")
     }
 
+    /// `~/.claude-bottle/owner`: the random part of [`Paths::owner`].
+    pub fn owner_file(&self) -> PathBuf {
+        self.root().join("owner")
+    }
+
     /// `~/.claude/skills`.
     pub fn skills(&self) -> PathBuf {
         self.home.join(".claude/skills")
@@ -54,7 +59,7 @@ impl Paths {
     /// on every label, so that nobody's cleanup takes another's bottle for its own, not even on a cloned machine.
     pub fn owner(&self) -> String {
         let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
-        let (machine, own) = (read(Path::new("/etc/machine-id")), read(&self.state().join(OWNER_FILE)));
+        let (machine, own) = (read(Path::new("/etc/machine-id")), read(&self.owner_file()));
         let user = rustix::process::getuid().as_raw();
         let text = format!("{}\n{user}\n{}\n{own}", machine.trim(), self.state().display());
         format!("{:x}", Sha256::digest(text))[..16].to_owned()

@@ -25,8 +25,6 @@ use tempfile::NamedTempFile;
 
 const RANDOM_SUFFIX: usize = 5;
 const MAX_SLUG: usize = 40;
-/// Holds the random part of [`Paths::owner`].
-pub const OWNER_FILE: &str = ".owner";
 /// Directories that are still being made, or being removed; never an identity.
 const HIDDEN: char = '.';
 
@@ -175,7 +173,7 @@ pub fn survey(paths: &Paths) -> Result<(Vec<String>, Vec<Abandoned>)> {
     let Ok(entries) = fs::read_dir(paths.state()) else { return Ok((live, abandoned)) };
     for entry in entries {
         let dir = entry?.path();
-        let Some(name) = dir.file_name().and_then(|n| n.to_str()).filter(|name| *name != OWNER_FILE) else { continue };
+        let Some(name) = dir.file_name().and_then(|n| n.to_str()) else { continue };
         let identity = name.trim_start_matches(HIDDEN).to_owned();
         match Abandoned::claim(&dir, &identity) {
             Ok(Some(bottle)) => abandoned.push(bottle),
@@ -203,13 +201,13 @@ fn remove_dir(dir: &Path) -> Result<()> {
 /// Makes sure that this user's bottles on this machine have an owner that nobody else has.
 pub fn make_owner(paths: &Paths) -> Result<()> {
     private_dirs(&paths.state())?;
-    let path = paths.state().join(OWNER_FILE);
+    let path = paths.owner_file();
     if path.exists() {
         return Ok(());
     }
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)?;
-    let mut file = NamedTempFile::new_in(paths.state())?;
+    let mut file = NamedTempFile::new_in(paths.root())?;
     bytes.iter().try_for_each(|byte| write!(file, "{byte:02x}"))?;
     file.as_file().sync_all()?;
     match file.persist_noclobber(&path) {

@@ -64,9 +64,7 @@ fn write_sums(dir: &Path) -> Result<()> {
             let path = entry?.path();
             let inside = path.strip_prefix(dir)?.display().to_string();
             if path.is_dir() {
-                if inside != "template" {
-                    dirs.push(path);
-                }
+                dirs.push(path);
             } else if inside != SUMS
                 && (!inside.ends_with(".md") || inside.starts_with("README") && dir.join("bin").exists())
             {
