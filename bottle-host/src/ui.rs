@@ -54,9 +54,19 @@ pub fn warn(text: impl fmt::Display) {
     say(format!("warning: {text}"));
 }
 
+/// Something failed, and the rest goes on.
+pub fn warn_of(what: impl fmt::Display, error: &anyhow::Error) {
+    warn(format!("{what}: {error:#}"));
+    say_hint(error);
+}
+
 /// An error, its causes, and what to type next.
 pub fn error(error: &anyhow::Error) {
     say(format!("error: {error:#}"));
+    say_hint(error);
+}
+
+fn say_hint(error: &anyhow::Error) {
     if let Some(hint) = hint_of(error) {
         say(format!("hint: {hint}"));
     }

@@ -33,7 +33,7 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
     for bottle in &abandoned {
         services.keep_ledger(&bottle.identity, bottle.ledger.clone());
     }
-    let mut failed = false;
+    let (mut failed, mut silent) = (false, false);
     let mut plans = vec![];
     let mut rows = vec![];
     // Backends that are installed, and those that are not any more but have left something.
@@ -58,7 +58,8 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
                 // A backend that is not there does not hide what the others have left; having left something itself,
                 // it is a failure.
                 failed |= needed;
-                ui::warn(format!("the backend {name} cannot say what it left: {error:#}"));
+                silent = true;
+                ui::warn_of(format!("the backend {name} cannot say what it left"), &error);
             }
         }
     }
@@ -74,7 +75,7 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
         show(&rows)?;
     }
     if rows.is_empty() {
-        ui::say("nothing to clean up");
+        ui::say(if silent { "nothing to clean up on the backends that answered" } else { "nothing to clean up" });
         return Ok(u8::from(failed));
     }
     if args.dry_run {
@@ -94,7 +95,7 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
             }
             Err(error) => {
                 failed = true;
-                ui::warn(format!("clean up on {}: {error:#}", backend.info.name));
+                ui::warn_of(format!("clean up on {}", backend.info.name), &error);
             }
         }
     }

@@ -96,7 +96,7 @@ fn active(paths: &Paths, json: bool) -> Result<u8> {
             Ok(bottles) => rows.extend(bottles.into_iter().map(|bottle| ActiveRow { backend: name.clone(), bottle })),
             Err(error) => {
                 failed = true;
-                ui::warn(format!("the backend {name}: {error:#}"));
+                ui::warn_of(format!("the backend {name}"), &error);
             }
         }
     }
@@ -108,7 +108,7 @@ fn active(paths: &Paths, json: bool) -> Result<u8> {
     if json {
         ui::json(&rows)?;
     } else if rows.is_empty() {
-        ui::say("no active bottles");
+        ui::say(if failed { "no active bottles on the backends that answered" } else { "no active bottles" });
     } else {
         let cells: Vec<_> = rows
             .iter()

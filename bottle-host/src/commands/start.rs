@@ -9,7 +9,7 @@ use crate::{
     life::{Life, Session},
     manifest::Manifest,
     paths::Paths,
-    plan::{self, Resolved},
+    plan::{self, Resolved, credential::ModelCredential},
     plugin::{self, Backend, Services},
     preflight::Preflight,
     session::terminal::Terminal,
@@ -46,12 +46,13 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
         let shown = agent.source.shown(&paths);
         return Err(UsageError(format!("{shown} comes with the working directory; start it without --yes")).into());
     }
+    let credential = ModelCredential::from_env()?;
     if !args.dry_run {
         state::make_owner(&paths)?;
     }
     let slug = state::slug(&agent.name);
     let identity = state::new_identity(&slug)?;
-    let mut resolved = plan::resolve(&paths, agent, bottle, &identity, &slug)
+    let mut resolved = plan::resolve(&paths, agent, bottle, credential, &identity, &slug)
         .with_context(|| format!("{}, {}", agent.source.shown(&paths), bottle_source.shown(&paths)))?;
     let headless = args.prompt.is_some();
     if !headless && !args.dry_run && !Terminal::is_there() {

@@ -41,8 +41,14 @@ pub struct Resolved {
 }
 
 /// Resolves an agent for one launch. Reads the host's variables, takes none of their values along but the spec's.
-pub fn resolve(paths: &Paths, agent: &Agent, bottle: &Bottle, identity: &str, slug: &str) -> Result<Resolved> {
-    let credential = ModelCredential::from_env()?;
+pub fn resolve(
+    paths: &Paths,
+    agent: &Agent,
+    bottle: &Bottle,
+    credential: ModelCredential,
+    identity: &str,
+    slug: &str,
+) -> Result<Resolved> {
     let environment = Environment::resolve(bottle)?;
     let (policy, warnings) = policy::render(bottle, &credential)?;
     let token_refs: Vec<String> =
