@@ -23,6 +23,8 @@ fn home() -> Result<Home> {
     let standin = Standin::start(&authority, &["api.anthropic.com"], "nobody asks")?;
     let home = Home::new(lab, &authority, &standin)?;
     fs::create_dir(home.path().join("second"))?;
+    // It isolates nothing, and a bottle has to say that this will do.
+    home.write(".claude-bottle/bottles/box.md", "---\nisolation: process\n---\n")?;
     Ok(home)
 }
 
@@ -59,6 +61,23 @@ fn a_backend_built_apart_loads_beside_docker_and_runs_the_same_session() -> Resu
     // Both answer at once.
     let list = run(&home, &second_dir(), &["list", "active"], &[])?;
     assert!(list.code == Some(0) && list.stderr.contains("no active bottles"), "{list:?}");
+    Ok(())
+}
+
+#[test]
+fn a_backend_weaker_than_the_bottles_floor_is_refused() -> Result<()> {
+    let home = home()?;
+    for (floor, backend, ok) in [
+        ("process", "second", true),
+        ("container", "second", false),
+        ("container", "docker", true),
+        ("vm", "docker", false),
+    ] {
+        home.write(".claude-bottle/bottles/box.md", &format!("---\nisolation: {floor}\n---\n"))?;
+        let run = run(&home, &second_dir(), &["start", "dev", "--backend", backend, "--dry-run"], &[])?;
+        assert_eq!(run.code == Some(0), ok, "{floor} on {backend}: {run:?}");
+        assert!(ok || run.stderr.contains(&format!("the bottle wants `{floor}` at least")), "{run:?}");
+    }
     Ok(())
 }
 

@@ -158,6 +158,10 @@ fn errors_say_what_to_type_next() -> Result<()> {
 #[test]
 fn list_active_shows_a_running_bottle_and_an_api_key_goes_as_one() -> Result<()> {
     let (lab, standin, home) = home("THE-REAL-API-KEY")?;
+    let routes = format!("[{{host: api.anthropic.com, address: {}}}]", standin.address);
+    home.write(".claude-bottle/bottles/net.md", &format!("---\negress: {{routes: {routes}}}\n---\n"))?;
+    let limits = "---\nextends: net\nlimits: {memory: 1g, cpus: 1.5, pids: 300}\n---\n";
+    home.write(".claude-bottle/bottles/box.md", limits)?;
     let mut child = home
         .command(&["start", "dev", "--yes", "--prompt", "@@bash sleep 5; env | grep ANTHROPIC"])
         .env_remove("CLAUDE_BOTTLE_OAUTH_TOKEN")
@@ -170,6 +174,10 @@ fn list_active_shows_a_running_bottle_and_an_api_key_goes_as_one() -> Result<()>
     })?;
     assert_eq!((&row["backend"], &row["agent"]), (&"docker".into(), &"dev".into()));
     assert_eq!(row["daemons"], serde_json::json!(["egress", "dns"]));
+    let label = format!("label=claude-bottle.identity={}", row["identity"].as_str().unwrap_or_default());
+    let agent = lab.docker(&["ps", "-q", "--filter", &label, "--filter", "label=claude-bottle.role=agent"])?;
+    let format = "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}}";
+    assert_eq!(lab.docker(&["inspect", "-f", format, agent.trim()])?.trim(), "1073741824 1500000000 300");
     // A live bottle is not for `cleanup`.
     let run = home.run(&["cleanup", "--yes"])?;
     assert!(run.stderr.contains("nothing to clean up"), "{run:?}");

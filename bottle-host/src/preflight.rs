@@ -7,7 +7,7 @@ use crate::{
     plan::Resolved,
     ui,
 };
-use bottle_api::{BackendInfo, PlanSummary, WORKSPACE};
+use bottle_api::{BackendInfo, Limits, PlanSummary, WORKSPACE};
 use bottle_policy::Route;
 use serde::Serialize;
 
@@ -19,8 +19,12 @@ pub struct Preflight {
     pub version: u32,
     /// The agent, its file, and the file that it shadows.
     pub agent: Named,
-    /// The bottle and its file.
-    pub bottle: Named,
+    /// The bottle.
+    pub bottle: String,
+    /// Its files: what it extends, its own last.
+    pub bottle_files: Vec<String>,
+    /// Its limits, where they are not the backend's own.
+    pub limits: Vec<String>,
     /// One per launch.
     pub identity: String,
     /// The backend and the strength of its boundary.
@@ -83,7 +87,7 @@ impl Preflight {
     pub fn new(
         paths: &Paths,
         agent: &Agent,
-        bottle: &Source,
+        sources: &[&Source],
         resolved: &Resolved,
         backend: &BackendInfo,
         says: PlanSummary,
@@ -98,7 +102,9 @@ impl Preflight {
                 file: agent.source.shown(paths),
                 shadows: agent.shadows.as_ref().map(|s| s.shown(paths)),
             },
-            bottle: Named { name: bottle.name.clone(), file: bottle.shown(paths), shadows: None },
+            bottle: agent.fields.bottle.clone(),
+            bottle_files: sources.iter().map(|source| source.shown(paths)).collect(),
+            limits: limits(&resolved.spec.limits),
             identity: resolved.spec.identity.clone(),
             backend: BackendShown { name: backend.name.clone(), isolation: backend.isolation.clone(), says },
             prompt: prompt.lines().next().map(|line| format!("{line} ({} characters)", prompt.chars().count())),
@@ -129,10 +135,13 @@ impl Preflight {
         if let Some(shadowed) = &self.agent.shadows {
             line("", format!("shadows {shadowed}"));
         }
-        line("bottle", format!("{}  {}", self.bottle.name, self.bottle.file));
+        line("bottle", format!("{}  {}", self.bottle, self.bottle_files.join(", ")));
         line("identity", self.identity.clone());
         line("backend", format!("{}, isolation: {}", self.backend.name, self.backend.isolation));
         line("workspace", self.workspace.clone());
+        if !self.limits.is_empty() {
+            line("limits", self.limits.join(", "));
+        }
         line("prompt", self.prompt.clone().unwrap_or_else(|| "none".into()));
         line("skills", listed(&self.skills));
         line("env", listed(&self.env));
@@ -180,6 +189,13 @@ fn shown(route: &Route, credential: Option<String>) -> RouteShown {
         methods: route.methods.clone(),
         credential,
     }
+}
+
+fn limits(limits: &Limits) -> Vec<String> {
+    let memory = limits.memory.map(|bytes| format!("memory {} MiB", bytes >> 20));
+    let cpus = limits.milli_cpus.map(|milli| format!("cpus {}", milli as f64 / 1000.0));
+    let pids = limits.pids.map(|pids| format!("pids {pids}"));
+    [memory, cpus, pids].into_iter().flatten().collect()
 }
 
 fn listed(words: &[String]) -> String {

@@ -72,7 +72,8 @@ fn say_hint(error: &anyhow::Error) {
     }
 }
 
-fn hint_of(error: &anyhow::Error) -> Option<&str> {
+/// What to type next, where an error says it.
+pub fn hint_of(error: &anyhow::Error) -> Option<&str> {
     error.chain().find_map(|cause| {
         let own = cause.downcast_ref::<Hinted>().map(|h| h.hint.as_str());
         own.or_else(|| cause.downcast_ref::<bottle_api::error::StdError>()?.0.hint.as_deref())

@@ -2,16 +2,160 @@
 
 use bottle_policy::AuthScheme;
 use serde::{Deserialize, Deserializer, de::Error};
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32};
 
-/// A bottle.
+/// A bottle's frontmatter, as one file says it.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub struct BottleFields {
+    /// Bottles to begin with, folded from left to right.
+    pub extends: Names,
+    /// The agent's environment.
+    pub env: BTreeMap<String, EnvValue>,
+    /// What may be reached.
+    pub egress: Option<Egress>,
+    /// Resource limits.
+    pub limits: Option<LimitFields>,
+    /// The weakest boundary that will do.
+    pub isolation: Option<Isolation>,
+    /// May an agent that comes with a working directory live in it?
+    pub project_agents: Option<ProjectAgents>,
+}
+
+/// A bottle, folded with what it extends.
+#[derive(Debug, Clone, Default)]
 pub struct Bottle {
     /// The agent's environment.
     pub env: BTreeMap<String, EnvValue>,
     /// What may be reached.
     pub egress: Egress,
+    /// Resource limits.
+    pub limits: LimitFields,
+    /// The weakest boundary that will do.
+    pub isolation: Isolation,
+    /// May an agent that comes with a working directory live in it?
+    pub project_agents: ProjectAgents,
+}
+
+impl BottleFields {
+    /// These fields with another file's over them: `env` by name, everything else as a whole where it is declared.
+    #[must_use]
+    pub fn under(mut self, child: &Self) -> Self {
+        self.env.extend(child.env.clone());
+        self.egress = child.egress.clone().or(self.egress);
+        self.limits = child.limits.clone().or(self.limits);
+        self.isolation = child.isolation.or(self.isolation);
+        self.project_agents = child.project_agents.or(self.project_agents);
+        self
+    }
+}
+
+impl From<BottleFields> for Bottle {
+    fn from(fields: BottleFields) -> Self {
+        Self {
+            env: fields.env,
+            egress: fields.egress.unwrap_or_default(),
+            limits: fields.limits.unwrap_or_default(),
+            isolation: fields.isolation.unwrap_or_default(),
+            project_agents: fields.project_agents.unwrap_or_default(),
+        }
+    }
+}
+
+/// One name or a list of them.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(from = "OneOrMany")]
+pub struct Names(pub Vec<String>);
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a name or a list of names")]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl From<OneOrMany> for Names {
+    fn from(names: OneOrMany) -> Self {
+        match names {
+            OneOrMany::One(name) => Self(vec![name]),
+            OneOrMany::Many(names) => Self(names),
+        }
+    }
+}
+
+/// Strength of a boundary, weakest first. The namespace backend counts as `container`.
+#[derive(Debug, Clone, Copy, Default, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// A process of the user's.
+    Process,
+    /// A container: the kernel is shared.
+    #[default]
+    Container,
+    /// A machine of its own.
+    Vm,
+}
+
+impl Isolation {
+    /// What a backend calls it. An unknown word is the weakest.
+    pub fn of_backend(word: &str) -> Self {
+        match word {
+            "vm" => Self::Vm,
+            "container" => Self::Container,
+            _ => Self::Process,
+        }
+    }
+}
+
+/// `project_agents:`
+#[derive(Debug, Clone, Copy, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum ProjectAgents {
+    /// After somebody has seen the preflight.
+    #[default]
+    Ask,
+    /// Never.
+    Deny,
+}
+
+/// `limits:`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitFields {
+    /// `512m`, `4g`: bytes, with k, m or g for powers of 1024.
+    #[serde(deserialize_with = "bytes")]
+    pub memory: Option<u64>,
+    /// Processors: `1.5`.
+    #[serde(deserialize_with = "milli_cpus")]
+    pub cpus: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<NonZeroU32>,
+}
+
+fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    let text = match serde_yaml::Value::deserialize(d)? {
+        serde_yaml::Value::String(text) => text.to_ascii_lowercase(),
+        serde_yaml::Value::Number(number) => number.to_string(),
+        _ => String::new(),
+    };
+    let digits = text.trim_end_matches("ib").trim_end_matches('b');
+    let (digits, unit) = match digits.chars().last() {
+        Some('k') => (&digits[..digits.len() - 1], 10),
+        Some('m') => (&digits[..digits.len() - 1], 20),
+        Some('g') => (&digits[..digits.len() - 1], 30),
+        _ => (digits, 0),
+    };
+    let wrong = || D::Error::custom(format!("`{text}` is no amount of memory; write 512m or 4g, 64m at least"));
+    let amount = digits.trim().parse::<u64>().ok().and_then(|n| n.checked_mul(1 << unit)).ok_or_else(wrong)?;
+    if (64 << 20..1 << 50).contains(&amount) { Ok(Some(amount)) } else { Err(wrong()) }
+}
+
+fn milli_cpus<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    let cpus = f64::deserialize(d)?;
+    if (0.01..=1024.0).contains(&cpus) {
+        return Ok(Some((cpus * 1000.0).round() as u64));
+    }
+    Err(D::Error::custom(format!("`{cpus}` is no number of processors; write 0.5 or 2")))
 }
 
 /// `egress:`
@@ -174,8 +318,27 @@ mod tests {
             "egress: {routes: [{host: a.example, path_allowlist: [a/../b]}]}",
             "env: {A: [1]}",
             "env: {A: '${a-b}'}",
+            "limits: {memory: lots}",
+            "limits: {memory: 1k}",
+            "limits: {cpus: 0}",
+            "limits: {pids: 0}",
+            "limits: {disk: 1g}",
+            "isolation: strong",
+            "project_agents: allow",
+            "extends: {a: b}",
         ] {
-            assert!(serde_yaml::from_str::<super::Bottle>(yaml).is_err(), "{yaml}");
+            assert!(serde_yaml::from_str::<super::BottleFields>(yaml).is_err(), "{yaml}");
         }
+    }
+
+    #[test]
+    fn limits_are_read_with_their_units() {
+        let limits = |yaml: &str| {
+            let l = bottle_from(&format!("limits: {yaml}")).limits;
+            (l.memory, l.cpus, l.pids.map(u32::from))
+        };
+        assert_eq!(limits("{memory: 4g, cpus: 1.5, pids: 100}"), (Some(4 << 30), Some(1500), Some(100)));
+        assert_eq!(limits("{memory: 512MiB, cpus: 2}"), (Some(512 << 20), Some(2000), None));
+        assert_eq!(limits("{memory: 134217728}"), (Some(128 << 20), None, None));
     }
 }

@@ -1,5 +1,6 @@
 //! One file of the manifest: frontmatter between two `---` lines, then the body.
 
+use super::mistake::advice;
 use crate::{
     paths::Paths,
     ui::{self, hinted},
@@ -123,9 +124,10 @@ impl Text {
             let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
             let place = format!("{}:{}:{}", self.path.display(), place.0, place.1);
             // To YAML a lone `?` begins a key; to a person it is the shortest secret of `env`.
-            match self.yaml.lines().any(|line| line.trim_end().ends_with(": ?")) {
-                true => hinted(format!("{place}: {message}"), "Put a lone `?` in quotes: NAME: \"?\""),
-                false => anyhow!("{place}: {message}"),
+            let lone = self.yaml.lines().any(|line| line.trim_end().ends_with(": ?"));
+            match advice(message).or_else(|| lone.then(|| "Put a lone `?` in quotes: NAME: \"?\"".into())) {
+                Some(advice) => hinted(format!("{place}: {message}"), advice),
+                None => anyhow!("{place}: {message}"),
             }
         })
     }

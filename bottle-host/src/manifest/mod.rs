@@ -6,8 +6,9 @@
 
 mod bottle;
 mod file;
+mod mistake;
 
-pub use bottle::{Bottle, EnvValue, Route, RouteAuth, is_variable};
+pub use bottle::{Bottle, BottleFields, EnvValue, Isolation, ProjectAgents, Route, RouteAuth, is_variable};
 pub use file::Source;
 
 use crate::{
@@ -62,7 +63,7 @@ pub struct Agent {
 /// Everything that was found. A file that cannot be read does not hide the others.
 pub struct Manifest {
     agents: BTreeMap<String, Result<Agent>>,
-    bottles: BTreeMap<String, Result<(Bottle, Source)>>,
+    bottles: BTreeMap<String, Result<(BottleFields, Source)>>,
 }
 
 impl Manifest {
@@ -93,8 +94,8 @@ impl Manifest {
         self.agents.iter().map(|(name, agent)| (name.as_str(), agent))
     }
 
-    /// An agent and its bottle.
-    pub fn resolve(&self, paths: &Paths, name: &str) -> Result<(&Agent, &Bottle, &Source)> {
+    /// An agent and its bottle, folded with what that extends; the bottle's files, its own last.
+    pub fn resolve(&self, paths: &Paths, name: &str) -> Result<(&Agent, Bottle, Vec<&Source>)> {
         let Some(agent) = self.agents.get(name) else {
             let known: Vec<&str> = self.agents.keys().map(String::as_str).collect();
             let dir = paths.short(&paths.root().join("agents"));
@@ -107,25 +108,58 @@ impl Manifest {
             });
         };
         let agent = as_ref(agent)?;
-        let Some(bottle) = self.bottles.get(&agent.fields.bottle) else {
+        let mut sources = vec![];
+        let folded = self.fold(paths, &agent.fields.bottle, &agent.source, &mut vec![], &mut sources)?;
+        Ok((agent, folded.into(), sources))
+    }
+
+    /// A bottle over all that it extends. `chain` is the way here, `named_by` its last file.
+    fn fold<'m>(
+        &'m self,
+        paths: &Paths,
+        name: &str,
+        named_by: &Source,
+        chain: &mut Vec<String>,
+        sources: &mut Vec<&'m Source>,
+    ) -> Result<BottleFields> {
+        let Some(found) = self.bottles.get(name) else {
             let dir = paths.short(&paths.root().join("bottles"));
             let known: Vec<&str> = self.bottles.keys().map(String::as_str).collect();
             return Err(hinted(
-                format!("{}: no bottle `{}`", agent.source.shown(paths), agent.fields.bottle),
+                format!("{}: no bottle `{name}`", named_by.shown(paths)),
                 match known.as_slice() {
-                    [] => format!("Write it: {dir}/{}.md", agent.fields.bottle),
+                    [] => format!("Write it: {dir}/{name}.md"),
                     _ => format!("Bottles are {dir}/NAME.md; there are: {}.", known.join(", ")),
                 },
             ));
         };
-        let (bottle, source) = as_ref(bottle)?;
-        Ok((agent, bottle, source))
+        let (fields, source) = as_ref(found)?;
+        chain.push(name.to_owned());
+        if chain[..chain.len() - 1].iter().any(|earlier| earlier == name) {
+            let way = chain.join(" -> ");
+            return Err(hinted(
+                format!("{}: bottles extend one another in a circle: {way}", named_by.shown(paths)),
+                "Take one `extends` of the circle out.",
+            ));
+        }
+        let mut folded = BottleFields::default();
+        for parent in &fields.extends.0 {
+            folded = folded.under(&self.fold(paths, parent, source, chain, sources)?);
+        }
+        chain.pop();
+        if !sources.iter().any(|s| s.name == source.name) {
+            sources.push(source);
+        }
+        Ok(folded.under(fields))
     }
 }
 
 /// An error that is kept can be told more than once, as text.
 fn as_ref<T>(kept: &Result<T>) -> Result<&T> {
-    kept.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))
+    kept.as_ref().map_err(|error| match ui::hint_of(error) {
+        Some(hint) => hinted(format!("{error:#}"), hint),
+        None => anyhow::anyhow!("{error:#}"),
+    })
 }
 
 fn read_agent(source: &Source, shadows: Option<Source>) -> Result<Agent> {
@@ -167,7 +201,8 @@ pub fn skill_dir(paths: &Paths, name: &str) -> Result<std::path::PathBuf> {
 /// For tests of modules that need a bottle.
 #[cfg(test)]
 pub(crate) fn bottle_from(yaml: &str) -> Bottle {
-    file::Text { path: "test.md".into(), yaml: yaml.into(), first_line: 1, body: String::new() }.parse().unwrap()
+    let text = file::Text { path: "test.md".into(), yaml: yaml.into(), first_line: 1, body: String::new() };
+    text.parse::<BottleFields>().unwrap().into()
 }
 
 #[cfg(test)]
@@ -212,6 +247,44 @@ mod tests {
         assert!(manifest.resolve(&paths, "good").is_ok());
         assert!(manifest.resolve(&paths, "bad").is_err());
         assert_eq!(manifest.agents().count(), 2);
+    }
+
+    #[test]
+    fn bottles_extend_one_another_and_the_child_wins() {
+        let (_dir, paths) = home(&[
+            ("home/.claude-bottle/bottles/base.md", "---\nenv: {A: base, B: base}\nlimits: {pids: 7}\n---\n"),
+            (
+                "home/.claude-bottle/bottles/net.md",
+                "---\nextends: base\nenv: {B: net}\negress: {routes: [{host: a.example}]}\n---\n",
+            ),
+            ("home/.claude-bottle/bottles/other.md", "---\nenv: {A: other}\nisolation: vm\n---\n"),
+            ("home/.claude-bottle/bottles/both.md", "---\nextends: [net, other]\n---\n"),
+            (
+                "home/.claude-bottle/bottles/closed.md",
+                "---\nextends: [both]\negress: {routes: []}\nisolation: process\n---\n",
+            ),
+            ("home/.claude-bottle/bottles/ring.md", "---\nextends: ring2\n---\n"),
+            ("home/.claude-bottle/bottles/ring2.md", "---\nextends: [base, ring]\n---\n"),
+            ("home/.claude-bottle/bottles/lost.md", "---\nextends: nowhere\n---\n"),
+            ("home/.claude-bottle/agents/a.md", "---\nbottle: both\n---\n"),
+            ("home/.claude-bottle/agents/c.md", "---\nbottle: closed\n---\n"),
+            ("home/.claude-bottle/agents/r.md", "---\nbottle: ring\n---\n"),
+            ("home/.claude-bottle/agents/l.md", "---\nbottle: lost\n---\n"),
+        ]);
+        let manifest = Manifest::load(&paths).unwrap();
+        let (_, both, sources) = manifest.resolve(&paths, "a").unwrap();
+        let text = |t: &str| EnvValue::Literal(t.into());
+        assert_eq!((&both.env["A"], &both.env["B"]), (&text("other"), &text("net")));
+        assert_eq!((both.egress.routes.len(), both.isolation), (1, Isolation::Vm));
+        assert_eq!(both.limits.pids.map(u32::from), Some(7));
+        assert_eq!(sources.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["base", "net", "other", "both"]);
+        let (_, closed, _) = manifest.resolve(&paths, "c").unwrap();
+        assert_eq!((closed.egress.routes.len(), closed.isolation), (0, Isolation::Process));
+        let ring = manifest.resolve(&paths, "r").unwrap_err().to_string();
+        assert!(ring.contains("circle: ring -> ring2 -> ring"), "{ring}");
+        let lost = manifest.resolve(&paths, "l").unwrap_err();
+        assert!(lost.to_string().contains("lost.md: no bottle `nowhere`"), "{lost}");
+        assert!(ui::hint_of(&lost).unwrap().contains("base, both"));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::{
 };
 use anyhow::{Result, bail};
 use bottle_api::{
-    BottleSpec, Error, ErrorKind,
+    BottleSpec, Error, ErrorKind, Limits,
     control::{CAPABILITY, DNS_DAEMON, EGRESS_DAEMON},
     secret::Secrets,
 };
@@ -68,6 +68,11 @@ pub fn resolve(
         bottle: agent.fields.bottle.clone(),
         owner: paths.owner(),
         daemons: DAEMONS.map(str::to_owned).to_vec(),
+        limits: Limits {
+            memory: bottle.limits.memory,
+            milli_cpus: bottle.limits.cpus,
+            pids: bottle.limits.pids.map(|pids| u32::from(pids).into()),
+        },
         provision: files::render(paths, agent, &credential)?,
         ..BottleSpec::default()
     };
