@@ -126,6 +126,32 @@ fn an_agent_of_the_working_directory_is_not_started_unseen() -> Result<()> {
 }
 
 #[test]
+fn what_is_shown_without_a_bottle() -> Result<()> {
+    let (_, _, home) = home("")?;
+    let info = home.run(&["info", "dev"])?;
+    assert_eq!(info.code, Some(0), "{info:?}");
+    for text in ["dev  ~/.claude-bottle/agents/dev.md", "AGENT_SECRET (secret, from $HOST_SECRET)", "api.anthropic.com"]
+    {
+        assert!(info.stdout.contains(text), "{text}: {info:?}");
+    }
+    assert!(!info.stdout.contains(ENV_SECRET) && !info.stdout.contains("a literal"), "{info:?}");
+    let doctor = home.run(&["doctor"])?;
+    assert!(doctor.code == Some(0) && doctor.stdout.contains("docker   Docker engine     ok"), "{doctor:?}");
+    let output = home.command(&["doctor"]).env("DOCKER_HOST", "unix:///nowhere").output()?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("apt-get install docker.io"));
+    let list = home.run(&["list"])?;
+    assert_eq!(list.stdout, "AGENT  BOTTLE  FILE\ndev    box     ~/.claude-bottle/agents/dev.md\n", "{list:?}");
+    for (args, text) in
+        [(&["completions", "bash"][..], "_bottle()"), (&["man"], ".TH bottle"), (&["start", "--help"], "--dry-run")]
+    {
+        let run = home.run(args)?;
+        assert!(run.code == Some(0) && run.stdout.contains(text), "{args:?}: {run:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn errors_say_what_to_type_next() -> Result<()> {
     let (_, _, home) = home("")?;
     for (args, code, texts) in [

@@ -2,7 +2,7 @@
 
 /// Exports a [`Backend`](crate::Backend) as a plugin, once per crate:
 ///
-/// ```ignore
+/// ```text
 /// bottle_api::export_backend!("docker", DockerBackend);
 /// ```
 ///

@@ -1,6 +1,6 @@
 //! The command line, in one place: help, completions and man page come from here.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Runs coding agents with full permissions inside throw-away bottles.
@@ -26,6 +26,17 @@ pub enum Command {
     Cleanup(Cleanup),
     /// List the installed backends
     Backends(Backends),
+    /// Show an agent resolved: its bottle, where it comes from, what it may reach
+    Info(Info),
+    /// Say what each backend needs, whether it is there, and what to type to get it
+    Doctor(Doctor),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page
+    Man,
     /// Load one plugin and say what it is (what `backends --probe` runs)
     #[command(name = "__probe", hide = true)]
     Probe {
@@ -58,6 +69,9 @@ pub struct Start {
     /// Run headless with this prompt, and end
     #[arg(long, value_name = "TEXT")]
     pub prompt: Option<String>,
+    /// Let the agent reach your clipboard and query your terminal (OSC 52, reports)
+    #[arg(long)]
+    pub raw_terminal: bool,
     /// More arguments for the agent's own command line
     #[arg(last = true, value_name = "ARGS")]
     pub arguments: Vec<String>,
@@ -92,6 +106,24 @@ pub enum ListWhat {
     Active,
 }
 
+/// `info`
+#[derive(Debug, Args)]
+pub struct Info {
+    /// The agent, as named by its file
+    pub agent: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `cleanup`
 #[derive(Debug, Args)]
 pub struct Cleanup {
@@ -115,6 +147,11 @@ pub struct Backends {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// The command line as clap knows it, for completions and man page.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Reads the command line; ends the process with usage (code 2) or help.

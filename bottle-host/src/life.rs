@@ -29,6 +29,8 @@ pub struct Session {
     pub env: BTreeMap<String, Secret>,
     /// No terminal: nothing comes in.
     pub headless: bool,
+    /// What the agent writes reaches the terminal as it is.
+    pub raw_terminal: bool,
 }
 
 /// A bottle that this process owns. Dropped on any way out, it leaves nothing behind.
@@ -73,7 +75,7 @@ impl Life {
         let mut env = session.env;
         env.extend(environment::base(&bottle.describe()?, capability, resolved.credential, &Terminal::kind()));
         let program = Program { argv: session.argv, env, cwd: WORKSPACE.into() };
-        let ended = run(&bottle, &program, session.headless, cancel);
+        let ended = run(&bottle, &program, session.headless, session.raw_terminal, cancel);
         let summary = log.finish();
         let closed = close(&bottle);
         summary.lines().iter().for_each(ui::say);
@@ -114,8 +116,11 @@ impl Drop for Life {
     }
 }
 
-fn run(bottle: &Bottle, program: &Program, headless: bool, cancel: &Cancellation) -> Result<i32> {
-    let streams = if headless { Streams::Headless } else { Streams::Terminal(Terminal::raw()?) };
+fn run(bottle: &Bottle, program: &Program, headless: bool, unfiltered: bool, cancel: &Cancellation) -> Result<i32> {
+    let streams = match headless {
+        true => Streams::Headless,
+        false => Streams::Terminal { terminal: Terminal::raw()?, unfiltered },
+    };
     session::run(bottle, program, streams, cancel)
 }
 

@@ -2,11 +2,14 @@
 
 mod backends;
 mod cleanup;
+mod doctor;
+mod info;
 mod list;
 mod start;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, command};
 use anyhow::Result;
+use std::io::{self, Write};
 
 /// Runs a command. Returns its exit code.
 pub fn run(cli: Cli) -> Result<u8> {
@@ -16,6 +19,18 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::List(args) => list::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Backends(args) => backends::run(&args),
+        Command::Info(args) => info::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions { shell } => {
+            let mut script = vec![];
+            clap_complete::generate(shell, &mut command(), "bottle", &mut script);
+            io::stdout().write_all(&script)?;
+            Ok(0)
+        }
+        Command::Man => {
+            clap_mangen::Man::new(command()).render(&mut io::stdout())?;
+            Ok(0)
+        }
         Command::Probe { path } => backends::probe(&path),
     }
 }

@@ -59,6 +59,9 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     let backend = plugin::select(&plugin::chosen_name(backend), &services)?;
     resolved.spec.env = backend.env();
     check_isolation(&bottle, &backend.info)?;
+    if args.raw_terminal {
+        resolved.warnings.push("the agent may reach your clipboard and query your terminal (--raw-terminal)".into());
+    }
 
     if args.dry_run {
         let stage = tempfile::tempdir()?;
@@ -84,6 +87,7 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
         argv: claude_argv(args, !agent.prompt.trim().is_empty()),
         env: resolved.environment.collect(cancel)?,
         headless,
+        raw_terminal: args.raw_terminal,
     };
     let code = life.live(plan, &resolved, &resolved.sidecar_secrets()?, session, cancel)?;
     Ok(u8::try_from(code).unwrap_or(u8::MAX))

@@ -9,7 +9,7 @@ use abi_stable::{
 use anyhow::{Context, Result, anyhow};
 use bottle_api::{
     ActiveBottle, BackendInfo, BottleInfo, BottleSpec, ChannelRequest, CleanupItem, CleanupOutcome, CleanupRequest,
-    CreateConfig, DeadlineRequest, EnvRequest, Error, ExitStatus, LaunchRequest, PlanSummary, ResizeRequest,
+    CreateConfig, DeadlineRequest, Diagnosis, EnvRequest, Error, ExitStatus, LaunchRequest, PlanSummary, ResizeRequest,
     StartRequest,
     abi::{
         AbiResult, AbiSecret, AbiStdio, BackendBox, CleanupBox, HandleBox, HostServices_TO, JsonBuf, PlanBox,
@@ -83,6 +83,12 @@ impl Backend {
     pub fn list_active(&self, owner: &str, cancel: i32) -> Result<Vec<ActiveBottle>> {
         let req = json(&EnvRequest { env: self.env(), owner: owner.into() })?;
         parse(done(self.raw.list_active(req.as_slice().into(), cancel))?)
+    }
+
+    /// What it needs, and whether it is there.
+    pub fn diagnose(&self, owner: &str, cancel: i32) -> Result<Diagnosis> {
+        let req = json(&EnvRequest { env: self.env(), owner: owner.into() })?;
+        parse(done(self.raw.diagnose(req.as_slice().into(), cancel))?)
     }
 
     /// What a cleanup would remove.

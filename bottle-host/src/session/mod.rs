@@ -9,6 +9,7 @@
 //! before the program runs.
 
 pub mod egress_log;
+mod filter;
 mod pump;
 pub mod terminal;
 
@@ -41,8 +42,13 @@ pub struct Program {
 
 /// Where the session's streams go.
 pub enum Streams {
-    /// This process's terminal.
-    Terminal(Terminal),
+    /// This process's terminal; filtered, unless the operator wants it raw.
+    Terminal {
+        /// In raw mode.
+        terminal: Terminal,
+        /// Pass everything on.
+        unfiltered: bool,
+    },
     /// This process's standard output and error; nothing comes in.
     Headless,
 }
@@ -50,7 +56,7 @@ pub enum Streams {
 /// Runs a program in the bottle as the agent, to its end. Returns its exit code.
 pub fn run(bottle: &Bottle, program: &Program, streams: Streams, cancel: &Cancellation) -> Result<i32> {
     let tty = match &streams {
-        Streams::Terminal(terminal) => Some(terminal.size()?),
+        Streams::Terminal { terminal, .. } => Some(terminal.size()?),
         Streams::Headless => None,
     };
     let req = StartRequest {
@@ -73,7 +79,9 @@ pub fn run(bottle: &Bottle, program: &Program, streams: Streams, cancel: &Cancel
     await_helper(&mut from_process, cancel)?;
     write_program(&mut to_process, program)?;
     let pump = match streams {
-        Streams::Terminal(terminal) => pump::Pump::terminal(terminal, &process, to_process, from_process)?,
+        Streams::Terminal { terminal, unfiltered } => {
+            pump::Pump::terminal(terminal, unfiltered, &process, to_process, from_process)?
+        }
         Streams::Headless => pump::Pump::headless(to_process, from_process, File::from(errors)),
     };
     let ended = process.wait(cancel.fd());

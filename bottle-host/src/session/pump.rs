@@ -1,6 +1,6 @@
 //! The byte pump between this process's streams and a process in a bottle: the same for every backend.
 
-use super::terminal::Terminal;
+use super::{filter::Filter, terminal::Terminal};
 use crate::plugin::Process;
 use anyhow::Result;
 use rustix::{
@@ -14,7 +14,7 @@ use signal_hook::{
 };
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::{self, IsTerminal, Read, Write},
     os::fd::OwnedFd,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -35,7 +35,13 @@ pub(super) struct Pump {
 
 impl Pump {
     /// Between a terminal and a process that has one of its own.
-    pub(super) fn terminal(terminal: Terminal, process: &Process, to: File, from: File) -> Result<Self> {
+    pub(super) fn terminal(
+        terminal: Terminal,
+        unfiltered: bool,
+        process: &Process,
+        to: File,
+        from: File,
+    ) -> Result<Self> {
         let terminal = Arc::new(terminal);
         let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC)?;
         let inward = thread::spawn(move || feed(to, &stopped));
@@ -50,7 +56,7 @@ impl Pump {
             }
         });
         Ok(Self {
-            outward: vec![thread::spawn(move || copy(from, io::stdout()))],
+            outward: vec![thread::spawn(move || copy(from, io::stdout(), !unfiltered))],
             inward: Some((stop, inward)),
             resizes: Some((handle, resizes)),
             terminal: Some(terminal),
@@ -60,8 +66,10 @@ impl Pump {
     /// From a process without a terminal; nothing goes in.
     pub(super) fn headless(to: File, from: File, errors: File) -> Self {
         drop(to);
-        let outward =
-            vec![thread::spawn(move || copy(from, io::stdout())), thread::spawn(move || copy(errors, io::stderr()))];
+        let outward = vec![
+            thread::spawn(move || copy(from, io::stdout(), io::stdout().is_terminal())),
+            thread::spawn(move || copy(errors, io::stderr(), io::stderr().is_terminal())),
+        ];
         Self { outward, inward: None, resizes: None, terminal: None }
     }
 
@@ -86,10 +94,14 @@ impl Pump {
     }
 }
 
-fn copy(mut from: File, mut to: impl Write) {
-    let mut chunk = vec![0; CHUNK];
+fn copy(mut from: File, mut to: impl Write, filtered: bool) {
+    let (mut chunk, mut filter) = (vec![0; CHUNK], Filter::new());
     while let Ok(n @ 1..) = from.read(&mut chunk) {
-        if to.write_all(&chunk[..n]).and_then(|()| to.flush()).is_err() {
+        let written = match filtered {
+            true => to.write_all(&filter.pass(&chunk[..n])),
+            false => to.write_all(&chunk[..n]),
+        };
+        if written.and_then(|()| to.flush()).is_err() {
             return;
         }
     }
