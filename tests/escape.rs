@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result};
 use bottle_tests::{
-    bottle::{Home, KillOnDrop, REAL_TOKEN, assert_nothing_left, eventually, identity_in},
+    bottle::{Home, KillOnDrop, REAL_TOKEN, assert_nothing_left, assert_only_log_left, eventually, identity_in},
     lab::{HostCounter, Lab, Target, output},
     standin::Standin,
     wire::Authority,
@@ -42,7 +42,7 @@ fn stop(lab: &Lab, home: &Home, bottle: Bottle) -> Result<()> {
     kill_process(Pid::from_child(&bottle.child), Signal::TERM)?;
     let run = bottle.child.finish()?;
     assert_eq!(run.code, Some(128 + 15), "{run:?}");
-    assert_nothing_left(lab, home, &bottle.identity)
+    assert_only_log_left(lab, home, &bottle.identity)
 }
 
 /// Tries to connect, and says how that ended in its last line: `rc=1` refused or no way, `rc=124` no answer in time.

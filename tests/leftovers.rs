@@ -4,7 +4,9 @@
 
 use anyhow::{Context, Result};
 use bottle_tests::{
-    bottle::{Home, REAL_TOKEN, Run, assert_nothing_left, eventually, identity_in, left_in_engine},
+    bottle::{
+        Home, REAL_TOKEN, Run, assert_nothing_left, assert_only_log_left, eventually, identity_in, left_in_engine,
+    },
     lab::Lab,
     standin::Standin,
     wire::Authority,
@@ -51,7 +53,8 @@ fn an_error_or_a_panic_or_a_signal_at_any_point_of_the_launch_leaves_nothing() -
             };
             assert_eq!(run.code, expected, "{fault}: {run:?}");
             assert!(how != "panic" || run.code != Some(0), "{fault}: {run:?}");
-            assert_nothing_left(lab, &home, &identity_in(&run.stderr)?).with_context(|| format!("{fault}: {run:?}"))?;
+            assert_only_log_left(lab, &home, &identity_in(&run.stderr)?)
+                .with_context(|| format!("{fault}: {run:?}"))?;
             points += 1;
         }
     }
@@ -70,7 +73,9 @@ fn sigint_and_sigterm_during_a_session_leave_nothing() -> Result<()> {
         kill_process(Pid::from_child(&child), signal)?;
         let run = child.finish()?;
         assert_eq!(run.code, Some(128 + signal.as_raw()), "{run:?}");
-        assert_nothing_left(lab, &home, &identity_in(&run.stderr)?).with_context(|| format!("{run:?}"))?;
+        assert_only_log_left(lab, &home, &identity_in(&run.stderr)?).with_context(|| format!("{run:?}"))?;
+        assert!(run.stderr.contains("its egress log is ") && !home.egress_log().is_empty(), "{run:?}");
+        assert_eq!((home.run(&["cleanup", "--yes"])?.code, home.identities().len()), (Some(0), 0));
     }
     Ok(())
 }
@@ -99,7 +104,24 @@ fn after_sigkill_cleanup_removes_what_is_left_and_nothing_else() -> Result<()> {
     assert_eq!(left_in_engine(lab, &live)?.len(), 4, "the live bottle was touched");
     kill_process(Pid::from_child(&neighbour), Signal::TERM)?;
     let run = neighbour.finish()?;
-    assert_nothing_left(lab, &home, &live).with_context(|| format!("{run:?}"))
+    assert_only_log_left(lab, &home, &live).with_context(|| format!("{run:?}"))
+}
+
+#[test]
+fn cleanup_goes_to_the_engine_that_a_bottle_was_started_on() -> Result<()> {
+    let (lab, home) = home()?;
+    let link = home.path().join("other.sock");
+    std::os::unix::fs::symlink(lab.docker_host.trim_start_matches("unix://"), &link)?;
+    let other = format!("unix://{}", link.display());
+    let env = [("CLAUDE_BOTTLE_FAULT", "kill@launched:1"), ("DOCKER_HOST", other.as_str())];
+    let run = home.start(&START, &env)?.finish()?;
+    let dead = identity_in(&run.stderr)?;
+    assert_eq!(left_in_engine(lab, &dead)?.len(), 4, "{run:?}");
+    // Today's engine does not answer, and is not the one in question.
+    let cleanup = home.start(&["cleanup", "--yes"], &[("DOCKER_HOST", "unix:///nowhere/docker.sock")])?.finish()?;
+    assert_eq!(cleanup.code, Some(0), "{cleanup:?}");
+    assert!(cleanup.stderr.contains("no Docker engine at unix:///nowhere/docker.sock"), "{cleanup:?}");
+    assert_nothing_left(lab, &home, &dead)
 }
 
 #[test]

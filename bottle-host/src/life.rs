@@ -92,9 +92,7 @@ impl Life {
         if code == 0 {
             return state.remove();
         }
-        let log = state.keep_log()?;
-        ui::say(format!("the agent ended with {code}; its egress log is {}", log.display()));
-        Ok(())
+        keep_log(state, &format!("the agent ended with {code}"))
     }
 }
 
@@ -108,12 +106,24 @@ impl Drop for Life {
         {
             ui::error(&error.context("remove what the launch had created"));
         }
-        if !state.ledger.entries().is_empty() {
-            ui::say("hint: `bottle cleanup` tries again to remove what is left");
-        } else if let Err(error) = state.remove() {
+        let kept = match state.ledger.entries().is_empty() {
+            false => {
+                ui::say("hint: `bottle cleanup` tries again to remove what is left");
+                Ok(())
+            }
+            true if state.egress_log().exists() => keep_log(state, "the session did not end by itself"),
+            true => state.remove(),
+        };
+        if let Err(error) = kept {
             ui::error(&error);
         }
     }
+}
+
+fn keep_log(state: State, why: &str) -> Result<()> {
+    let log = state.keep_log()?;
+    ui::say(format!("{why}; its egress log is {}", log.display()));
+    Ok(())
 }
 
 fn run(bottle: &Bottle, program: &Program, headless: bool, unfiltered: bool, cancel: &Cancellation) -> Result<i32> {
@@ -131,7 +141,7 @@ fn close(bottle: &Bottle) -> Result<()> {
 
 /// Removes a ledger's entries, whatever state they are in. Nothing but the deadline cuts it short.
 fn take_away(backend: &Backend, owner: &str, entries: Vec<LedgerEntry>) -> Result<()> {
-    let req = CleanupRequest { entries, owner: owner.into(), ..CleanupRequest::default() };
+    let req = CleanupRequest { entries, owner: owner.into(), env: backend.env(), ..CleanupRequest::default() };
     let outcome = backend.prepare_cleanup(&req, UNCANCELLED)?.execute(CLOSE_DEADLINE)?;
     match outcome.left.first() {
         Some((item, why)) => bail!("the {} {} is left: {why}", item.kind, item.name),

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     fs::{self, DirBuilder, File},
     io::{ErrorKind, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -64,6 +65,8 @@ pub struct Metadata {
     pub backend: String,
     /// When it was started, RFC 3339.
     pub started: String,
+    /// The host's variables that the backend was given: they say on which engine it was.
+    pub env: BTreeMap<String, String>,
     /// The owning process.
     pub pid: u32,
 }

@@ -5,12 +5,13 @@ use crate::{
     paths::Paths,
     plugin::{self, Backend, Services, discover},
     signals::Cancellation,
-    state, ui,
+    state::{self, Abandoned},
+    ui,
 };
 use anyhow::Result;
 use bottle_api::{CleanupItem, CleanupRequest, LedgerEntry};
 use serde::Serialize;
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 /// How long one backend may take to remove its things.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -36,22 +37,25 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
     let (mut failed, mut silent) = (false, false);
     let mut plans = vec![];
     let mut rows = vec![];
-    // Backends that are installed, and those that are not any more but have left something.
-    let mut names: BTreeSet<String> = discover::discover().into_keys().collect();
-    names.extend(abandoned.iter().filter(|b| !b.ledger.entries().is_empty()).map(|b| b.metadata.backend.clone()));
-    for name in names {
-        let own = abandoned.iter().filter(|bottle| bottle.metadata.backend == name);
-        let entries: Vec<LedgerEntry> = own.flat_map(|bottle| bottle.ledger.entries()).collect();
-        let needed = !entries.is_empty();
-        let planned = plugin::select(&name, &services).and_then(|backend| {
-            let owner = paths.owner();
-            let req = CleanupRequest { entries, sweep: true, live: live.clone(), owner, ..CleanupRequest::default() };
-            let plan = prepare(&backend, req, &paths, &cancel)?;
+    for place in places(&abandoned) {
+        let name = &place.backend;
+        let needed = !place.entries.is_empty();
+        let planned = plugin::select(name, &services).and_then(|backend| {
+            let now = backend.env();
+            let here = place.env.as_ref().is_none_or(|env| *env == now);
+            let req = CleanupRequest {
+                entries: place.entries,
+                sweep: here,
+                live: live.clone(),
+                owner: paths.owner(),
+                env: place.env.unwrap_or(now),
+            };
+            let plan = prepare(&backend, req, &paths, &abandoned, &cancel)?;
             Ok((plan.items()?, plan, backend))
         });
         match planned {
             Ok((items, plan, backend)) => {
-                rows.extend(items.iter().filter(|item| !item.id.is_empty()).map(|item| row(&name, item)));
+                rows.extend(items.iter().filter(|item| !item.id.is_empty()).map(|item| row(name, item)));
                 plans.push((plan, backend));
             }
             Err(error) => {
@@ -116,17 +120,46 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
     Ok(u8::from(failed))
 }
 
+/// Where bottles may have left something: a backend, with the host's variables that it was used with.
+struct Place {
+    backend: String,
+    /// As now, where there is none.
+    env: Option<BTreeMap<String, String>>,
+    entries: Vec<LedgerEntry>,
+}
+
+/// Every installed backend as it would be used now, and every one that an abandoned bottle was started on: another
+/// engine than now's, or a backend that is not installed any more.
+fn places(abandoned: &[Abandoned]) -> Vec<Place> {
+    let installed = discover::discover().into_keys();
+    let mut places: Vec<Place> = installed.map(|backend| Place { backend, env: None, entries: vec![] }).collect();
+    for bottle in abandoned {
+        let (backend, env, entries) = (&bottle.metadata.backend, &bottle.metadata.env, bottle.ledger.entries());
+        if entries.is_empty() {
+            continue;
+        }
+        match places.iter_mut().find(|p| p.backend == *backend && p.env.as_ref() == Some(env)) {
+            Some(place) => place.entries.extend(entries),
+            None => places.push(Place { backend: backend.clone(), env: Some(env.clone()), entries }),
+        }
+    }
+    places
+}
+
 /// A bottle's state is locked before anything of it is created. So what the backend found is safe to remove if nobody
 /// has come to life since the list of the living was made; else it is asked again.
 fn prepare(
     backend: &Backend,
     mut req: CleanupRequest,
     paths: &Paths,
+    held: &[Abandoned],
     cancel: &Cancellation,
 ) -> Result<plugin::Cleanup> {
     loop {
         let plan = backend.prepare_cleanup(&req, cancel.fd())?;
-        let (now, _) = state::survey(paths)?;
+        // What we hold looks alive to anybody who looks, to us too.
+        let (mut now, _) = state::survey(paths)?;
+        now.retain(|identity| !held.iter().any(|bottle| bottle.identity == *identity));
         if now.iter().all(|identity| req.live.contains(identity)) {
             return Ok(plan);
         }

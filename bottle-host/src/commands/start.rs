@@ -131,6 +131,7 @@ fn metadata(resolved: &Resolved, backend: &Backend) -> Result<Metadata> {
         identity: resolved.spec.identity.clone(),
         agent: resolved.spec.agent.clone(),
         backend: backend.info.name.clone(),
+        env: backend.env(),
         started: OffsetDateTime::now_utc().format(&Rfc3339)?,
         pid: std::process::id(),
     })

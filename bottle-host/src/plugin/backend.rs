@@ -93,8 +93,7 @@ impl Backend {
 
     /// What a cleanup would remove.
     pub fn prepare_cleanup(&self, req: &CleanupRequest, cancel: i32) -> Result<Cleanup> {
-        let req = json(&CleanupRequest { env: self.env(), ..req.clone() })?;
-        Ok(Cleanup(done(self.raw.prepare_cleanup(req.as_slice().into(), cancel))?))
+        Ok(Cleanup(done(self.raw.prepare_cleanup(json(req)?.as_slice().into(), cancel))?))
     }
 }
 
