@@ -15,7 +15,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   setup      make the lab of the tests: packages, Docker engine, base image with Claude Code, network (as root)
   stage      build host, backends and sidecar into target/stage, laid out like a package
   test       everything: set-up, fmt, clippy, doc, tidy, unit tests, package, end-to-end tests
-             (BOTTLE_SKIP_LAB=1 leaves out what needs the lab, and counts it as skipped)
+             (BOTTLE_SKIP_LAB=1 leaves out what needs the lab, and counts it as skipped);
+             --full: end-to-end on the Docker engine of Debian's next release, too
   demo       one bottle whose real Claude asks a stand-in model; prints a table of verdicts
   package    dist/bottle-VERSION-TARGET.tar.gz, and plugins/
   tidy       the invariants that are text: file lengths, heads, unsafe
@@ -37,7 +38,8 @@ fn dispatch() -> Result<ExitCode> {
     match words[..] {
         ["setup"] => setup::setup().map(drop)?,
         ["stage"] => stage::stage()?,
-        ["test"] => return test::test(),
+        ["test"] => return test::test(false),
+        ["test", "--full"] => return test::test(true),
         ["demo"] => return demo::demo(),
         ["package"] => package::package().map(drop)?,
         ["tidy"] => tidy::tidy()?,

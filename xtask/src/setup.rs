@@ -31,11 +31,36 @@ const LINK: [&str; 2] = ["198.51.100.1", "198.51.100.2"];
 /// All of it is the lab's own.
 const HOSTS: &str = "198.51.100.128/25";
 
-/// Makes the lab.
+/// Which Docker engine the lab runs on. One at a time: they would share bridges and rules.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Engine {
+    /// One that answers already, or Debian's own.
+    Usual,
+    /// Of Debian's next release, unpacked beside the system.
+    Newer,
+}
+
+impl Engine {
+    fn script(self) -> Command {
+        let mut command = script("engine.sh");
+        if self == Self::Newer {
+            command.env("DOCKERD_SUITE", "trixie").env("DOCKERD_REUSE", "0");
+            command.env("DOCKERD_DIR", "/var/tmp/bottle-lab/engine-newer");
+        }
+        command
+    }
+}
+
+/// Makes the lab on the usual engine.
 pub(crate) fn setup() -> Result<()> {
+    setup_on(Engine::Usual)
+}
+
+/// Makes the lab.
+pub(crate) fn setup_on(engine: Engine) -> Result<()> {
     ensure!(output(Command::new("id").arg("-u"))?.trim() == "0", "the lab needs root: it starts a Docker engine");
     install_packages(PACKAGES)?;
-    let said = output(&mut script("engine.sh"))?;
+    let said = output(&mut engine.script())?;
     let docker_host = said.trim().strip_prefix("DOCKER_HOST=").context("engine.sh printed no DOCKER_HOST")?.to_owned();
     let lab = root().join("target/lab");
     fs::create_dir_all(&lab)?;
@@ -49,8 +74,9 @@ pub(crate) fn setup() -> Result<()> {
 
 /// Takes down what `setup` has started. Packages and images stay.
 pub(crate) fn teardown() -> Result<()> {
-    let _ = Command::new("ip").args(["netns", "del", NAMESPACE]).status();
-    run(script("engine.sh").arg("--stop"))
+    let _ = Command::new("ip").args(["netns", "del", NAMESPACE]).stderr(Stdio::null()).status();
+    run(Engine::Newer.script().arg("--stop"))?;
+    run(Engine::Usual.script().arg("--stop"))
 }
 
 fn script(name: &str) -> Command {
