@@ -21,7 +21,7 @@ use std::{
     net::IpAddr,
     process::{Child, Command, Stdio},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         mpsc::{Receiver, Sender, channel},
     },
     thread,
@@ -73,13 +73,13 @@ fn start(up: &Channel) -> Result<Daemons> {
     let authority = ca::Authority::generate()?;
     secrets.insert(ca::KEY_SECRET, authority.key);
 
+    // Held until `First` is sent: a daemon's log line must not come before it.
+    let mut first = up.lock().unwrap_or_else(PoisonError::into_inner);
     let (wake, events) = channel();
     let (ready, ready_events) = channel();
     let mut children = vec![];
     for name in daemon::known(&names)? {
-        let child = spawn(name)?;
-        children.push((name, child));
-        let Some((_, child)) = children.last_mut() else { unreachable!("just pushed") };
+        let mut child = spawn(name)?;
         let mut stdin = child.stdin.take().context("daemon's stdin")?;
         let begin = DaemonStart { bind, policy: policy.clone() };
         write_frame(&mut stdin, &begin)?;
@@ -90,6 +90,7 @@ fn start(up: &Channel) -> Result<Daemons> {
         };
         stdin.write_all(&own)?;
         let from = child.stdout.take().context("daemon's stdout")?;
+        children.push((name, child));
         let (up, wake, ready) = (up.clone(), wake.clone(), ready.clone());
         // The daemon's stdin lives as long as its reader: closing it ends the daemon.
         thread::spawn(move || {
@@ -107,7 +108,7 @@ fn start(up: &Channel) -> Result<Daemons> {
             Err(name) => bail!("the daemon {name} ended before it listened"),
         }
     }
-    send(up, &First::Ready { ca_pem: authority.cert_pem })?;
+    write_frame(&mut *first, &First::Ready { ca_pem: authority.cert_pem })?;
     Ok(Daemons { children, events, wake })
 }
 
@@ -164,7 +165,7 @@ fn pass_up(from: impl Read, up: &Channel, ready: &Sender<Result<(), &'static str
 }
 
 fn send<T: serde::Serialize>(up: &Channel, value: &T) -> Result<()> {
-    let mut up = up.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut up = up.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(write_frame(&mut *up, value)?)
 }
 

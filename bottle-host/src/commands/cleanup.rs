@@ -11,7 +11,10 @@ use crate::{
 use anyhow::Result;
 use bottle_api::{CleanupItem, CleanupRequest, LedgerEntry};
 use serde::Serialize;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 /// How long one backend may take to remove its things.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -36,6 +39,7 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
     }
     let (mut failed, mut silent) = (false, false);
     let mut plans = vec![];
+    let mut shown = HashSet::new();
     let mut rows = vec![];
     for place in places(&abandoned) {
         let name = &place.backend;
@@ -55,7 +59,9 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
         });
         match planned {
             Ok((items, plan, backend)) => {
-                rows.extend(items.iter().filter(|item| !item.id.is_empty()).map(|item| row(name, item)));
+                // One engine may be two places, by variables that do not matter to it: each thing is shown once.
+                let new = |item: &&CleanupItem| !item.id.is_empty() && shown.insert((name.clone(), item.id.clone()));
+                rows.extend(items.iter().filter(new).map(|item| row(name, item)));
                 plans.push((plan, backend));
             }
             Err(error) => {
