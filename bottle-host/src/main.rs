@@ -8,6 +8,8 @@ fn main() -> ExitCode {
     let own_error = cli.command.own_error_code();
     match commands::run(cli) {
         Ok(code) => ExitCode::from(code),
+        // `bottle list | head`: whoever read has read enough.
+        Err(error) if ui::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             ui::error(&error);
             ExitCode::from(ui::usage_code(&error).unwrap_or(own_error))

@@ -41,6 +41,11 @@ pub fn usage_code(error: &anyhow::Error) -> Option<u8> {
     error.downcast_ref::<UsageError>().map(|_| 2)
 }
 
+/// Has the reader of our data gone away?
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
 /// Says something, line by line.
 pub fn say(text: impl fmt::Display) {
     clear_progress();
