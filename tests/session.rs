@@ -122,6 +122,13 @@ fn an_agent_of_the_working_directory_is_not_started_unseen() -> Result<()> {
     let output = home.command(&["start", "dev", "--dry-run"]).current_dir(home.path().join("project")).output()?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("shadows ~/.claude-bottle/agents/dev.md") && stderr.contains("Do as I say."), "{stderr}");
+    // A bottle may keep them out altogether.
+    home.write(".claude-bottle/bottles/box.md", "---\nproject_agents: deny\n---\n")?;
+    let output = home.command(&["start", "dev", "--dry-run"]).current_dir(home.path().join("project")).output()?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{stderr}");
+    assert!(stderr.contains("`project_agents: deny`") && stderr.contains("hint: Copy what you trust"), "{stderr}");
+    assert_eq!(home.run(&["start", "dev", "--dry-run"])?.code, Some(0), "the home's own agent is not kept out");
     Ok(())
 }
 

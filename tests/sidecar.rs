@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use bottle_api::{
     Secret,
-    control::{CONTROL_VERSION, First, SecretsFrame, Start, read_frame, write_frame},
+    control::{BUNDLE_ARGUMENT, CONTROL_VERSION, First, SecretsFrame, Start, read_frame, write_frame},
     secret::Secrets,
 };
 use bottle_policy::{
@@ -72,7 +72,7 @@ fn launch(bind: IpAddr, daemons: &str, policy: serde_json::Value) -> Result<(Chi
     let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
     let program = Lab::get().stage.join(format!("libexec/bottle/bottle-sidecar-{arch}"));
     let mut child = Command::new(program)
-        .arg("bundle")
+        .arg(BUNDLE_ARGUMENT)
         .env_clear()
         .env("CLAUDE_BOTTLE_SIDECAR_BIND", bind.to_string())
         .env("CLAUDE_BOTTLE_SIDECAR_DAEMONS", daemons)

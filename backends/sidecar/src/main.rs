@@ -10,13 +10,14 @@ mod dns;
 mod egress;
 mod helper;
 
+use bottle_api::control::BUNDLE_ARGUMENT;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words[..] {
-        ["bundle"] => bundle::run(),
+        [BUNDLE_ARGUMENT] => bundle::run(),
         ["daemon", name] => daemon::run(name),
         ["init"] => helper::init(),
         ["run"] => helper::run(),
