@@ -27,6 +27,8 @@ impl ErrorKind {
     pub const PROTOCOL: Self = Self(8);
     /// A plugin panicked.
     pub const PANIC: Self = Self(9);
+    /// A call did not return in time.
+    pub const DEADLINE: Self = Self(10);
 }
 
 /// What was attempted and found, what to type next, and the causes below it.

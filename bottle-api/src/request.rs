@@ -76,6 +76,8 @@ pub struct CleanupRequest {
     pub entries: Vec<LedgerEntry>,
     /// Beyond those: anything that carries our labels and belongs to none of `live`.
     pub sweep: bool,
+    /// With `sweep`: what carries our labels with another owner, too.
+    pub foreign: bool,
     /// Identities whose owner is alive: never touched.
     pub live: Vec<String>,
     /// Only things with this owner are ours.
@@ -98,6 +100,8 @@ pub struct CleanupItem {
     pub identity: String,
     /// The ledger's entry, where there is one.
     pub uuid: String,
+    /// It has another owner.
+    pub foreign: bool,
 }
 
 impl From<&LedgerEntry> for CleanupItem {
@@ -108,6 +112,7 @@ impl From<&LedgerEntry> for CleanupItem {
             id: entry.id.clone().unwrap_or_default(),
             identity: entry.identity.clone(),
             uuid: entry.uuid.clone(),
+            foreign: false,
         }
     }
 }

@@ -133,6 +133,9 @@ pub struct Cleanup {
     /// Only say what would be removed
     #[arg(long)]
     pub dry_run: bool,
+    /// What another machine or user has left, too: nobody can tell from here whether it is still in use
+    #[arg(long)]
+    pub foreign: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

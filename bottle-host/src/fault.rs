@@ -2,6 +2,7 @@
 //! package is built with.
 
 use bottle_api::Error;
+use std::time::Duration;
 
 /// A point that a test may have chosen. `CLAUDE_BOTTLE_FAULT=error@ledger-created:3` fails the third confirmation;
 /// `panic`, `term` and `kill` panic, and send this process SIGTERM or SIGKILL, instead.
@@ -42,4 +43,18 @@ pub fn point(name: &str) -> Result<(), Error> {
 #[inline]
 pub fn point(_name: &str) -> Result<(), Error> {
     Ok(())
+}
+
+/// How long to wait instead of `usual`, at most: `CLAUDE_BOTTLE_FAULT_PATIENCE`, milliseconds.
+#[cfg(feature = "fault-points")]
+pub fn patience(usual: Duration) -> Duration {
+    let chosen = std::env::var("CLAUDE_BOTTLE_FAULT_PATIENCE").ok().and_then(|ms| ms.parse().ok());
+    chosen.map_or(usual, |ms| usual.min(Duration::from_millis(ms)))
+}
+
+/// As usual, in every build that is not a test's.
+#[cfg(not(feature = "fault-points"))]
+#[inline]
+pub fn patience(usual: Duration) -> Duration {
+    usual
 }

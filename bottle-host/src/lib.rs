@@ -2,14 +2,13 @@
 //!
 //! * [`manifest`]: what the user wrote; [`plan`]: what that means for one launch; [`preflight`]: how it is shown;
 //! * [`plugin`]: finding, vetting and loading backends, and the safe side of their objects;
-//! * [`state`], [`ledger`]: what this machine remembers of a bottle, and what it must take away again;
+//! * [`state`]: what this machine remembers of a bottle, and what it must take away again;
 //! * [`life`]: a bottle from launch to nothing left; [`session`]: the agent in it, and the terminal;
 //! * [`commands`]: one file per command.
 
 pub mod cli;
 pub mod commands;
 pub mod fault;
-pub mod ledger;
 pub mod life;
 pub mod manifest;
 pub mod paths;

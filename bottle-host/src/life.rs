@@ -15,7 +15,9 @@ use crate::{
     ui,
 };
 use anyhow::{Context, Result, bail};
-use bottle_api::{CleanupRequest, LaunchRequest, LedgerEntry, Secret, WORKSPACE, control::CAPABILITY, secret::Secrets};
+use bottle_api::{
+    BottleSpec, CleanupRequest, LaunchRequest, LedgerEntry, Secret, WORKSPACE, control::CAPABILITY, secret::Secrets,
+};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// How long a bottle may take to be torn down.
@@ -37,6 +39,7 @@ pub struct Session {
 pub struct Life {
     /// Taken only by what ends it.
     state: Option<State>,
+    identity: String,
     owner: String,
     services: Arc<Services>,
     backend: Backend,
@@ -44,8 +47,9 @@ pub struct Life {
 
 impl Life {
     /// Begins with a state in which nothing is recorded yet.
-    pub fn begin(state: State, owner: &str, services: Arc<Services>, backend: Backend) -> Self {
-        Self { state: Some(state), owner: owner.to_owned(), services, backend }
+    pub fn begin(state: State, spec: &BottleSpec, services: Arc<Services>, backend: Backend) -> Self {
+        let (identity, owner) = (spec.identity.clone(), spec.owner.clone());
+        Self { state: Some(state), identity, owner, services, backend }
     }
 
     /// Its backend.
@@ -63,7 +67,7 @@ impl Life {
         cancel: &Cancellation,
     ) -> Result<i32> {
         let state = self.state.as_ref().context("a bottle that has ended is not launched again")?;
-        self.services.keep_ledger(&resolved.spec.identity, state.ledger.clone());
+        self.services.keep_ledger(&self.identity, state.ledger.clone());
         let req = LaunchRequest { policy: serde_json::to_value(&resolved.policy)? };
         let bottle = plan.launch(&req, secrets, cancel.fd()).context("launch the bottle");
         ui::clear_progress();
@@ -100,6 +104,7 @@ impl Drop for Life {
     fn drop(&mut self) {
         ui::clear_progress();
         let Some(state) = self.state.take() else { return };
+        self.services.seal_ledger(&self.identity);
         let left = state.ledger.entries();
         if !left.is_empty()
             && let Err(error) = take_away(&self.backend, &self.owner, left)

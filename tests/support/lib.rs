@@ -3,5 +3,6 @@
 
 pub mod bottle;
 pub mod lab;
+pub mod scripted;
 pub mod standin;
 pub mod wire;

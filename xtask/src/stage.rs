@@ -18,6 +18,10 @@ pub(crate) fn stage() -> Result<()> {
         let file = format!("libbottle_backend_{name}.so");
         install(&artifact(&files, &file)?, &stage.join("lib/bottle/backends").join(&file))?;
     }
+    // Where nothing looks for backends but the tests.
+    let file = "libbottle_backend_scripted.so";
+    let files = build("bottle-backend-scripted", &[], "")?;
+    install(&artifact(&files, file)?, &root().join("target/scripted").join(file))?;
     let (_, arch) = host_target()?;
     install(&sidecar("release")?, &stage.join(format!("libexec/bottle/bottle-sidecar-{arch}")))?;
     second_backend()

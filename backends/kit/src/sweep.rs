@@ -20,9 +20,11 @@ pub struct Sweep {
     pub items: Vec<CleanupItem>,
 }
 
-/// Everything of this owner that the engine has, running or not.
-async fn owned(engine: &Engine, owner: &str) -> Result<Vec<CleanupItem>> {
-    let filter = label_filter(&[(OWNER, owner)]);
+/// Everything of this owner, or of every owner, that the engine has, running or not.
+async fn owned(engine: &Engine, owner: &str, every: bool) -> Result<Vec<CleanupItem>> {
+    let filter =
+        if every { HashMap::from([("label".into(), vec![OWNER.into()])]) } else { label_filter(&[(OWNER, owner)]) };
+    let item = |kind: &str, id, name: &str, labels| item(kind, id, name, labels, owner);
     let containers = ListContainersOptionsBuilder::default().all(true).filters(&filter).build();
     let networks = ListNetworksOptionsBuilder::default().filters(&filter).build();
     let (containers, networks) =
@@ -38,7 +40,13 @@ async fn owned(engine: &Engine, owner: &str) -> Result<Vec<CleanupItem>> {
     Ok(containers.chain(networks).collect())
 }
 
-fn item(kind: &str, id: Option<String>, name: &str, labels: Option<HashMap<String, String>>) -> CleanupItem {
+fn item(
+    kind: &str,
+    id: Option<String>,
+    name: &str,
+    labels: Option<HashMap<String, String>>,
+    owner: &str,
+) -> CleanupItem {
     let mut labels = labels.unwrap_or_default();
     CleanupItem {
         kind: kind.into(),
@@ -46,13 +54,14 @@ fn item(kind: &str, id: Option<String>, name: &str, labels: Option<HashMap<Strin
         id: id.unwrap_or_default(),
         identity: labels.remove(IDENTITY).unwrap_or_default(),
         uuid: labels.remove(ENTRY).unwrap_or_default(),
+        foreign: labels.get(OWNER).is_none_or(|of| of != owner),
     }
 }
 
 /// Works out what a cleanup removes. An entry that has nothing behind it any more is kept, with an empty id, so that
 /// the ledger hears of it.
 pub async fn plan(engine: &Engine, req: &CleanupRequest) -> Result<Sweep> {
-    let mut found = owned(engine, &req.owner).await?;
+    let mut found = owned(engine, &req.owner, req.foreign).await?;
     let mut items = vec![];
     for entry in &req.entries {
         let of_entry = |i: &CleanupItem| i.uuid == entry.uuid || entry.id.as_ref().is_some_and(|id| *id == i.id);

@@ -5,7 +5,7 @@ use crate::{
     paths::Paths,
     plugin::{self, Backend, Services, discover},
     signals::Cancellation,
-    state::{self, Abandoned},
+    state::{self, Abandoned, Survey},
     ui,
 };
 use anyhow::Result;
@@ -13,11 +13,23 @@ use bottle_api::{CleanupItem, CleanupRequest, LedgerEntry};
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, HashSet},
+    sync::Arc,
+    thread,
     time::Duration,
 };
 
 /// How long one backend may take to remove its things.
 const DEADLINE: Duration = Duration::from_secs(120);
+
+/// `cleanup --json`.
+#[derive(Serialize)]
+struct Listing<'a> {
+    version: u32,
+    /// What is, or would be, removed.
+    leftovers: &'a [Row],
+    /// Bottles of another machine or user, which only `--foreign` takes.
+    foreign: &'a [String],
+}
 
 /// One line of the list.
 #[derive(Serialize)]
@@ -26,6 +38,8 @@ struct Row {
     identity: String,
     kind: String,
     name: String,
+    /// Another owner's.
+    foreign: bool,
 }
 
 /// Runs `cleanup`.
@@ -33,56 +47,25 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
     let paths = Paths::from_env()?;
     let services = Services::from_env();
     let cancel = Cancellation::install()?;
-    let (live, abandoned) = state::survey(&paths)?;
-    for bottle in &abandoned {
-        services.keep_ledger(&bottle.identity, bottle.ledger.clone());
+    let survey = state::survey(&paths, args.foreign)?;
+    for bottle in &survey.abandoned {
+        bottle.ledger.iter().for_each(|ledger| services.keep_ledger(&bottle.identity, ledger.clone()));
     }
-    let (mut failed, mut silent) = (false, false);
-    let mut plans = vec![];
-    let mut shown = HashSet::new();
-    let mut rows = vec![];
-    for place in places(&abandoned) {
-        let name = &place.backend;
-        let needed = !place.entries.is_empty();
-        let planned = plugin::select(name, &services).and_then(|backend| {
-            let now = backend.env();
-            let here = place.env.as_ref().is_none_or(|env| *env == now);
-            let req = CleanupRequest {
-                entries: place.entries,
-                sweep: here,
-                live: live.clone(),
-                owner: paths.owner(),
-                env: place.env.unwrap_or(now),
-            };
-            let plan = prepare(&backend, req, &paths, &abandoned, &cancel)?;
-            Ok((plan.items()?, plan, backend))
-        });
-        match planned {
-            Ok((items, plan, backend)) => {
-                // One engine may be two places, by variables that do not matter to it: each thing is shown once.
-                let new = |item: &&CleanupItem| !item.id.is_empty() && shown.insert((name.clone(), item.id.clone()));
-                rows.extend(items.iter().filter(new).map(|item| row(name, item)));
-                plans.push((plan, backend));
-            }
-            Err(error) => {
-                // A backend that is not there does not hide what the others have left; having left something itself,
-                // it is a failure.
-                failed |= needed;
-                silent = true;
-                ui::warn_of(format!("the backend {name} cannot say what it left"), &error);
-            }
-        }
-    }
-    rows.extend(abandoned.iter().map(|bottle| Row {
-        backend: bottle.metadata.backend.clone(),
-        identity: bottle.identity.clone(),
-        kind: "state".into(),
-        name: paths.short(&paths.state().join(&bottle.identity)),
-    }));
+    let places = places(&survey.abandoned);
+    let planned = plan(&places, &survey, args.foreign, &paths, &services, &cancel);
+    // A backend that is not there does not hide what the others have left; having left something itself, it is a failure.
+    let mut failed = places.iter().zip(&planned).any(|(place, plan)| plan.is_none() && !place.entries.is_empty());
+    let silent = planned.iter().any(Option::is_none);
+    let plans: Vec<Planned> = planned.into_iter().flatten().collect();
+    let rows = rows(&paths, &plans, &survey.abandoned);
     if args.json {
-        ui::json(&rows)?;
+        ui::json(&Listing { version: 1, leftovers: &rows, foreign: &survey.foreign })?;
     } else if !rows.is_empty() {
         show(&rows)?;
+    }
+    if !survey.foreign.is_empty() {
+        ui::say(format!("of another machine or user, and left alone: {}", survey.foreign.join(", ")));
+        ui::say("hint: `bottle cleanup --foreign` takes them, and what other owners have on the engines, too");
     }
     if rows.is_empty() {
         ui::say(if silent { "nothing to clean up on the backends that answered" } else { "nothing to clean up" });
@@ -95,23 +78,10 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
         ui::say("aborted by user");
         return Ok(0);
     }
-    for (plan, backend) in plans {
-        match plan.execute(DEADLINE) {
-            Ok(outcome) => {
-                for (item, why) in outcome.left {
-                    failed = true;
-                    ui::warn(format!("the {} {} is left: {why}", item.kind, item.name));
-                }
-            }
-            Err(error) => {
-                failed = true;
-                ui::warn_of(format!("clean up on {}", backend.info.name), &error);
-            }
-        }
-    }
+    failed |= !execute(plans);
     let mut forgotten = 0;
-    for bottle in abandoned {
-        if bottle.ledger.entries().is_empty() {
+    for bottle in survey.abandoned {
+        if bottle.entries().is_empty() {
             bottle.remove()?;
             forgotten += 1;
         } else {
@@ -126,30 +96,78 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
     Ok(u8::from(failed))
 }
 
-/// Where bottles may have left something: a backend, with the host's variables that it was used with.
+/// A backend that may have left something, with each setting of the host's variables that it was used with.
 struct Place {
     backend: String,
-    /// As now, where there is none.
-    env: Option<BTreeMap<String, String>>,
-    entries: Vec<LedgerEntry>,
+    /// What the ledgers of abandoned bottles say, by the variables of each.
+    entries: Vec<(BTreeMap<String, String>, Vec<LedgerEntry>)>,
 }
 
-/// Every installed backend as it would be used now, and every one that an abandoned bottle was started on: another
-/// engine than now's, or a backend that is not installed any more.
+/// What a backend would remove, one after another: one engine may be reached by several settings.
+struct Planned {
+    backend: String,
+    parts: Vec<(plugin::Cleanup, Vec<CleanupItem>)>,
+}
+
+/// Every installed backend, and every one that an abandoned bottle was started on: it may not be installed any more.
 fn places(abandoned: &[Abandoned]) -> Vec<Place> {
     let installed = discover::discover().into_keys();
-    let mut places: Vec<Place> = installed.map(|backend| Place { backend, env: None, entries: vec![] }).collect();
-    for bottle in abandoned {
-        let (backend, env, entries) = (&bottle.metadata.backend, &bottle.metadata.env, bottle.ledger.entries());
-        if entries.is_empty() {
-            continue;
-        }
-        match places.iter_mut().find(|p| p.backend == *backend && p.env.as_ref() == Some(env)) {
-            Some(place) => place.entries.extend(entries),
-            None => places.push(Place { backend: backend.clone(), env: Some(env.clone()), entries }),
+    let mut places: Vec<Place> = installed.map(|backend| Place { backend, entries: vec![] }).collect();
+    for bottle in abandoned.iter().filter(|bottle| !bottle.entries().is_empty()) {
+        let (name, env) = (&bottle.metadata.backend, &bottle.metadata.env);
+        let at = places.iter().position(|place| place.backend == *name).unwrap_or_else(|| {
+            places.push(Place { backend: name.clone(), entries: vec![] });
+            places.len() - 1
+        });
+        let known = &mut places[at].entries;
+        match known.iter_mut().find(|(of, _)| of == env) {
+            Some((_, entries)) => entries.extend(bottle.entries()),
+            None => known.push((env.clone(), bottle.entries())),
         }
     }
     places
+}
+
+/// Asks every backend at once. `None` for one that cannot say: a warning has said why.
+fn plan(
+    places: &[Place],
+    survey: &Survey,
+    foreign: bool,
+    paths: &Paths,
+    services: &Arc<Services>,
+    cancel: &Cancellation,
+) -> Vec<Option<Planned>> {
+    let ask = |place: &Place| -> Result<Planned> {
+        let backend = plugin::select(&place.backend, services)?;
+        let now = backend.env();
+        let mut entries = place.entries.clone();
+        if !entries.iter().any(|(env, _)| *env == now) {
+            entries.push((now.clone(), vec![]));
+        }
+        let mut parts = vec![];
+        for (env, entries) in entries {
+            let (live, owner) = (survey.live.clone(), paths.owner());
+            // Beyond the ledgers' entries only the engine that is in use now is searched.
+            let req = CleanupRequest { entries, sweep: env == now, foreign, live, owner, env };
+            let (needed, asked) = (!req.entries.is_empty(), prepare(&backend, req, paths, &survey.abandoned, cancel));
+            match asked.and_then(|cleanup| Ok((cleanup.items()?, cleanup))) {
+                Ok((items, cleanup)) => parts.push((cleanup, items)),
+                // Today's engine does not answer, and is not the one in question.
+                Err(error) if !needed && !place.entries.is_empty() => warn_silent(&place.backend, &error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Planned { backend: place.backend.clone(), parts })
+    };
+    let ask = |place: &Place| ask(place).inspect_err(|error| warn_silent(&place.backend, error)).ok();
+    thread::scope(|scope| {
+        let asked: Vec<_> = places.iter().map(|place| scope.spawn(|| ask(place))).collect();
+        asked.into_iter().map(|thread| thread.join().ok().flatten()).collect()
+    })
+}
+
+fn warn_silent(backend: &str, error: &anyhow::Error) {
+    ui::warn_of(format!("the backend {backend} cannot say what it left"), error);
 }
 
 /// A bottle's state is locked before anything of it is created. So what the backend found is safe to remove if nobody
@@ -164,7 +182,7 @@ fn prepare(
     loop {
         let plan = backend.prepare_cleanup(&req, cancel.fd())?;
         // What we hold looks alive to anybody who looks, to us too.
-        let (mut now, _) = state::survey(paths)?;
+        let mut now = state::survey(paths, false)?.live;
         now.retain(|identity| !held.iter().any(|bottle| bottle.identity == *identity));
         if now.iter().all(|identity| req.live.contains(identity)) {
             return Ok(plan);
@@ -173,16 +191,61 @@ fn prepare(
     }
 }
 
-fn row(backend: &str, item: &CleanupItem) -> Row {
-    Row {
-        backend: backend.to_owned(),
-        identity: item.identity.clone(),
-        kind: item.kind.clone(),
-        name: item.name.clone(),
-    }
+/// One engine may be two places, by variables that do not matter to it: each thing is shown once.
+fn rows(paths: &Paths, plans: &[Planned], abandoned: &[Abandoned]) -> Vec<Row> {
+    let mut shown = HashSet::new();
+    let parts = plans.iter().flat_map(|plan| plan.parts.iter().map(|(_, items)| (&plan.backend, items)));
+    let items = parts.flat_map(|(backend, items)| items.iter().map(move |item| (backend, item)));
+    let mut rows: Vec<Row> = items
+        .filter(|(backend, item)| !item.id.is_empty() && shown.insert(((*backend).clone(), item.id.clone())))
+        .map(|(backend, item)| Row {
+            backend: backend.clone(),
+            identity: item.identity.clone(),
+            kind: item.kind.clone(),
+            name: item.name.clone(),
+            foreign: item.foreign,
+        })
+        .collect();
+    rows.extend(abandoned.iter().map(|bottle| Row {
+        backend: bottle.metadata.backend.clone(),
+        identity: bottle.identity.clone(),
+        kind: "state".into(),
+        name: paths.short(&paths.state().join(&bottle.identity)),
+        foreign: bottle.metadata.holder.is_foreign(),
+    }));
+    rows
+}
+
+/// Removes what was planned, on all backends at once. `false` where something is left; a warning has named it.
+fn execute(plans: Vec<Planned>) -> bool {
+    let remove = |plan: Planned| {
+        let mut all = true;
+        for (cleanup, _) in plan.parts {
+            match cleanup.execute(DEADLINE) {
+                Ok(outcome) => {
+                    let said = |(item, why): &(CleanupItem, String)| {
+                        ui::warn(format!("the {} {} is left: {why}", item.kind, item.name));
+                    };
+                    outcome.left.iter().for_each(said);
+                    all &= outcome.left.is_empty();
+                }
+                Err(error) => {
+                    ui::warn_of(format!("clean up on {}", plan.backend), &error);
+                    all = false;
+                }
+            }
+        }
+        all
+    };
+    thread::scope(|scope| {
+        let removals: Vec<_> = plans.into_iter().map(|plan| scope.spawn(|| remove(plan))).collect();
+        // All are waited for, whatever one says.
+        removals.into_iter().map(|thread| thread.join().unwrap_or(false)).fold(true, |all, one| all && one)
+    })
 }
 
 fn show(rows: &[Row]) -> Result<()> {
-    let cells = |r: &Row| vec![r.backend.clone(), r.identity.clone(), r.kind.clone(), r.name.clone()];
+    let identity = |r: &Row| if r.foreign { format!("{} (foreign)", r.identity) } else { r.identity.clone() };
+    let cells = |r: &Row| vec![r.backend.clone(), identity(r), r.kind.clone(), r.name.clone()];
     ui::table(&["BACKEND", "IDENTITY", "KIND", "NAME"], &rows.iter().map(cells).collect::<Vec<_>>())
 }

@@ -14,7 +14,7 @@ use crate::{
     preflight::Preflight,
     session::terminal::Terminal,
     signals::Cancellation,
-    state::{self, Metadata, State},
+    state::{self, Holder, Metadata, State},
     ui::{self, UsageError, hinted},
 };
 use anyhow::{Context, Result};
@@ -74,9 +74,10 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
         ui::say("dry run: nothing was created");
         return Ok(0);
     }
+    mention_leftovers(&paths);
     let state = State::create(&paths, &metadata(&resolved, &backend)?)?;
     let stage = state.stage();
-    let life = Life::begin(state, &paths.owner(), services, backend);
+    let life = Life::begin(state, &resolved.spec, services, backend);
     let plan = life.backend().prepare(&resolved.spec, &stage, cancel.fd())?;
     Preflight::new(&paths, agent, &sources, &resolved, &life.backend().info, plan.summary()?).show();
     if !args.yes && !ui::confirm("launch this agent?", cancel)? {
@@ -91,6 +92,16 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     };
     let code = life.live(plan, &resolved, &resolved.sidecar_secrets()?, session, cancel)?;
     Ok(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+/// What a crash has left is taken away by `cleanup`, and remembered until then.
+fn mention_leftovers(paths: &Paths) {
+    let found = state::survey(paths, false).map(|found| found.abandoned).unwrap_or_default();
+    let abandoned = found.iter().filter(|bottle| !bottle.entries().is_empty()).count();
+    if abandoned > 0 {
+        let bottles = if abandoned == 1 { "1 earlier bottle".into() } else { format!("{abandoned} earlier bottles") };
+        ui::say(format!("hint: {bottles} did not end in order; `bottle cleanup` removes what is left"));
+    }
 }
 
 /// Whoever wrote the working directory wrote its agents: somebody has to have seen the preflight, if the bottle lets
@@ -133,7 +144,7 @@ fn metadata(resolved: &Resolved, backend: &Backend) -> Result<Metadata> {
         backend: backend.info.name.clone(),
         env: backend.env(),
         started: OffsetDateTime::now_utc().format(&Rfc3339)?,
-        pid: std::process::id(),
+        holder: Holder::own(),
     })
 }
 

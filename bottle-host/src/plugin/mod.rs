@@ -5,6 +5,7 @@
 //! ```
 
 pub mod backend;
+mod call;
 pub mod discover;
 pub mod loader;
 pub mod services;

@@ -1,7 +1,7 @@
 //! The host's end of what a backend calls back: log, progress, ledger, artifacts. A panic in here stays in here.
 
 use super::{discover, vet};
-use crate::{ledger::Ledger, ui};
+use crate::{state::ledger::Ledger, ui};
 use abi_stable::std_types::{RErr, ROk, RStr, RVec};
 use bottle_api::{
     ArtifactRequest, Error, ErrorKind, LedgerEntry, Progress, Result,
@@ -13,7 +13,8 @@ use std::{
     os::unix::ffi::OsStrExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 /// Directories to look for artifacts in first, absolute.
@@ -23,23 +24,60 @@ const ARTIFACT_ENV: &str = "CLAUDE_BOTTLE_ARTIFACT_PATH";
 pub struct Services {
     /// The most verbose level shown: 1 error … 5 trace.
     pub log_level: u32,
-    ledgers: Mutex<HashMap<String, Arc<Ledger>>>,
+    ledgers: Mutex<HashMap<String, Kept>>,
+    heard: Mutex<Instant>,
+}
+
+/// A bottle's ledger, and whether more may be announced in it.
+struct Kept {
+    ledger: Arc<Ledger>,
+    sealed: bool,
 }
 
 impl Services {
     /// Shows log lines up to the level that `BOTTLE_LOG` names.
     pub fn from_env() -> Arc<Self> {
         let level = std::env::var("BOTTLE_LOG").ok().and_then(|level| level.parse().ok());
-        Arc::new(Self { log_level: level.unwrap_or(2), ledgers: Mutex::default() })
+        let heard = Mutex::new(Instant::now());
+        Arc::new(Self { log_level: level.unwrap_or(2), ledgers: Mutex::default(), heard })
     }
 
     /// From now on, the ledger of that bottle.
     pub fn keep_ledger(&self, identity: &str, ledger: Arc<Ledger>) {
-        self.ledgers.lock().unwrap_or_else(PoisonError::into_inner).insert(identity.to_owned(), ledger);
+        self.ledgers().insert(identity.to_owned(), Kept { ledger, sealed: false });
+    }
+
+    /// From now on nothing more may be created for that bottle: a call that was given up may still be at work.
+    pub fn seal_ledger(&self, identity: &str) {
+        if let Some(kept) = self.ledgers().get_mut(identity) {
+            kept.sealed = true;
+        }
+    }
+
+    /// When a plugin last called back.
+    pub(super) fn last_heard(&self) -> Instant {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn hear(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn ledgers(&self) -> MutexGuard<'_, HashMap<String, Kept>> {
+        self.ledgers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ledger(&self, identity: &str) -> Option<Arc<Ledger>> {
-        self.ledgers.lock().unwrap_or_else(PoisonError::into_inner).get(identity).cloned()
+        self.ledgers().get(identity).map(|kept| kept.ledger.clone())
+    }
+
+    /// The ledger to announce a new thing in.
+    fn open_ledger(&self, identity: &str) -> Result<Arc<Ledger>> {
+        match self.ledgers().get(identity) {
+            Some(kept) if !kept.sealed => Ok(kept.ledger.clone()),
+            Some(_) => Err(Error::new(ErrorKind::CANCELLED, format!("the bottle {identity} is being torn down"))),
+            None => Err(Error::new(ErrorKind::PROTOCOL, format!("there is no ledger for the bottle {identity}"))),
+        }
     }
 }
 
@@ -48,6 +86,7 @@ pub(super) struct Lent(pub(super) Arc<Services>);
 
 impl HostServices for Lent {
     fn log(&self, level: u32, target: RStr<'_>, message: RStr<'_>) {
+        self.0.hear();
         let _ = catch_unwind(AssertUnwindSafe(|| {
             if level <= self.0.log_level {
                 let word = ["", "error", "warning", "info", "debug", "trace"].get(level as usize).unwrap_or(&"trace");
@@ -60,6 +99,7 @@ impl HostServices for Lent {
     }
 
     fn progress(&self, event: JsonRef<'_>) {
+        self.0.hear();
         let _ = catch_unwind(AssertUnwindSafe(|| {
             if let Ok(event) = serde_json::from_slice::<Progress>(event.as_slice())
                 && !event.done
@@ -70,16 +110,16 @@ impl HostServices for Lent {
     }
 
     fn ledger_intent(&self, req: JsonRef<'_>) -> AbiResult<JsonBuf> {
+        self.0.hear();
         contained(|| {
             let entry: LedgerEntry = read(req)?;
-            let ledger = self.0.ledger(&entry.identity).ok_or_else(|| {
-                Error::new(ErrorKind::PROTOCOL, format!("there is no ledger for the bottle {}", entry.identity))
-            })?;
+            let ledger = self.0.open_ledger(&entry.identity)?;
             Ok(serde_json::to_vec(&ledger.intent(entry)?)?.into())
         })
     }
 
     fn ledger_created(&self, req: JsonRef<'_>) -> AbiResult<()> {
+        self.0.hear();
         contained(|| {
             let entry: LedgerEntry = read(req)?;
             self.0.ledger(&entry.identity).map_or(Ok(()), |ledger| ledger.created(&entry))
@@ -87,6 +127,7 @@ impl HostServices for Lent {
     }
 
     fn ledger_gone(&self, req: JsonRef<'_>) -> AbiResult<()> {
+        self.0.hear();
         contained(|| {
             let entry: LedgerEntry = read(req)?;
             self.0.ledger(&entry.identity).map_or(Ok(()), |ledger| ledger.gone(&entry))
@@ -94,6 +135,7 @@ impl HostServices for Lent {
     }
 
     fn artifact(&self, req: JsonRef<'_>) -> AbiResult<RVec<u8>> {
+        self.0.hear();
         contained(|| Ok(RVec::from(artifact(&read(req)?)?.as_os_str().as_bytes().to_vec())))
     }
 }

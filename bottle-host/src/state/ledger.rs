@@ -4,14 +4,14 @@
 //! One JSON object per line, appended and synced: `{"event":"intent"|"created"|"gone", "entry":{…}}`. A last line that
 //! a crash cut short is skipped: its event was never acknowledged.
 
+use super::files::open_private;
 use crate::fault;
 use anyhow::{Context, Result};
-use bottle_api::{Error, ErrorKind, LedgerEntry};
+use bottle_api::{Error, LedgerEntry};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
-    io::{BufRead, BufReader, Write},
-    os::unix::fs::OpenOptionsExt,
+    io::{BufRead, BufReader, ErrorKind, Write},
     path::Path,
     sync::{Mutex, PoisonError},
 };
@@ -40,15 +40,17 @@ struct Book {
 }
 
 impl Ledger {
-    /// Opens or begins a ledger, reading what it says.
-    pub fn open(path: &Path) -> Result<Self> {
-        let file = File::options()
-            .read(true)
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(path)
-            .with_context(|| format!("open the ledger {}", path.display()))?;
+    /// Begins a ledger.
+    pub fn begin(path: &Path) -> Result<Self> {
+        Ok(Self(Mutex::new(Book { file: open_private(path)?, open: vec![] })))
+    }
+
+    /// Goes on with a ledger, where there is one.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        let file = match File::options().read(true).append(true).open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file.with_context(|| format!("open {}", path.display()))?,
+        };
         let mut open = vec![];
         for line in BufReader::new(&file).split(b'\n') {
             let Ok(line) = serde_json::from_slice::<Line>(&line?) else {
@@ -56,14 +58,15 @@ impl Ledger {
             };
             apply(&mut open, line.event, &line.entry);
         }
-        Ok(Self(Mutex::new(Book { file, open })))
+        Ok(Some(Self(Mutex::new(Book { file, open }))))
     }
 
     /// Announces a thing; the entry comes back with its uuid.
     pub fn intent(&self, mut entry: LedgerEntry) -> Result<LedgerEntry, Error> {
         fault::point("ledger-intent")?;
         let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).map_err(|e| Error::new(ErrorKind::RUNTIME, format!("random bytes: {e}")))?;
+        getrandom::fill(&mut bytes)
+            .map_err(|e| Error::new(bottle_api::ErrorKind::RUNTIME, format!("random bytes: {e}")))?;
         entry.uuid = bytes.iter().map(|b| format!("{b:02x}")).collect();
         self.record(Event::Intent, &entry)?;
         Ok(entry)
@@ -87,6 +90,7 @@ impl Ledger {
     }
 
     fn record(&self, event: Event, entry: &LedgerEntry) -> Result<(), Error> {
+        fault::point("write")?;
         let mut book = self.book();
         // A newline on both sides, should the last write have been cut short.
         let mut line = vec![b'\n'];
@@ -123,7 +127,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ledger.jsonl");
         let entry = |name: &str| LedgerEntry { kind: "network".into(), name: name.into(), ..LedgerEntry::default() };
-        let ledger = Ledger::open(&path).unwrap();
+        let ledger = Ledger::begin(&path).unwrap();
         let [a, mut b, c] = ["a", "b", "c"].map(|n| ledger.intent(entry(n)).unwrap());
         b.id = Some("engine-id".into());
         ledger.created(&b).unwrap();
@@ -131,9 +135,9 @@ mod tests {
         let mut file = File::options().append(true).open(&path).unwrap();
         file.write_all(b"{\"event\":\"gone\",\"entry\":{\"uu").unwrap();
 
-        let again = Ledger::open(&path).unwrap();
+        let again = Ledger::read(&path).unwrap().unwrap();
         assert_eq!(again.entries(), [c.clone(), b.clone()]);
         again.gone(&c).unwrap();
-        assert_eq!(Ledger::open(&path).unwrap().entries(), [b]);
+        assert_eq!(Ledger::read(&path).unwrap().unwrap().entries(), [b]);
     }
 }

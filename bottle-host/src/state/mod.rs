@@ -1,0 +1,255 @@
+//! What this machine remembers of a bottle: `~/.claude-bottle/state/<identity>/`, mode 0700.
+//!
+//! ```text
+//! lock            held for as long as the owning process lives
+//! metadata.json   agent, backend, when
+//! ledger.jsonl    what was created and must be removed
+//! stage/          scratch files of the launch
+//! egress.jsonl    what left the bottle, and what was refused
+//! ```
+//!
+//! The directory appears under its name only once its lock is held, so that nobody ever takes it for abandoned.
+
+mod files;
+mod holder;
+pub mod ledger;
+mod survey;
+
+pub use files::{private_dirs, write_atomically};
+pub use holder::Holder;
+pub use survey::{Abandoned, Survey, survey};
+
+use crate::paths::Paths;
+use anyhow::{Context, Result, bail};
+use files::Kind;
+use ledger::Ledger;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+const RANDOM_SUFFIX: usize = 5;
+const MAX_SLUG: usize = 40;
+/// Directories that are still being made, or being removed; never an identity.
+const HIDDEN: char = '.';
+/// Held for as long as the owning process lives.
+const LOCK: &str = "lock";
+const LEDGER: &str = "ledger.jsonl";
+
+/// The agent's name made safe: lower-case letters, digits and single dashes, 40 characters at most.
+pub fn slug(name: &str) -> String {
+    let mut out = String::new();
+    for c in name.chars() {
+        match c.to_ascii_lowercase() {
+            c if c.is_ascii_alphanumeric() => out.push(c),
+            _ if !out.is_empty() && !out.ends_with('-') => out.push('-'),
+            _ => {}
+        }
+    }
+    out.truncate(MAX_SLUG);
+    let out = out.trim_end_matches('-');
+    if out.is_empty() { "agent".into() } else { out.to_owned() }
+}
+
+/// `<slug>-<5 random base36>`.
+pub fn new_identity(slug: &str) -> Result<String> {
+    let mut bytes = [0; RANDOM_SUFFIX];
+    getrandom::fill(&mut bytes).context("random bytes")?;
+    let suffix: String =
+        bytes.iter().map(|b| char::from(b"0123456789abcdefghijklmnopqrstuvwxyz"[(b % 36) as usize])).collect();
+    Ok(format!("{slug}-{suffix}"))
+}
+
+/// `metadata.json`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Metadata {
+    /// The bottle's identity.
+    pub identity: String,
+    /// The agent.
+    pub agent: String,
+    /// The backend it runs on.
+    pub backend: String,
+    /// When it was started, RFC 3339.
+    pub started: String,
+    /// The host's variables that the backend was given: they say on which engine it was.
+    pub env: BTreeMap<String, String>,
+    /// The process that holds it, and whose.
+    pub holder: Holder,
+}
+
+/// The state directory of a bottle that this process owns.
+pub struct State {
+    dir: PathBuf,
+    /// Its ledger.
+    pub ledger: Arc<Ledger>,
+    _lock: File,
+}
+
+impl State {
+    /// Makes the directory, locked.
+    pub fn create(paths: &Paths, metadata: &Metadata) -> Result<Self> {
+        let parent = paths.state();
+        private_dirs(&parent)?;
+        let (dir, draft) = (parent.join(&metadata.identity), parent.join(format!("{HIDDEN}{}", metadata.identity)));
+        if dir.exists() {
+            bail!("{} exists already", dir.display());
+        }
+        let makers = makers(&parent)?;
+        files::lock(&makers, Kind::Shared)?;
+        files::make_dir(&draft)?;
+        let made = Self::fill(&draft, metadata).and_then(|(ledger, lock)| {
+            files::rename_dir(&draft, &dir)?;
+            Ok(Self { ledger: Arc::new(ledger), dir: dir.clone(), _lock: lock })
+        });
+        made.inspect_err(|_| drop(fs::remove_dir_all(&draft)))
+    }
+
+    fn fill(draft: &Path, metadata: &Metadata) -> Result<(Ledger, File)> {
+        let lock = files::open_private(&draft.join(LOCK))?;
+        if !files::try_lock(&lock, Kind::Exclusive) {
+            bail!("somebody else holds {}", draft.display());
+        }
+        write_atomically(&draft.join("metadata.json"), &serde_json::to_vec_pretty(metadata)?)?;
+        files::make_dir(&draft.join("stage"))?;
+        Ok((Ledger::begin(&draft.join(LEDGER))?, lock))
+    }
+
+    /// The scratch directory of the launch.
+    pub fn stage(&self) -> PathBuf {
+        self.dir.join("stage")
+    }
+
+    /// The bottle's egress log.
+    pub fn egress_log(&self) -> PathBuf {
+        self.dir.join("egress.jsonl")
+    }
+
+    /// Keeps log and metadata, and removes the rest. Only when the ledger is empty.
+    pub fn keep_log(self) -> Result<PathBuf> {
+        files::remove_tree(&self.stage(), "")?;
+        files::remove_file(&self.dir.join(LEDGER))?;
+        Ok(self.egress_log())
+    }
+
+    /// Removes everything.
+    pub fn remove(self) -> Result<()> {
+        remove_dir(&self.dir)
+    }
+}
+
+/// First out of sight, then away, its lock last: a crash in between leaves nothing that looks like a bottle's state, and
+/// nobody takes it for abandoned meanwhile.
+fn remove_dir(dir: &Path) -> Result<()> {
+    let state = dir.parent().context("a bottle's state is in a directory")?;
+    let makers = makers(state)?;
+    files::lock(&makers, Kind::Shared)?;
+    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let hidden = dir.with_file_name(format!("{HIDDEN}{}", name.trim_start_matches(HIDDEN)));
+    if hidden != dir {
+        files::rename_dir(dir, &hidden)?;
+    }
+    files::remove_tree(&hidden, LOCK)
+}
+
+/// The file whose lock whoever makes or removes a directory shares: one that has no lock of its own, while nobody holds
+/// this one, is what a crash has left.
+fn makers(state: &Path) -> Result<File> {
+    let path = state.join(format!("{HIDDEN}makers"));
+    let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    file.with_context(|| format!("open {}", path.display()))
+}
+
+/// Makes sure that this user's bottles on this machine have an owner that nobody else has.
+pub fn make_owner(paths: &Paths) -> Result<()> {
+    private_dirs(&paths.state())?;
+    if paths.owner_file().exists() {
+        return Ok(());
+    }
+    let makers = makers(&paths.state())?;
+    files::lock(&makers, Kind::Exclusive)?;
+    if paths.owner_file().exists() {
+        return Ok(()); // somebody else was first: theirs it is
+    }
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)?;
+    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    write_atomically(&paths.owner_file(), text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_safe_and_short() {
+        for (name, expected) in [
+            ("dev", "dev"),
+            ("My Agent!", "my-agent"),
+            ("--x--y--", "x-y"),
+            ("\u{e9}\u{e9}", "agent"),
+            ("a".repeat(60).as_str(), &"a".repeat(40)),
+        ] {
+            assert_eq!(slug(name), expected);
+        }
+    }
+
+    #[test]
+    fn a_locked_directory_is_live_and_an_unlocked_one_abandoned() {
+        let home = tempfile::tempdir().unwrap();
+        let paths = Paths { home: home.path().into(), cwd: "/".into() };
+        let metadata = Metadata { identity: "a-11111".into(), ..Metadata::default() };
+        let state = State::create(&paths, &metadata).unwrap();
+        assert!(State::create(&paths, &metadata).is_err());
+        let counts = || survey(&paths, false).map(|s| (s.live.len(), s.abandoned.len(), s.foreign.len())).unwrap();
+        assert_eq!(counts(), (1, 0, 0));
+        drop(state);
+        assert_eq!(counts(), (0, 1, 0));
+        survey(&paths, false).unwrap().abandoned.remove(0).remove().unwrap();
+        assert_eq!(counts(), (0, 0, 0));
+        make_owner(&paths).unwrap();
+        let owner = paths.owner();
+        make_owner(&paths).unwrap();
+        assert_eq!((paths.owner(), counts()), (owner, (0, 0, 0)));
+    }
+
+    #[test]
+    fn whose_process_is_there_without_its_lock_lives_and_what_is_anothers_is_foreign() {
+        let home = tempfile::tempdir().unwrap();
+        let paths = Paths { home: home.path().into(), cwd: "/".into() };
+        let own = Holder::own();
+        let elsewhere = Holder { machine: "another".into(), ..own.clone() };
+        let dead = Holder { started: 0, ..own.clone() };
+        for (identity, holder) in [("live-1", own), ("foreign-1", elsewhere), ("dead-1", dead)] {
+            let metadata = Metadata { identity: identity.into(), holder, ..Metadata::default() };
+            drop(State::create(&paths, &metadata).unwrap());
+        }
+        let found = |foreign| {
+            let found = survey(&paths, foreign).unwrap();
+            let abandoned = found.abandoned.iter().map(|a| a.identity.clone()).collect::<Vec<_>>();
+            (found.live, abandoned, found.foreign)
+        };
+        let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        assert_eq!(found(false), (names(&["live-1"]), names(&["dead-1"]), names(&["foreign-1"])));
+        assert_eq!(found(true), (names(&["live-1"]), names(&["dead-1", "foreign-1"]), names(&[])));
+    }
+
+    #[test]
+    fn a_directory_without_a_lock_is_let_alone_while_somebody_makes_one() {
+        let home = tempfile::tempdir().unwrap();
+        let paths = Paths { home: home.path().into(), cwd: "/".into() };
+        private_dirs(&paths.state().join(".draft-1")).unwrap();
+        let makers = makers(&paths.state()).unwrap();
+        files::lock(&makers, Kind::Shared).unwrap();
+        assert_eq!(survey(&paths, false).unwrap().live, ["draft-1"]);
+        drop(makers);
+        let mut found = survey(&paths, false).unwrap();
+        assert_eq!((found.live.len(), found.abandoned.len()), (0, 1));
+        found.abandoned.remove(0).remove().unwrap();
+        assert!(!paths.state().join(".draft-1").exists());
+    }
+}
