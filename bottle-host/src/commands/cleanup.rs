@@ -240,7 +240,7 @@ fn execute(plans: Vec<Planned>) -> bool {
     thread::scope(|scope| {
         let removals: Vec<_> = plans.into_iter().map(|plan| scope.spawn(|| remove(plan))).collect();
         // All are waited for, whatever one says.
-        removals.into_iter().map(|thread| thread.join().unwrap_or(false)).fold(true, |all, one| all && one)
+        removals.into_iter().map(|thread| thread.join().unwrap_or(false)).filter(|all| !all).count() == 0
     })
 }
 

@@ -64,7 +64,7 @@ impl Abandoned {
 enum Verdict {
     Live,
     Foreign,
-    Abandoned(Abandoned),
+    Abandoned(Box<Abandoned>),
     /// It was one, and is gone.
     Nothing,
 }
@@ -79,7 +79,7 @@ pub fn survey(paths: &Paths, foreign: bool) -> Result<Survey> {
         let Some(name) = name.to_str().filter(|_| entry.file_type().is_ok_and(|kind| kind.is_dir())) else { continue };
         let identity = name.trim_start_matches(HIDDEN).to_owned();
         match judge(&paths.state(), name, &identity, foreign) {
-            Ok(Verdict::Abandoned(bottle)) => survey.abandoned.push(bottle),
+            Ok(Verdict::Abandoned(bottle)) => survey.abandoned.push(*bottle),
             Ok(Verdict::Live) => survey.live.push(identity),
             Ok(Verdict::Foreign) => survey.foreign.push(identity),
             Ok(Verdict::Nothing) => {}
@@ -123,11 +123,11 @@ fn judge(state: &Path, name: &str, identity: &str, foreign: bool) -> Result<Verd
     if !others && recorded.holder.is_alive() {
         return Ok(Verdict::Live);
     }
-    Ok(Verdict::Abandoned(Abandoned {
+    Ok(Verdict::Abandoned(Box::new(Abandoned {
         ledger: Ledger::read(&dir.join(LEDGER)).with_context(what)?.map(Arc::new),
         metadata: recorded,
         identity: identity.to_owned(),
         dir,
         _lock: lock,
-    }))
+    })))
 }
