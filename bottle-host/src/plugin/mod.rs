@@ -1,13 +1,16 @@
 //! Backends are plugins: found by file name, vetted as files, loaded once and never unloaded.
 //!
 //! ```text
-//! discover ─ which files? ─▶ vet ─ may this one run? ─▶ loader ─ does its ABI fit? ─▶ backend ─ its safe side
+//! discover ─ which files? ─▶ vet ─ may this one run? ─▶ probe ─ does it survive? ─▶ loader ─ does its ABI fit? ─▶
+//! backend ─ its safe side
 //! ```
 
 pub mod backend;
 pub mod discover;
 pub mod loader;
+pub mod probe;
 pub mod services;
+pub mod trust;
 pub mod vet;
 
 pub use backend::{Backend, Bottle, Cleanup, Plan, Process};
@@ -41,9 +44,16 @@ pub fn select(name: &str, services: &Arc<Services>) -> Result<Backend> {
     open(&files[0], services)
 }
 
-/// Vets, loads and creates the backend in a file.
+/// Vets, loads and creates the backend in a file. A child loads it first: what ends or hangs the process that loads it
+/// is an error here, like any other.
 pub fn open(path: &Path, services: &Arc<Services>) -> Result<Backend> {
     let vetted = vet::vet(path).with_context(|| format!("refuse to load {}", path.display()))?;
-    let module = loader::load(&vetted).with_context(|| format!("load {}", path.display()))?;
-    Backend::create(&vetted.name(), module, services).with_context(|| format!("start the backend {}", vetted.name()))
+    let loading = || format!("load {}", path.display());
+    probe::probe(path).with_context(loading)?;
+    start(&vetted, services).with_context(loading)
+}
+
+fn start(vetted: &vet::Vetted, services: &Arc<Services>) -> Result<Backend> {
+    let module = loader::load(vetted)?;
+    Backend::create(&vetted.name, module, services).context("start it")
 }
