@@ -1,44 +1,31 @@
 //! Loads what was vetted and compares its ABI with ours, type by type, before any of its functions is called.
 //!
-//! The library is loaded from memory that nobody can change any more, not from its file: what is loaded is what was
-//! vetted, and a file that is written over later does not end the process (SIGBUS).
-//!
 //! abi_stable's own loader keeps one module per process, and refuses a plugin that is older than the host; so the
 //! library is opened here, and the comparison is made in the direction that asks whether the older side's view is a
 //! prefix of the newer one's.
 #![allow(unsafe_code)]
 
 use super::vet::Vetted;
-use crate::ui::hinted;
 use abi_stable::{
     StableAbi,
     abi_stability::abi_checking::{AbiInstability, AbiInstabilityErrors, check_layout_compatibility},
     library::{AbiHeader, AbiHeaderRef, LibHeader, ROOT_MODULE_LOADER_NAME_WITH_NUL, RootModule},
 };
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use bottle_api::abi::PluginModuleRef;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use rustix::{
-    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
-    io::Errno,
-};
-use std::{
-    error::Error,
-    fs::File,
-    io::Write,
-    os::fd::{IntoRawFd, OwnedFd},
-};
+use std::{error::Error, os::fd::IntoRawFd};
 
 /// Differences that an error names; there may be hundreds.
 const SHOWN: usize = 8;
 
 /// Loads the library. It stays loaded for as long as the process lives.
-pub fn load(vetted: &Vetted) -> Result<PluginModuleRef> {
+pub fn load(vetted: Vetted) -> Result<PluginModuleRef> {
     // Never closed: the linker knows a library by its path, and would take the next one with this number for this one.
-    let path = format!("/proc/self/fd/{}", sealed(vetted)?.into_raw_fd());
+    let path = format!("/proc/self/fd/{}", vetted.library.into_raw_fd());
     // SAFETY: loading runs the library's constructors. It was vetted: nobody but root and this user can have written
-    // it, it is whole, it says that it is a backend for this very ABI, and it can no longer change. RTLD_NOW makes a
-    // missing symbol fail here.
+    // it, it is whole, it says that it is a backend for this very ABI, and it is sealed. RTLD_NOW makes a missing
+    // symbol fail here.
     let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }
         .map_err(|e| anyhow!(cause(&e).replace(&path, &vetted.name)))?;
     // Never closed: its threads and thread-locals may outlive any use of it.
@@ -46,8 +33,11 @@ pub fn load(vetted: &Vetted) -> Result<PluginModuleRef> {
     // SAFETY: if the symbol exists it is abi_stable's `static LibHeader`, whose address is an `AbiHeaderRef`.
     let header: AbiHeaderRef = *unsafe { library.get(ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes()) }
         .map_err(|e| anyhow!("it is no bottle backend: {}", cause(&e)))?;
+    let ours = AbiHeader::VALUE;
+    if header.magic_string != ours.magic_string {
+        bail!("it is no bottle backend: its ABI header is not abi_stable's");
+    }
     if !header.is_valid() {
-        let ours = AbiHeader::VALUE;
         bail!(
             "built with abi_stable {}.{}, this bottle with {}.{}",
             header.abi_major,
@@ -60,29 +50,6 @@ pub fn load(vetted: &Vetted) -> Result<PluginModuleRef> {
     compare(header)?;
     // SAFETY: `compare` has compared the layout of every type that is reachable from the root module.
     unsafe { header.unchecked_layout() }.map_err(|_| anyhow!("its root module cannot be initialised"))
-}
-
-/// The library's bytes in memory that can be run and no longer written.
-fn sealed(vetted: &Vetted) -> Result<OwnedFd> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let create = |flags| memfd_create(vetted.name.as_str(), flags);
-    // A kernel before 6.3 does not know EXEC, and needs none.
-    let memory = create(flags | MemfdFlags::EXEC).or_else(|errno| match errno {
-        Errno::INVAL => create(flags),
-        errno => Err(errno),
-    });
-    let memory = memory.map_err(|errno| match errno {
-        Errno::ACCESS => hinted(
-            "this system forbids running code from memory, and bottle loads a backend in no other way",
-            "Ask its administrator for `sysctl vm.memfd_noexec=1`.",
-        ),
-        errno => anyhow!("make memory for it: {errno}"),
-    })?;
-    let mut file = File::from(memory);
-    file.write_all(&vetted.bytes).context("copy it to memory")?;
-    let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-    fcntl_add_seals(&file, seals).context("seal its memory")?;
-    Ok(file.into())
 }
 
 fn compare(header: &'static LibHeader) -> Result<()> {

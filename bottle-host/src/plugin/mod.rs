@@ -9,6 +9,7 @@ pub mod backend;
 pub mod discover;
 pub mod loader;
 pub mod probe;
+pub mod sealed;
 pub mod services;
 pub mod trust;
 pub mod vet;
@@ -50,10 +51,10 @@ pub fn open(path: &Path, services: &Arc<Services>) -> Result<Backend> {
     let vetted = vet::vet(path).with_context(|| format!("refuse to load {}", path.display()))?;
     let loading = || format!("load {}", path.display());
     probe::probe(path).with_context(loading)?;
-    start(&vetted, services).with_context(loading)
+    start(vetted, services).with_context(loading)
 }
 
-fn start(vetted: &vet::Vetted, services: &Arc<Services>) -> Result<Backend> {
-    let module = loader::load(vetted)?;
-    Backend::create(&vetted.name, module, services).context("start it")
+fn start(vetted: vet::Vetted, services: &Arc<Services>) -> Result<Backend> {
+    let name = vetted.name.clone();
+    Backend::create(&name, loader::load(vetted)?, services).context("start it")
 }

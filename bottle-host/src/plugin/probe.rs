@@ -68,7 +68,7 @@ pub fn answer(file: &Path) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     let began = Instant::now();
-    let backend = vet::vet(file).and_then(|vetted| start(&vetted, &Services::from_env()));
+    let backend = vet::vet(file).and_then(|vetted| start(vetted, &Services::from_env()));
     let load_micros = u64::try_from(began.elapsed().as_micros())?;
     let answer = match &backend {
         Ok(backend) => Ok(Loaded { isolation: backend.info.isolation.clone(), load_micros }),
