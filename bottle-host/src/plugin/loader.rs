@@ -8,8 +8,11 @@
 use super::vet::Vetted;
 use abi_stable::{
     StableAbi,
-    abi_stability::abi_checking::{AbiInstability, AbiInstabilityErrors, check_layout_compatibility},
+    abi_stability::abi_checking::{
+        AbiInstability, AbiInstabilityErrors, CheckingGlobals, check_layout_compatibility_with_globals,
+    },
     library::{AbiHeader, AbiHeaderRef, LibHeader, ROOT_MODULE_LOADER_NAME_WITH_NUL, RootModule},
+    type_layout::TLFieldOrFunction,
 };
 use anyhow::{Result, anyhow, bail};
 use bottle_api::abi::PluginModuleRef;
@@ -65,7 +68,10 @@ fn compare(header: &'static LibHeader) -> Result<()> {
     } else {
         (their_layout, our_layout)
     };
-    check_layout_compatibility(expected, found).map_err(|errors| {
+    // Not abi_stable's own record of all that was ever compared: an object only crosses between the host and one plugin,
+    // and that record makes a 1.1 host refuse a 1.1 plugin once it has loaded a 1.0 one.
+    let compared = check_layout_compatibility_with_globals(expected, found, &CheckingGlobals::new());
+    compared.map_err(|errors| {
         anyhow!(
             "its ABI differs from this bottle's (bottle-api {theirs} there, {ours} here): it was built with a changed \
              bottle-api: {}",
@@ -74,30 +80,38 @@ fn compare(header: &'static LibHeader) -> Result<()> {
     })
 }
 
-/// abi_stable's own text is 20 KB; a line per difference tells as much.
+/// abi_stable's own text is 20 KB; a few words per difference tell as much.
 fn differences(errors: &AbiInstabilityErrors) -> String {
-    use AbiInstability as A;
     let found: Vec<String> = errors
         .errors
         .iter()
-        .flat_map(|group| group.errs.iter())
-        .map(|difference| match difference {
-            A::FieldCountMismatch(c) => format!("{} fields expected, {} found", c.expected, c.found),
-            A::UnexpectedField(c) => format!("field `{}` expected, `{}` found", c.expected.name(), c.found.name()),
-            A::Size(c) => format!("size {} expected, {} found", c.expected, c.found),
-            A::Alignment(c) => format!("alignment {} expected, {} found", c.expected, c.found),
-            A::Name(c) => format!("type `{}` expected, `{}` found", c.expected, c.found),
-            A::PackageVersion(c) => format!("package version {} expected, {} found", c.expected, c.found),
-            A::MismatchedPrefixSize(c) => {
-                format!("{} required methods expected, {} found", c.expected, c.found)
-            }
-            A::ExtraCheckError(_) => "Send, Sync or supertraits differ".into(),
-            other => format!("{other:?}").chars().take(100).collect(),
+        .flat_map(|group| {
+            let place = match group.stack_trace.last().map(|place| place.expected) {
+                Some(TLFieldOrFunction::Field(field)) => format!("{}: ", field.full_type()),
+                Some(TLFieldOrFunction::Function(function)) => format!("{}: ", function.name),
+                None => String::new(),
+            };
+            group.errs.iter().map(move |difference| format!("{place}{}", in_words(difference)))
         })
         .collect();
     let more = found.len().saturating_sub(SHOWN);
     let shown = found[..found.len() - more].join("; ");
     if more > 0 { format!("{shown}; and {more} more") } else { shown }
+}
+
+fn in_words(difference: &AbiInstability) -> String {
+    use AbiInstability as A;
+    match difference {
+        A::FieldCountMismatch(c) => format!("{} fields expected, {} found", c.expected, c.found),
+        A::UnexpectedField(c) => format!("field `{}` expected, `{}` found", c.expected.name(), c.found.name()),
+        A::Size(c) => format!("size {} expected, {} found", c.expected, c.found),
+        A::Alignment(c) => format!("alignment {} expected, {} found", c.expected, c.found),
+        A::Name(c) => format!("type `{}` expected, `{}` found", c.expected, c.found),
+        A::PackageVersion(c) => format!("package version {} expected, {} found", c.expected, c.found),
+        A::MismatchedPrefixSize(c) => format!("{} required methods expected, {} found", c.expected, c.found),
+        A::ExtraCheckError(_) => "Send, Sync or supertraits differ".into(),
+        other => format!("{other:?}").chars().take(100).collect(),
+    }
 }
 
 /// libloading keeps the linker's own words in the source.
