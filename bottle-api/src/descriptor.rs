@@ -50,6 +50,7 @@ pub const fn is_name(name: &str) -> bool {
 
 impl Descriptor {
     /// The record of a plugin built with this very crate. A name that is none fails the build.
+    #[track_caller]
     pub const fn new(name: &str, version: &str) -> Self {
         assert!(
             is_name(name),
