@@ -210,6 +210,30 @@ fn noise(bytes: &mut [u8]) -> Result<()> {
 }
 
 #[test]
+fn a_plugin_that_ends_its_process_does_not_hide_the_others() -> Result<()> {
+    let (home, forge, plugins) = (Home::bare()?, Forge::new()?, tempfile::tempdir()?);
+    for (name, deed) in [("a", "exit"), ("z", "crash")] {
+        let file = plugins.path().join(format!("libbottle_backend_{name}.so"));
+        install(&file, &forge.witness(&file, deed)?)?;
+    }
+    for args in [&["list", "active"][..], &["doctor"]] {
+        let run: Run = home
+            .command(args)
+            .env("CLAUDE_BOTTLE_PLUGIN_PATH", plugins.path())
+            .env("DOCKER_HOST", "unix:///nowhere")
+            .output()?
+            .into();
+        let said = run.stdout + &run.stderr;
+        for (name, found) in [("a", "(exit status: 0)"), ("z", "(signal: 11 (SIGSEGV))")] {
+            let file = format!("libbottle_backend_{name}.so: {ENDS}{found}");
+            assert!(said.contains(&file), "{args:?} does not tell of {name}: {said}");
+        }
+        assert!(said.contains("no Docker engine at unix:///nowhere"), "{args:?} does not tell of docker: {said}");
+    }
+    Ok(())
+}
+
+#[test]
 fn what_only_the_user_can_write_loads_though_a_group_of_theirs_may_write_it() -> Result<()> {
     let (home, plugins) = (Home::bare()?, tempfile::tempdir()?);
     let file = plugins.path().join("libbottle_backend_second.so");
