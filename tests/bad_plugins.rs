@@ -79,15 +79,15 @@ const KINDS: &[Kind] = &[
     ("dir_by_everybody", File, BY_EVERYBODY, |f, file| good(f, file).and_then(|()| mode(dir(file), 0o777))),
     ("dir_by_a_group", File, "may be written by group 65534", |f, file| { good(f, file)?; chown(dir(file), None, Some(NOBODY))?; mode(dir(file), 0o775) }),
     ("dir_by_a_stranger", File, STRANGER, |f, file| { good(f, file)?; Ok(chown(dir(file), Some(NOBODY), None)?) }),
-    ("link_to_open_dir", File, BY_EVERYBODY, |f, file| elsewhere(f, file, |place| mode(place, 0o777))),
-    ("link_in_open_dir", File, BY_EVERYBODY, |f, file| elsewhere(f, file, |place| mode(dir(place), 0o777))),
+    ("link_to_open_dir", File, BY_EVERYBODY, |f, file| elsewhere(f, file, |_, place| mode(place, 0o777))),
+    ("link_in_open_dir", File, BY_EVERYBODY, |f, file| elsewhere(f, file, |from, _| mode(from, 0o777))),
     ("link_to_passwd", File, NO_LIBRARY, |_, file| Ok(symlink("/etc/passwd", file)?)),
     ("dangling_link", File, "No such file or directory", |_, file| Ok(symlink("nowhere", file)?)),
     ("endless_link", File, "Too many levels of symbolic links", |_, file| Ok(symlink(file, file)?)),
     ("fifo", File, "it is not a regular file", |_, file| { ensure!(Command::new("mkfifo").arg(file).status()?.success()); mode(file, 0o755) }),
     ("directory", File, "it is not a regular file", |_, file| Ok(fs::create_dir(file)?)),
     ("device", File, "it is not a regular file", |_, file| Ok(symlink("/dev/zero", file)?)),
-    ("oversize", File, "it has 512 MiB or more, which no plugin has", |f, file| { good(f, file)?; Ok(fs::File::options().write(true).open(file)?.set_len(600 << 20)?) }),
+    ("oversize", File, "it has more than 512 MiB, which no plugin has", |f, file| { good(f, file)?; Ok(fs::File::options().write(true).open(file)?.set_len(600 << 20)?) }),
     ("unlisted", File, "SHA256SUMS beside it does not list it", |f, file| { good(f, file)?; Ok(fs::write(file.with_file_name("SHA256SUMS"), "")?) }),
     ("not_as_listed", File, "it is not the file that SHA256SUMS beside it was written for", |f, file| { good(f, file)?; Ok(fs::write(file.with_file_name("SHA256SUMS"), format!("{:064}  {}\n", 0, file.file_name().unwrap().to_str().unwrap()))?) }),
     ("exits", Loading, "it ends the process that loads it (exit status: 0)", |f, file| install(file, &f.witness(file, "exit")?)),
@@ -170,13 +170,13 @@ fn changed(forge: &Forge, file: &Path, change: fn(&mut Vec<u8>) -> Result<()>) -
 }
 
 /// A link to a good file in a directory of its own.
-fn elsewhere(forge: &Forge, file: &Path, spoil: fn(&Path) -> Result<()>) -> Result<()> {
-    let place: PathBuf = dir(file).join("elsewhere");
+fn elsewhere(forge: &Forge, file: &Path, spoil: fn(&Path, &Path) -> Result<()>) -> Result<()> {
+    let place: PathBuf = dir(file).with_extension("elsewhere");
     fs::create_dir(&place)?;
     let real = place.join(file.file_name().context("a file has a name")?);
     install(&real, &forge.witness(file, "none")?)?;
     symlink(&real, file)?;
-    spoil(&place)
+    spoil(dir(file), &place)
 }
 
 fn dir(file: &Path) -> &Path {
@@ -228,7 +228,7 @@ fn a_plugin_that_ends_its_process_does_not_hide_the_others() -> Result<()> {
             let file = format!("libbottle_backend_{name}.so: {ENDS}{found}");
             assert!(said.contains(&file), "{args:?} does not tell of {name}: {said}");
         }
-        assert!(said.contains("no Docker engine at unix:///nowhere"), "{args:?} does not tell of docker: {said}");
+        assert!(said.contains("docker"), "{args:?} does not tell of the others: {said}");
     }
     Ok(())
 }

@@ -54,7 +54,8 @@ pub fn open(path: &Path, services: &Arc<Services>) -> Result<Backend> {
     start(vetted, services).with_context(loading)
 }
 
-fn start(vetted: vet::Vetted, services: &Arc<Services>) -> Result<Backend> {
+/// Loads and creates a backend without a child going first: what the child does.
+pub fn start(vetted: vet::Vetted, services: &Arc<Services>) -> Result<Backend> {
     let name = vetted.name.clone();
     Backend::create(&name, loader::load(vetted)?, services).context("start it")
 }

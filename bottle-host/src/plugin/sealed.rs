@@ -18,10 +18,11 @@ const MAX_BYTES: u64 = 512 << 20;
 
 /// Copies a file to memory that can be run, and seals it.
 pub fn sealed(file: File) -> Result<File> {
-    let mut memory = executable_memory()?;
-    if io::copy(&mut file.take(MAX_BYTES), &mut memory).context("copy it to memory")? == MAX_BYTES {
-        bail!("it has {} MiB or more, which no plugin has", MAX_BYTES >> 20);
+    if file.metadata()?.len() > MAX_BYTES {
+        bail!("it has more than {} MiB, which no plugin has", MAX_BYTES >> 20);
     }
+    let mut memory = executable_memory()?;
+    io::copy(&mut file.take(MAX_BYTES), &mut memory).context("copy it to memory")?;
     let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
     fcntl_add_seals(&memory, seals).context("seal its memory")?;
     memory.rewind()?;
