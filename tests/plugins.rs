@@ -10,7 +10,6 @@ use bottle_tests::{
 };
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -91,52 +90,5 @@ fn a_failure_in_the_second_backend_is_torn_down_by_the_ledger() -> Result<()> {
         assert_eq!(fs::read_dir(home.path().join("second"))?.count(), 0, "{fault}: {run:?}");
         assert!(home.identities().is_empty(), "{fault}: {run:?}");
     }
-    Ok(())
-}
-
-#[test]
-fn a_file_that_may_not_be_loaded_is_one_readable_line_and_never_runs() -> Result<()> {
-    let home = home()?;
-    let dir = home.path().join("plugins");
-    fs::create_dir(&dir)?;
-    let good = fs::read(second_dir().join("libbottle_backend_second.so"))?;
-    let patched = |from: &[u8], to: &[u8]| {
-        let mut bytes = good.clone();
-        let at = bytes.windows(from.len()).position(|w| w == from).expect("the descriptor's magic");
-        bytes[at..at + to.len()].copy_from_slice(to);
-        bytes
-    };
-    let magic = b"BOTLPLG\x01";
-    let mut newer = patched(magic, magic);
-    let at = newer.windows(8).position(|w| w == magic).expect("the descriptor");
-    newer[at + 16] = 9; // the API's major version
-    let mut aborting = patched(magic, magic);
-    aborting[at + 12] = 0; // the flags
-    for (name, bytes, mode, text) in [
-        ("garbage", b"not a library".to_vec(), 0o755, "it is no shared library"),
-        ("empty", vec![], 0o755, "it is no shared library"),
-        ("cut", good[..good.len() / 2].to_vec(), 0o755, "it is"),
-        ("unknown", patched(magic, b"BOTLPLG\x09"), 0o755, "a format that this bottle does not know"),
-        ("newer", newer, 0o755, "built for bottle-api 9.0, this bottle speaks 1.0"),
-        ("aborting", aborting, 0o755, "panic=abort"),
-        ("renamed", good.clone(), 0o755, "it calls itself `second`"),
-        ("writable", good.clone(), 0o777, "may be written by everybody"),
-    ] {
-        let file = dir.join(format!("libbottle_backend_{name}.so"));
-        fs::write(&file, bytes)?;
-        fs::set_permissions(&file, fs::Permissions::from_mode(mode))?;
-        let listed = run(&home, &dir, &["backends"], &[])?;
-        let line = listed.stdout.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-        assert!(line.contains("refused: ") && line.contains(text), "{name}: {listed:?}");
-        assert_eq!(listed.code, Some(1), "{name}");
-        let start = run(&home, &dir, &["start", "dev", "--backend", name, "--yes", "--prompt", "x"], &[])?;
-        assert!(start.code == Some(125) && start.stderr.contains(text), "{name}: {start:?}");
-        fs::remove_file(&file)?;
-    }
-    // A list of hashes beside the plugins is a lock.
-    fs::write(dir.join("libbottle_backend_second.so"), &good)?;
-    fs::write(dir.join("SHA256SUMS"), format!("{}  libbottle_backend_second.so\n", "0".repeat(64)))?;
-    let listed = run(&home, &dir, &["backends"], &[])?;
-    assert!(listed.stdout.contains("it is not the file that SHA256SUMS beside it was written for"), "{listed:?}");
     Ok(())
 }

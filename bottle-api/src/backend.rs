@@ -24,6 +24,11 @@ use crate::{
 use std::{fs::File, os::fd::OwnedFd, path::Path, time::Duration};
 
 /// A kind of place in which bottles run.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a backend",
+    label = "not a backend",
+    note = "export the type that implements `bottle_api::Backend`"
+)]
 pub trait Backend: Send + Sync + Sized + 'static {
     /// What [`Backend::resolve_plan`] worked out.
     type Plan: Plan;
@@ -119,12 +124,22 @@ pub fn put_files(bottle: &impl Bottle, files: &[FileEntry], cancel: &Cancel) -> 
 }
 
 /// A resolved plan.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a plan",
+    label = "not a plan",
+    note = "implement `bottle_api::Plan` for it, or give `Backend::Plan` the type that `resolve_plan` returns"
+)]
 pub trait Plan: Send + 'static {
     /// What the backend adds to the preflight.
     fn summary(&self) -> PlanSummary;
 }
 
 /// Things to remove.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a cleanup plan",
+    label = "not a cleanup plan",
+    note = "implement `bottle_api::CleanupPlan` for it, or give `Backend::Cleanup` the type that `prepare_cleanup` returns"
+)]
 pub trait CleanupPlan: Send + 'static {
     /// All of them, for the operator's y/N.
     fn items(&self) -> Vec<CleanupItem>;
@@ -141,6 +156,11 @@ pub struct Stdio {
 }
 
 /// A running bottle.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a bottle",
+    label = "not a bottle",
+    note = "implement `bottle_api::Bottle` for it, or give `Backend::Bottle` the type that `launch` returns"
+)]
 pub trait Bottle: Send + Sync + 'static {
     /// A process in it.
     type Process: Process;
@@ -166,6 +186,11 @@ pub trait Bottle: Send + Sync + 'static {
 }
 
 /// A process in a bottle.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a process of a bottle",
+    label = "not a process of a bottle",
+    note = "implement `bottle_api::Process` for it, or give `Bottle::Process` the type that `start` returns"
+)]
 pub trait Process: Send + Sync + 'static {
     /// Waits for its end and for its output to be through.
     fn wait(&self, cancel: &Cancel) -> Result<ExitStatus>;

@@ -35,10 +35,28 @@ pub struct Descriptor {
     pub rustc: [u8; 80],
 }
 
+/// Is this a backend's name? It stands in a file's name and on command lines.
+pub const fn is_name(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    let mut i = 0;
+    while i < bytes.len() {
+        if !matches!(bytes[i], b'a'..=b'z' | b'0'..=b'9' | b'_') {
+            return false;
+        }
+        i += 1;
+    }
+    !bytes.is_empty() && bytes.len() < 32 && bytes[0] != b'_'
+}
+
 impl Descriptor {
-    /// The record of a plugin built with this very crate.
+    /// The record of a plugin built with this very crate. A name that is none fails the build.
+    #[track_caller]
     pub const fn new(name: &str, version: &str) -> Self {
-        assert!(name.len() < 32 && version.len() < 32, "a backend's name and version have 31 bytes at most");
+        assert!(
+            is_name(name),
+            "a backend's name is made of a-z, 0-9 and `_`, does not begin with `_`, and has 31 characters at most"
+        );
+        assert!(version.len() < 32, "a backend's version has 31 characters at most");
         Self {
             magic: MAGIC,
             size: size_of::<Self>() as u32,
@@ -67,7 +85,14 @@ impl Descriptor {
         (record.size as usize >= size_of::<Self>()).then_some(record)
     }
 
-    /// One of the record's texts, without control characters: the file is not trusted yet.
+    /// The backend's name, where it is one: the file is not trusted yet.
+    pub fn backend(&self) -> Option<&str> {
+        let (name, padding) = self.name.split_at(self.name.iter().position(|b| *b == 0)?);
+        let name = std::str::from_utf8(name).ok()?;
+        (is_name(name) && padding.iter().all(|b| *b == 0)).then_some(name)
+    }
+
+    /// One of the record's other texts, without control characters.
     pub fn text(field: &[u8]) -> String {
         let len = field.iter().position(|b| *b == 0).unwrap_or(field.len());
         String::from_utf8_lossy(&field[..len]).chars().filter(|c| !c.is_control()).collect()
@@ -105,9 +130,33 @@ mod tests {
         // SAFETY: plain old data, read as the bytes it is.
         let bytes = unsafe { std::slice::from_raw_parts((&raw const d).cast::<u8>(), size_of::<Descriptor>()) };
         let back = Descriptor::parse(bytes).unwrap();
-        assert_eq!(Descriptor::text(&back.name), "docker");
+        assert_eq!(back.backend(), Some("docker"));
         assert_eq!(Descriptor::text(&back.target), TARGET);
         assert!(Descriptor::parse(&bytes[1..]).is_none());
         assert!(Descriptor::parse(&bytes[..bytes.len() - 1]).is_none());
+    }
+    #[test]
+    fn a_name_is_plain_or_it_is_none() {
+        let long = "x".repeat(32);
+        for (name, ok) in [
+            ("docker", true),
+            ("2_b", true),
+            (&long[1..], true),
+            ("", false),
+            (&long, false),
+            ("_a", false),
+            ("Docker", false),
+            ("my-backend", false),
+            ("a\u{7}", false),
+            ("ä", false),
+        ] {
+            assert_eq!(is_name(name), ok, "{name:?}");
+        }
+        for name in [&b"do\x07cker"[..], b"\xff\xfe", b"docker\0hidden", &[b'x'; 32]] {
+            let mut d = Descriptor::new("x", "1");
+            d.name = [0; 32];
+            d.name[..name.len()].copy_from_slice(name);
+            assert_eq!(d.backend(), None, "{name:?}");
+        }
     }
 }

@@ -13,7 +13,7 @@ macro_rules! export_backend {
     ($name:literal, $backend:ty) => {
         #[doc(hidden)]
         #[allow(unsafe_code, missing_docs)]
-        mod __bottle_plugin {
+        mod export_backend_is_called_once_per_plugin {
             use super::*;
             use $crate::__private::abi_stable::{
                 library::{__call_root_module_loader, CheckTypeLayout, LibHeader, RootModuleResult},

@@ -32,6 +32,13 @@ pub struct Lab {
     pub dist: PathBuf,
 }
 
+/// The staged tree, for tests that need no lab beside it.
+pub fn stage() -> PathBuf {
+    let stage = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target/stage");
+    assert!(stage.join("bin/bottle").exists(), "nothing is staged; run `cargo xtask stage` first");
+    stage
+}
+
 impl Lab {
     /// The lab, or a panic that says which command makes it.
     pub fn get() -> &'static Self {

@@ -2,6 +2,7 @@
 //! the staged `bottle`. Everything else is the real thing.
 
 pub mod bottle;
+pub mod forge;
 pub mod lab;
 pub mod scripted;
 pub mod standin;

@@ -1,5 +1,6 @@
 //! Chores of this repository: `cargo xtask <command>`, one file each.
 
+mod compat;
 mod demo;
 mod package;
 mod run;
@@ -17,6 +18,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   test       everything: set-up, fmt, clippy, doc, tidy, unit tests, package, end-to-end tests
              (BOTTLE_SKIP_LAB=1 leaves out what needs the lab, and counts it as skipped);
              --full: end-to-end on the Docker engine of Debian's next release, too
+  compat     build hosts and plugins of other versions into target/compat, for the compatibility matrix
   demo       one bottle whose real Claude asks a stand-in model; prints a table of verdicts
   package    dist/bottle-VERSION-TARGET.tar.gz, and plugins/
   tidy       the invariants that are text: file lengths, heads, unsafe
@@ -40,6 +42,7 @@ fn dispatch() -> Result<ExitCode> {
         ["stage"] => stage::stage()?,
         ["test"] => return test::test(false),
         ["test", "--full"] => return test::test(true),
+        ["compat"] => compat::compat()?,
         ["demo"] => return demo::demo(),
         ["package"] => package::package().map(drop)?,
         ["tidy"] => tidy::tidy()?,

@@ -13,6 +13,7 @@ use std::{
 };
 
 const PROFILE: &str = "dist";
+const PLUGIN_PROFILE: &str = "dist-plugin";
 const SUMS: &str = "SHA256SUMS";
 
 /// Builds the package; its tarball.
@@ -28,7 +29,7 @@ pub(crate) fn package() -> Result<PathBuf> {
     let host = build("bottle-host", &["--profile", PROFILE, "--bin", "bottle"], "")?;
     install(&artifact(&host, "bottle")?, &tree.join("bin/bottle"))?;
     for backend in BACKENDS {
-        let files = build(&format!("bottle-backend-{backend}"), &["--profile", PROFILE], "")?;
+        let files = build(&format!("bottle-backend-{backend}"), &["--profile", PLUGIN_PROFILE], "")?;
         let file = format!("libbottle_backend_{backend}.so");
         let built = artifact(&files, &file)?;
         install(&built, &backends.join(&file))?;
@@ -79,10 +80,18 @@ fn write_sums(dir: &Path) -> Result<()> {
 /// The packaged program, with an empty environment, must load every packaged plugin.
 fn prove(tree: &Path) -> Result<()> {
     let mut command = Command::new(tree.join("bin/bottle"));
-    let said = output(command.args(["backends", "--probe"]).env_clear().current_dir("/"))?;
-    eprint!("{said}");
-    let loaded = said.lines().filter(|line| line.contains(" loads, ")).count();
-    ensure!(loaded == BACKENDS.len(), "{loaded} of {} packaged plugins load", BACKENDS.len());
+    let said = output(command.args(["backends", "--probe", "--json"]).env_clear().current_dir("/"))?;
+    let listing: serde_json::Value = serde_json::from_str(&said)?;
+    let loads = listing["backends"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|row| Some((row, row["load_micros"].as_u64()?)));
+    let loaded: Vec<_> = loads.collect();
+    for (row, micros) in &loaded {
+        eprintln!("xtask: {} is vetted, hashed and loaded in {micros} µs", row["backend"]);
+    }
+    ensure!(loaded.len() == BACKENDS.len(), "{} of {} packaged plugins load: {said}", loaded.len(), BACKENDS.len());
     Ok(())
 }
 

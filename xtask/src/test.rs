@@ -3,7 +3,7 @@
 #![allow(clippy::print_stdout)] // the result is what it prints
 
 use crate::{
-    package,
+    compat, package,
     run::{cargo, run},
     setup, stage, tidy,
 };
@@ -34,7 +34,7 @@ struct Lane {
 /// What `--full` adds: what would make every landing wait.
 const FULL: [Lane; 1] = [lane("newer engine", 300, true, on_newer_engine)];
 
-const LANES: [Lane; 9] = [
+const LANES: [Lane; 10] = [
     lane("setup", 300, true, || check(setup::setup())),
     lane("fmt", 20, false, || check(run(cargo().args(["fmt", "--all", "--check"])))),
     lane("tidy", 10, false, || check(tidy::tidy())),
@@ -42,6 +42,7 @@ const LANES: [Lane; 9] = [
     lane("doc", 120, false, doc),
     lane("unit", 240, false, unit),
     lane("stage", 300, true, || check(stage::stage())),
+    lane("compat", 180, true, || check(compat::compat())),
     lane("package", 480, true, || check(package::package().map(drop))),
     lane("end-to-end", 420, true, end_to_end),
 ];

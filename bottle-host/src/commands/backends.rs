@@ -2,90 +2,98 @@
 
 use crate::{
     cli::Backends,
-    plugin::{self, Services, discover, vet},
+    plugin::{discover, probe, vet},
     ui,
 };
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use bottle_api::descriptor::Descriptor;
 use serde::Serialize;
-use std::{path::Path, process::Command};
+use std::path::Path;
 
+/// The shape of `--json`; a new field leaves the number as it is.
+const JSON_VERSION: u32 = 1;
+
+#[derive(Serialize)]
+struct Listing {
+    version: u32,
+    backends: Vec<Row>,
+}
+
+/// A file. What is not known of it is `null`.
 #[derive(Serialize)]
 struct Row {
     backend: String,
-    version: String,
-    api: String,
+    version: Option<String>,
+    api: Option<String>,
     file: String,
+    /// `ok`, `shadowed`, `loads, …`, `refused: …` or `broken: …`.
     status: String,
     ok: bool,
+    /// From the file to the backend, in microseconds; with `--probe`.
+    load_micros: Option<u64>,
 }
 
-/// Runs `backends`. The exit code is 1 where a file that would be used cannot be.
+/// Runs `backends`. The exit code is 1 where a file cannot be used, or there is none.
 pub(super) fn run(args: &Backends) -> Result<u8> {
-    let mut rows = vec![];
+    let mut backends = vec![];
     for (name, files) in discover::discover() {
-        for (rank, file) in files.iter().enumerate() {
-            rows.push(examine(&name, file, rank > 0, args.probe));
-        }
+        backends.extend(files.iter().enumerate().map(|(rank, file)| examine(&name, file, rank > 0, args.probe)));
     }
-    let failed = rows.iter().any(|row| !row.ok);
+    let misnamed = || anyhow!("a backend's name is made of a-z, 0-9 and `_`, and its file's name is not");
+    backends.extend(discover::misnamed().iter().map(|file| Row::new("-", file).failed("refused", &misnamed())));
+    let code = u8::from(backends.is_empty() || backends.iter().any(|row| !row.ok));
     if args.json {
-        ui::json(&rows)?;
-        return Ok(u8::from(failed));
-    }
-    if rows.is_empty() {
+        ui::json(&Listing { version: JSON_VERSION, backends })?;
+    } else if backends.is_empty() {
         ui::say("no backends; they are looked for in:");
         discover::search_path().iter().for_each(|dir| ui::say(format!("  {}", dir.display())));
-        return Ok(1);
+    } else {
+        let known = |cell: &Option<String>| cell.clone().unwrap_or_else(|| "-".into());
+        let cells: Vec<_> = backends
+            .iter()
+            .map(|r| vec![r.backend.clone(), known(&r.version), known(&r.api), r.status.clone(), r.file.clone()])
+            .collect();
+        ui::table(&["BACKEND", "VERSION", "API", "STATUS", "FILE"], &cells)?;
     }
-    let cells: Vec<_> = rows
-        .iter()
-        .map(|r| vec![r.backend.clone(), r.version.clone(), r.api.clone(), r.status.clone(), r.file.clone()])
-        .collect();
-    ui::table(&["BACKEND", "VERSION", "API", "STATUS", "FILE"], &cells)?;
-    Ok(u8::from(failed))
+    Ok(code)
+}
+
+impl Row {
+    fn new(name: &str, file: &Path) -> Self {
+        Self {
+            backend: name.to_owned(),
+            version: None,
+            api: None,
+            file: file.display().to_string(),
+            status: "ok".into(),
+            ok: true,
+            load_micros: None,
+        }
+    }
+
+    fn failed(self, how: &str, error: &anyhow::Error) -> Self {
+        Self { status: format!("{how}: {error:#}"), ok: false, ..self }
+    }
 }
 
 fn examine(name: &str, file: &Path, shadowed: bool, probe: bool) -> Row {
-    let mut row = Row {
-        backend: name.to_owned(),
-        version: "-".into(),
-        api: "-".into(),
-        file: file.display().to_string(),
-        status: String::new(),
-        ok: true,
+    let mut row = Row::new(name, file);
+    let vetted = match vet::vet(file) {
+        Ok(vetted) => vetted,
+        Err(error) => return row.failed("refused", &error),
     };
-    match vet::vet(file) {
-        Err(error) => (row.status, row.ok) = (format!("refused: {error:#}"), false),
-        Ok(vetted) => {
-            let descriptor = &vetted.descriptor;
-            row.version = Descriptor::text(&descriptor.version);
-            row.api = descriptor.api[..3].iter().map(u16::to_string).collect::<Vec<_>>().join(".");
-            row.status = if shadowed { "shadowed".into() } else { "ok".into() };
-            if probe && !shadowed {
-                (row.status, row.ok) = match probe_apart(file) {
-                    Ok(said) => (said, true),
-                    Err(error) => (format!("broken: {error:#}"), false),
-                };
+    row.version = Some(Descriptor::text(&vetted.descriptor.version));
+    row.api = Some(vetted.descriptor.api[..3].iter().map(u16::to_string).collect::<Vec<_>>().join("."));
+    if shadowed {
+        row.status = "shadowed".into();
+    } else if probe {
+        match probe::probe(file) {
+            Ok(loaded) => {
+                row.status = format!("loads, isolation {}", loaded.isolation);
+                row.load_micros = Some(loaded.load_micros);
             }
+            Err(error) => return row.failed("broken", &error),
         }
     }
     row
-}
-
-/// Loads the plugin in a child, so that whatever it does is one line here.
-fn probe_apart(file: &Path) -> Result<String> {
-    let output = Command::new(std::env::current_exe()?).arg("__probe").arg(file).env_clear().output()?;
-    let last = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().lines().last().unwrap_or_default().to_owned();
-    if output.status.success() {
-        return Ok(last(&output.stdout));
-    }
-    anyhow::bail!("{} ({})", last(&output.stderr), output.status)
-}
-
-/// What the child does.
-pub(super) fn probe(file: &Path) -> Result<u8> {
-    let backend = plugin::open(file, &Services::from_env()).with_context(|| file.display().to_string())?;
-    ui::table(&[&format!("loads, isolation {}", ui::printable(&backend.info.isolation))], &[])?;
-    Ok(0)
 }

@@ -7,7 +7,10 @@ mod info;
 mod list;
 mod start;
 
-use crate::cli::{Cli, Command, command};
+use crate::{
+    cli::{Cli, Command, command},
+    plugin,
+};
 use anyhow::Result;
 use std::io::{self, Write};
 
@@ -31,6 +34,6 @@ pub fn run(cli: Cli) -> Result<u8> {
             clap_mangen::Man::new(command()).render(&mut io::stdout())?;
             Ok(0)
         }
-        Command::Probe { path } => backends::probe(&path),
+        Command::Probe { path } => plugin::probe::answer(&path).map(|()| 0),
     }
 }

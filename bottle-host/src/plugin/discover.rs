@@ -1,7 +1,9 @@
 //! Where plugins are looked for. Nothing here runs any of their code.
 
+use bottle_api::descriptor::is_name;
 use std::{
     collections::BTreeMap,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
@@ -43,31 +45,42 @@ fn absolute(variable: &str) -> Option<PathBuf> {
 
 /// Every backend's name with the files that provide it, best first.
 pub fn discover() -> BTreeMap<String, Vec<PathBuf>> {
-    in_dirs(&search_path())
+    named(plugin_files(&search_path()))
 }
 
-fn in_dirs(dirs: &[PathBuf]) -> BTreeMap<String, Vec<PathBuf>> {
+/// Files that look like plugins and can be none: what stands where the name should is no name.
+pub fn misnamed() -> Vec<PathBuf> {
+    plugin_files(&search_path()).into_iter().filter(|file| name_of(file).is_none()).collect()
+}
+
+fn named(files: Vec<PathBuf>) -> BTreeMap<String, Vec<PathBuf>> {
     let mut found: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
-    for dir in dirs {
-        let Ok(entries) = std::fs::read_dir(dir) else {
-            continue;
-        };
-        let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        files.sort();
-        for file in files {
-            if let Some(name) = name_of(&file) {
-                found.entry(name).or_default().push(file);
-            }
+    for file in files {
+        if let Some(name) = name_of(&file) {
+            found.entry(name.to_owned()).or_default().push(file);
         }
     }
     found
 }
 
+fn plugin_files(dirs: &[PathBuf]) -> Vec<PathBuf> {
+    let mut files = vec![];
+    for dir in dirs {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut here: Vec<PathBuf> = entries.filter(|file| middle(file).is_some()).collect();
+        here.sort();
+        files.extend(here);
+    }
+    files
+}
+
 /// The backend's name that a file's name promises.
-pub fn name_of(file: &Path) -> Option<String> {
-    let name = file.file_name()?.to_str()?.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-    (!name.is_empty() && name.len() < 32 && name.bytes().all(plain) && !name.starts_with('_')).then(|| name.into())
+pub fn name_of(file: &Path) -> Option<&str> {
+    std::str::from_utf8(middle(file)?).ok().filter(|name| is_name(name))
+}
+
+fn middle(file: &Path) -> Option<&[u8]> {
+    file.file_name()?.as_bytes().strip_prefix(PREFIX.as_bytes())?.strip_suffix(SUFFIX.as_bytes())
 }
 
 #[cfg(test)]
@@ -89,7 +102,10 @@ mod tests {
         ] {
             std::fs::write(paths[dir].join(file), "").unwrap();
         }
-        let found = in_dirs(&paths);
+        let files = plugin_files(&paths);
+        let misnamed: Vec<_> = files.iter().filter(|f| name_of(f).is_none()).map(|f| f.file_name().unwrap()).collect();
+        assert_eq!(misnamed, ["libbottle_backend_.so", "libbottle_backend_UP.so"]);
+        let found = named(files);
         assert_eq!(found.keys().collect::<Vec<_>>(), ["a1", "b"]);
         assert_eq!(found["b"], [paths[0].join("libbottle_backend_b.so"), paths[1].join("libbottle_backend_b.so")]);
     }

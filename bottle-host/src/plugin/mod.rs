@@ -1,14 +1,18 @@
 //! Backends are plugins: found by file name, vetted as files, loaded once and never unloaded.
 //!
 //! ```text
-//! discover ─ which files? ─▶ vet ─ may this one run? ─▶ loader ─ does its ABI fit? ─▶ backend ─ its safe side
+//! discover ─ which files? ─▶ vet ─ may this one run? ─▶ probe ─ does it survive? ─▶ loader ─ does its ABI fit? ─▶
+//! backend ─ its safe side
 //! ```
 
 pub mod backend;
 mod call;
 pub mod discover;
 pub mod loader;
+pub mod probe;
+pub mod sealed;
 pub mod services;
+pub mod trust;
 pub mod vet;
 
 pub use backend::{Backend, Bottle, Cleanup, Plan, Process};
@@ -42,9 +46,17 @@ pub fn select(name: &str, services: &Arc<Services>) -> Result<Backend> {
     open(&files[0], services)
 }
 
-/// Vets, loads and creates the backend in a file.
+/// Vets, loads and creates the backend in a file. A child loads it first: what ends or hangs the process that loads it
+/// is an error here, like any other.
 pub fn open(path: &Path, services: &Arc<Services>) -> Result<Backend> {
     let vetted = vet::vet(path).with_context(|| format!("refuse to load {}", path.display()))?;
-    let module = loader::load(&vetted).with_context(|| format!("load {}", path.display()))?;
-    Backend::create(&vetted.name(), module, services).with_context(|| format!("start the backend {}", vetted.name()))
+    let loading = || format!("load {}", path.display());
+    probe::probe(path).with_context(loading)?;
+    start(vetted, services).with_context(loading)
+}
+
+/// Loads and creates a backend without a child going first: what the child does.
+pub fn start(vetted: vet::Vetted, services: &Arc<Services>) -> Result<Backend> {
+    let name = vetted.name.clone();
+    Backend::create(&name, loader::load(vetted)?, services).context("start it")
 }

@@ -1,6 +1,6 @@
 //! The host's end of what a backend calls back: log, progress, ledger, artifacts. A panic in here stays in here.
 
-use super::{discover, vet};
+use super::{discover, trust};
 use crate::{state::ledger::Ledger, ui};
 use abi_stable::std_types::{RErr, ROk, RStr, RVec};
 use bottle_api::{
@@ -154,7 +154,7 @@ fn artifact(req: &ArtifactRequest) -> Result<PathBuf> {
             Error::new(ErrorKind::NOT_FOUND, format!("{file} did not come with this bottle"))
                 .hint("Install the whole package; in a checkout run `cargo xtask stage`.")
         })?;
-    vet::read_trusted(&path)
+    trust::open_trusted(&path)
         .map_err(|e| Error::new(ErrorKind::PREREQUISITE, format!("use {}: {e:#}", path.display())))?;
     Ok(path)
 }

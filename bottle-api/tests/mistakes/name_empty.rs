@@ -1,0 +1,8 @@
+//! A name that cannot stand in a file's name.
+#[path = "support/good.rs"]
+mod good;
+use good::Good;
+
+bottle_api::export_backend!("", Good);
+
+fn main() {}
