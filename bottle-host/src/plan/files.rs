@@ -2,7 +2,7 @@
 
 use super::{credential::ModelCredential, environment::CA_PATHS};
 use crate::{
-    manifest::{Agent, skill_dir},
+    manifest::{Agent, Bottle},
     paths::Paths,
 };
 use anyhow::{Context, Result, bail};
@@ -17,16 +17,24 @@ const MAX_SKILL_BYTES: u64 = 4 << 20;
 const MAX_SKILL_FILES: usize = 1000;
 
 /// Renders them all.
-pub fn render(paths: &Paths, agent: &Agent, credential: &ModelCredential) -> Result<Provision> {
+pub fn render(paths: &Paths, agent: &Agent, bottle: &Bottle, credential: &ModelCredential) -> Result<Provision> {
     let mut prompt = first_run(*credential)?;
     if !agent.prompt.trim().is_empty() {
         prompt.push(FileEntry::agent(PROMPT_PATH, agent.prompt.as_str()).own_parents(1));
     }
     let mut skills = vec![];
-    for name in &agent.fields.skills {
-        add_skill(&skill_dir(paths, name)?, name, &mut skills).with_context(|| format!("skill `{name}`"))?;
+    for (name, dir) in agent.skill_dirs(paths)? {
+        add_skill(&dir, name, &mut skills).with_context(|| format!("skill `{name}`"))?;
     }
-    Ok(Provision { ca_paths: CA_PATHS.map(str::to_owned).to_vec(), prompt, skills, ..Provision::default() })
+    let git_user = bottle.git_user.clone().under(&agent.fields.git_user.clone().unwrap_or_default());
+    let git = git_user.config().map(|config| FileEntry::agent(format!("{HOME}/.gitconfig"), config));
+    Ok(Provision {
+        ca_paths: CA_PATHS.map(str::to_owned).to_vec(),
+        prompt,
+        skills,
+        git: git.into_iter().collect(),
+        ..Provision::default()
+    })
 }
 
 /// Onboarding is done, the workspace is trusted, and what full permissions mean was read.
