@@ -24,7 +24,7 @@ pub struct AgentFields {
     pub bottle: String,
     /// Its skills, by directory name below ~/.claude/skills.
     #[serde(default, deserialize_with = "names", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(inner(regex(pattern = NAME)))]
+    #[schemars(inner(regex(pattern = NAME)), extend("uniqueItems" = true))]
     pub skills: Vec<String>,
     /// As whom it commits; over the bottle's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -89,34 +89,25 @@ impl Agent {
         format!("{place}: {}", Step::joined(steps))
     }
 
-    /// Where its skills are: each with its name. Held below the skills' directory even when links are followed.
-    pub fn skill_dirs(&self, paths: &Paths) -> Result<Vec<(&str, PathBuf)>> {
-        let dirs = self.fields.skills.iter().enumerate();
-        dirs.map(|(i, name)| {
-            let place = || self.place(paths, &[Step::Key("skills"), Step::Index(i)]);
-            Ok((name.as_str(), skill_dir(paths, name, place)?))
-        })
-        .collect()
+    /// Where a skill is, held below the skills' directory even when links are followed.
+    pub fn skill_dir(paths: &Paths, name: &str) -> Result<PathBuf> {
+        let (root, dir) = (paths.skills(), paths.skills().join(name));
+        let shown = paths.short(&dir);
+        if !dir.is_dir() {
+            return Err(hinted(
+                format!("there is no directory {shown}"),
+                format!("Create {shown}/SKILL.md, or take the skill out of the agent."),
+            ));
+        }
+        let (real_root, real) = (root.canonicalize()?, dir.canonicalize().context("resolve the skill's directory")?);
+        if !real.starts_with(&real_root) || real == real_root {
+            return Err(hinted(
+                format!("{shown} leads out of {}", paths.short(&root)),
+                "A skill is a directory of its own there, not a link to another place: copy it.",
+            ));
+        }
+        Ok(real)
     }
-}
-
-fn skill_dir(paths: &Paths, name: &str, place: impl Fn() -> String) -> Result<PathBuf> {
-    let (root, dir) = (paths.skills(), paths.skills().join(name));
-    let shown = paths.short(&dir);
-    if !dir.is_dir() {
-        return Err(hinted(
-            format!("{}: there is no directory {shown}", place()),
-            format!("Create {shown}/SKILL.md, or take the skill out of the agent."),
-        ));
-    }
-    let (real_root, real) = (root.canonicalize()?, dir.canonicalize().context("resolve the skill's directory")?);
-    if !real.starts_with(&real_root) || real == real_root {
-        return Err(hinted(
-            format!("{}: {shown} leads out of {}", place(), paths.short(&root)),
-            "A skill is a directory of its own there, not a link to another place: copy it.",
-        ));
-    }
-    Ok(real)
 }
 
 #[cfg(test)]
@@ -131,7 +122,7 @@ mod tests {
             std::fs::create_dir_all(dir.path().join(file)).unwrap();
         }
         std::os::unix::fs::symlink(dir.path().join("elsewhere"), paths.skills().join("out")).unwrap();
-        let dir_of = |name| skill_dir(&paths, name, String::new);
+        let dir_of = |name| Agent::skill_dir(&paths, name);
         assert!(dir_of("ok").is_ok());
         for bad in ["out", "missing", ".", ".."] {
             assert!(dir_of(bad).is_err(), "{bad}");

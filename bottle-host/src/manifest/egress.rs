@@ -21,6 +21,7 @@ pub struct Egress {
     pub mode: Mode,
     /// Sets of hosts that are known by name.
     #[serde(deserialize_with = "presets", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("uniqueItems" = true))]
     pub presets: Vec<Preset>,
     /// The hosts that may be reached, beside the model's own.
     #[serde(deserialize_with = "routes", skip_serializing_if = "Vec::is_empty")]
@@ -79,15 +80,15 @@ pub struct Route {
     pub host: String,
     /// Path prefixes, on segment boundaries; without them every path.
     #[serde(default, deserialize_with = "paths", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1), inner(regex(pattern = "^/")))]
+    #[schemars(length(min = 1), inner(regex(pattern = "^/")), extend("uniqueItems" = true))]
     pub path_allowlist: Vec<String>,
     /// Methods; without them every method.
     #[serde(default, deserialize_with = "methods", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1), inner(regex(pattern = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")))]
+    #[schemars(length(min = 1), inner(regex(pattern = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")), extend("uniqueItems" = true))]
     pub methods: Vec<String>,
     /// Ports; without them 443, and 80 where there is no `auth`.
     #[serde(default, deserialize_with = "ports", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(min = 1), inner(range(min = 1, max = 65535)))]
+    #[schemars(length(min = 1), inner(range(min = 1, max = 65535)), extend("uniqueItems" = true))]
     pub ports: Vec<u16>,
     /// The credential to put in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -172,7 +173,7 @@ fn check(route: &Route, earlier: &[Route]) -> Checked<()> {
 }
 
 fn routes<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Route>, D::Error> {
-    items(d, check)
+    items(d, "a mapping with `host`", check)
 }
 
 fn presets<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Preset>, D::Error> {

@@ -206,7 +206,9 @@ struct LongForm;
 impl<'de> DeserializeSeed<'de> for LongForm {
     type Value = EnvValue;
     fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<EnvValue, D::Error> {
-        let form = Item(|form: &SecretForm| secret(&form.secret).map(drop), PhantomData).deserialize(d)?;
+        let form =
+            Item("text, or a mapping with `secret`", |form: &SecretForm| secret(&form.secret).map(drop), PhantomData)
+                .deserialize(d)?;
         secret(&form.secret).map(|from| EnvValue::Secret { from, hosts: form.hosts }).map_err(serde::de::Error::custom)
     }
 }

@@ -1,17 +1,19 @@
 //! `git:` and `git_user:`: the remotes that an agent may use, and as whom it commits.
 
 use super::{
-    names::{NAME, VARIABLE, host_name, plain_name, token_variable},
+    names::{NAME, VARIABLE, plain_name, token_variable},
     read::{Checked, items, quoted, text, texts, wrong},
+    upstream::{Transport, Upstream},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
-use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::fmt;
+use schemars::{JsonSchema, Schema};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Value, json};
 
 /// A remote. What reaches it stands beside the bottle, never in it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a mapping with `Name` and `Upstream`")]
+#[schemars(transform = add_aliases)]
 pub struct GitEntry {
     /// What the agent calls it.
     #[serde(rename = "Name", alias = "name", deserialize_with = "name")]
@@ -39,28 +41,6 @@ pub struct GitEntry {
     #[serde(default = "default_refs", deserialize_with = "refs", skip_serializing_if = "is_default_refs")]
     #[schemars(inner(regex(pattern = "^refs/")))]
     pub allow_refs: Vec<String>,
-}
-
-/// Where a remote is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Upstream {
-    /// How it is reached.
-    pub transport: Transport,
-    /// In lower case.
-    pub host: String,
-    /// Where it is not the usual one.
-    pub port: Option<u16>,
-    /// Begins with `/`.
-    pub path: String,
-}
-
-/// How a remote is reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Transport {
-    /// As this user.
-    Ssh(String),
-    /// Over TLS.
-    Https,
 }
 
 /// `git_user:`
@@ -111,7 +91,7 @@ fn person<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
 
 /// The remotes of a bottle, each name once.
 pub(super) fn entries<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Vec<GitEntry>>, D::Error> {
-    items(d, check).map(Some)
+    items(d, "a mapping with `Name` and `Upstream`", check).map(Some)
 }
 
 fn check(entry: &GitEntry, earlier: &[GitEntry]) -> Checked<()> {
@@ -200,6 +180,26 @@ fn known_host_key<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::
     text(d, parse)
 }
 
+/// schemars does not know of aliases.
+fn add_aliases(schema: &mut Schema) {
+    const ALIASES: [(&str, &str); 5] = [
+        ("Name", "name"),
+        ("Upstream", "upstream"),
+        ("IdentityFile", "identity_file"),
+        ("KnownHostKey", "known_host_key"),
+        ("TokenRef", "token_ref"),
+    ];
+    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+        for (name, alias) in ALIASES {
+            let property = properties.get(name).cloned();
+            properties.extend(property.map(|property| (alias.to_owned(), property)));
+        }
+    }
+    let one_of = |(name, alias)| json!({ "oneOf": [{ "required": [name] }, { "required": [alias] }] });
+    schema.insert("allOf".into(), ALIASES[..2].iter().copied().map(one_of).collect());
+    schema.remove("required");
+}
+
 fn default_refs() -> Vec<String> {
     ["refs/heads/*", "refs/tags/*"].map(str::to_owned).into()
 }
@@ -225,123 +225,9 @@ fn refs<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
     texts(d, parse)
 }
 
-impl Upstream {
-    fn parse(url: &str) -> Checked<Self> {
-        let shown = quoted(url);
-        let no = |hint: String| wrong(format!("{shown} is no upstream"), hint);
-        let forms = "Write ssh://user@host/path or https://host/path.";
-        let Some((scheme, rest)) = url.split_once("://") else {
-            // What `git clone` shows as the usual form.
-            return match url.split_once(':') {
-                Some((at, path)) if at.contains('@') && !path.is_empty() => {
-                    let path = path.trim_start_matches('/');
-                    no(format!("Write {}.", quoted(&format!("ssh://{at}/{path}"))))
-                }
-                _ => no(forms.into()),
-            };
-        };
-        let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-        let (user, place) = authority.rsplit_once('@').map_or((None, authority), |(user, place)| (Some(user), place));
-        let transport = match (scheme, user) {
-            ("ssh", Some(user)) if is_user(user) => Transport::Ssh(user.into()),
-            ("ssh", None) => return no("Say as whom: ssh://git@host/path.".into()),
-            ("ssh", Some(_)) => return no("A user's name is letters, digits, dots, dashes and underscores.".into()),
-            ("https", None) => Transport::Https,
-            // It may be a token: not repeated.
-            ("https", Some(_)) => {
-                return wrong(
-                    "the upstream has a user or a token in it",
-                    "Write https://host/path, and the name of the host's variable that holds the token in `TokenRef`.",
-                );
-            }
-            ("http" | "git", _) => return no("It would travel in the clear: write https:// or ssh://.".into()),
-            _ => return no(forms.into()),
-        };
-        let (host, port) = match place.rsplit_once(':') {
-            Some((host, port)) if !host.ends_with(':') && !place.ends_with(']') => match port.parse::<u16>() {
-                Ok(port) if port > 0 => (host, Some(port)),
-                _ => return no("A port is a number from 1 to 65535.".into()),
-            },
-            _ => (place, None),
-        };
-        let host = host_name(host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host))?;
-        if path.len() < 2 || path.ends_with('/') {
-            return no("It needs the repository's path: https://host/owner/repository.git say.".into());
-        }
-        if bottle_policy::path::ambiguity(path).is_some() || !path.bytes().all(|b| b.is_ascii_graphic()) {
-            return no("Its path is no plain one: no `..`, `//`, spaces or encoded separators.".into());
-        }
-        if path.contains(['?', '#', '"', '\'', '<', '>', '`', '|', '$', '&', '(', ')', '*']) {
-            return no("Its path has a character that no repository's path has.".into());
-        }
-        Ok(Self { transport, host, port, path: path.into() })
-    }
-}
-
-fn is_user(user: &str) -> bool {
-    user.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
-        && user.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-}
-
-impl fmt::Display for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.transport {
-            Transport::Ssh(user) => write!(f, "ssh://{user}@")?,
-            Transport::Https => f.write_str("https://")?,
-        }
-        if self.host.contains(':') { write!(f, "[{}]", self.host) } else { f.write_str(&self.host) }?;
-        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))?;
-        f.write_str(&self.path)
-    }
-}
-
-impl<'de> Deserialize<'de> for Upstream {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        text(d, Self::parse)
-    }
-}
-
-impl Serialize for Upstream {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn upstreams_are_ssh_or_https_and_nothing_else() {
-        for url in [
-            "ssh://git@github.com/o/r.git",
-            "ssh://git@forge.example:2222/~me/r",
-            "https://github.com/o/r",
-            "https://[2001:db8::1]:8443/o/r.git",
-        ] {
-            assert_eq!(Upstream::parse(url).unwrap().to_string(), url);
-        }
-        for url in [
-            "",
-            "git@github.com:o/r.git",
-            "ssh://github.com/o/r",
-            "ssh://-oProxyCommand=x@h/p",
-            "ssh://git@-oProxyCommand=x/p",
-            "https://me:secret@h.example/p",
-            "http://h.example/p",
-            "git://h.example/p",
-            "file:///tmp/r",
-            "ext::sh -c x",
-            "https://h.example",
-            "https://h.example/",
-            "https://h.example:0/p",
-            "https://h.example/a/../b",
-            "https://h.example/a b",
-            "https://h.example/a?b",
-        ] {
-            assert!(Upstream::parse(url).is_err(), "{url}");
-        }
-    }
 
     #[test]
     fn git_reads_back_whose_commits_they_are() {

@@ -11,7 +11,8 @@ use std::num::NonZeroU32;
 pub struct LimitFields {
     /// Bytes: `512m`, `4g`, with k, m or g for powers of 1024; 64m at least.
     #[serde(deserialize_with = "bytes", serialize_with = "print_bytes", skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("type" = ["string", "integer"]), with = "serde_json::Value")]
+    #[schemars(extend("type" = ["string", "integer"], "minimum" = 64 << 20), with = "serde_json::Value")]
+    #[schemars(extend("pattern" = "^[0-9]+ *([KkMmGg]([Ii]?[Bb])?|[Bb])?$"))]
     pub memory: Option<u64>,
     /// Processors, in thousandths here and as `1.5` in the file.
     #[serde(deserialize_with = "milli_cpus", serialize_with = "print_cpus", skip_serializing_if = "Option::is_none")]
@@ -31,9 +32,12 @@ fn bytes<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
         let unit = UNITS.iter().find_map(|(unit, shift)| Some((amount.strip_suffix(*unit)?, *shift)));
         let (digits, shift) = unit.unwrap_or((amount, 0));
         let amount = digits.trim_end().parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift));
-        match amount.filter(|n| (64 << 20..1 << 50).contains(n)) {
-            Some(amount) => Ok(Some(amount)),
-            None => wrong(format!("{} is no amount of memory", quoted(text)), "Write 512m or 4g; 64m at least."),
+        match amount {
+            Some(amount) if amount < 64 << 20 => {
+                wrong(format!("{} is less than any agent runs in", quoted(text)), "Write 64m at least; 4g is usual.")
+            }
+            Some(amount) if amount < 1 << 50 => Ok(Some(amount)),
+            _ => wrong(format!("{} is no amount of memory", quoted(text)), "Write 512m or 4g."),
         }
     };
     text(d, parse)
@@ -68,7 +72,7 @@ fn print_cpus<S: Serializer>(milli: &Option<u64>, s: S) -> Result<S::Ok, S::Erro
 
 /// `4g`, or as much smaller a unit as it takes to be exact.
 fn show_bytes(bytes: u64) -> String {
-    let unit = UNITS.iter().find(|(_, shift)| bytes % (1 << shift) == 0);
+    let unit = UNITS.iter().find(|(_, shift)| bytes.is_multiple_of(1 << shift));
     unit.map_or(bytes.to_string(), |(unit, shift)| format!("{}{unit}", bytes >> shift))
 }
 

@@ -14,13 +14,38 @@ const PAST: [(&str, &str); 7] = [
     ("dlp_action", "What a finding in a response does is the `responses` of each route now: `warn` or `block`."),
 ];
 
+/// Where a key belongs that is none where it was found.
+const PLACES: [(&str, &str); 20] = [
+    ("mode", "below `egress`"),
+    ("presets", "below `egress`"),
+    ("routes", "below `egress`"),
+    ("host", "in an entry of `egress.routes`"),
+    ("path_allowlist", "in an entry of `egress.routes`"),
+    ("methods", "in an entry of `egress.routes`"),
+    ("ports", "in an entry of `egress.routes`"),
+    ("auth", "in an entry of `egress.routes`"),
+    ("token_ref", "below `auth` of a route"),
+    ("memory", "below `limits`"),
+    ("cpus", "below `limits`"),
+    ("pids", "below `limits`"),
+    ("skills", "in an agent's file"),
+    ("bottle", "in an agent's file"),
+    ("env", "in a bottle's file"),
+    ("egress", "in a bottle's file"),
+    ("git", "in a bottle's file"),
+    ("limits", "in a bottle's file"),
+    ("isolation", "in a bottle's file"),
+    ("extends", "in a bottle's file"),
+];
+
 /// libyaml's words, and what mostly is behind them.
 const SYNTAX: [(&str, &str, &str); 11] = [
     (
-        "found a tab character",
-        "there is a tab where the indentation belongs",
-        "YAML indents with spaces: replace the tabs.",
+        "alphabetic or numeric character",
+        "`*` and `&` begin the name of an anchor, and this is none",
+        "Put text that begins with `*` or `&` in quotes.",
     ),
+    ("mapping keys are not allowed", "a `?` stands alone, and to YAML begins a key", "Put it in quotes: \"?\"."),
     (
         "mapping values are not allowed",
         "a `:` stands where no key can be",
@@ -40,11 +65,6 @@ const SYNTAX: [(&str, &str, &str); 11] = [
     ("did not find expected ',' or ']'", "a list that begins with `[` is not closed", "Close it with `]`."),
     ("did not find expected ',' or '}'", "a mapping that begins with `{` is not closed", "Close it with `}`."),
     ("did not find expected node content", "a value is missing", "Write it; `[]`, `{}` and `\"\"` are empty ones."),
-    (
-        "found character that cannot start any token",
-        "text cannot begin with this character",
-        "Put the text in quotes; indent with spaces, not tabs.",
-    ),
     ("found unexpected end of stream", "quotes are not closed", "Close them where the text ends."),
     ("unknown anchor", "`*` names an anchor that there is not", "Put text that begins with `*` in quotes."),
 ];
@@ -59,25 +79,32 @@ pub(super) struct Mistake {
 }
 
 impl Mistake {
+    /// `yaml` is the text that it was found in.
     pub(super) fn of(error: &serde_yaml::Error, yaml: &str) -> Self {
-        let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
         let text = error.to_string();
+        // This one comes without a place.
+        let end = || 1 + yaml.lines().position(|line| line.starts_with("...")).unwrap_or_default();
+        let (line, column) = error.location().map_or_else(|| (end(), 1), |at| (at.line(), at.column()));
         let at = format!(" at line {line} column {column}");
         let text = text.split_once(&at).map_or(text.as_str(), |(message, _)| message);
-        let (message, hint) = reword(text);
-        // To YAML a lone `?` begins a key; to a person it is the shortest secret of `env`.
-        let lone = yaml.lines().any(|line| line.trim_end().ends_with(": ?"));
-        let hint = if lone { Some("Put a lone `?` in quotes: NAME: \"?\"".into()) } else { hint };
+        let (message, hint) = if text.contains("cannot start any token") {
+            bad_character(yaml.lines().nth(line - 1).and_then(|l| l.chars().nth(column - 1)))
+        } else {
+            reword(text)
+        };
         Self { line, column, message, hint }
     }
 }
+
+/// What follows serde's words, as message and hint.
+type Reword = fn(&str) -> (String, Option<String>);
 
 /// serde's message as a person would say it, and a hint. A path of keys before it stays.
 fn reword(text: &str) -> (String, Option<String>) {
     if let Some((_, message, hint)) = SYNTAX.iter().find(|(words, ..)| text.contains(words)) {
         return ((*message).into(), Some((*hint).into()));
     }
-    let wordings: [(&str, fn(&str) -> (String, Option<String>)); 5] = [
+    let wordings: [(&str, Reword); 5] = [
         ("unknown field `", unknown_key),
         ("unknown variant `", unknown_word),
         ("missing field `", missing_key),
@@ -105,15 +132,30 @@ fn reword(text: &str) -> (String, Option<String>) {
     }
 }
 
+/// What no text can begin with.
+fn bad_character(c: Option<char>) -> (String, Option<String>) {
+    match c {
+        Some('\t') => {
+            ("a tab stands where only spaces may".into(), Some("YAML indents with spaces: replace the tab.".into()))
+        }
+        Some(c) => {
+            (format!("text cannot begin with {}", quoted(&c.to_string())), Some("Put the text in quotes.".into()))
+        }
+        None => ("text cannot begin here".into(), None),
+    }
+}
+
 /// After ``unknown field ` ``: ``egres`, expected one of `env`, `egress` ``.
 fn unknown_key(rest: &str) -> (String, Option<String>) {
     let (key, known) = rest.split_once("`, ").unwrap_or((rest, ""));
     let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
     let past = PAST.iter().find(|(past, _)| *past == key);
-    let hint = match (past, nearest(key, &known)) {
-        (Some((_, now)), _) => (*now).into(),
-        (None, Some(near)) => format!("Do you mean `{near}`?"),
-        (None, None) => format!("The keys here are {}.", known.join(", ")),
+    let place = PLACES.iter().find(|(name, _)| *name == key);
+    let hint = match (past, place, nearest(key, &known)) {
+        (Some((_, now)), ..) => (*now).into(),
+        (_, Some((_, place)), _) => format!("It belongs {place}."),
+        (_, _, Some(near)) => format!("Do you mean `{near}`?"),
+        _ => format!("The keys here are {}.", known.join(", ")),
     };
     let message = if past.is_some() { "is a key of the past" } else { "is no key here" };
     (format!("{} {message}", quoted(key)), Some(hint))
@@ -170,6 +212,11 @@ fn wrong_type(rest: &str) -> (String, Option<String>) {
     let hint = match (found, expected) {
         ("text" | "a number", "a list") => Some("Write a list: `[…]`, or a line `- …` for each entry."),
         ("a mapping", "a list") => Some("Begin each entry with `- `."),
+        ("a mapping", "text") => Some("Put text that begins with `{` in quotes."),
+        ("a list", "text") => Some("Write one, without `[` and `]`; put text that begins with `[` in quotes."),
+        ("text", expected) if expected.starts_with("a mapping") => {
+            Some("Write keys and values, `key: value`, with a space after the colon.")
+        }
         ("text", "true or false") => Some("YAML knows `true` and `false`, without quotes."),
         _ => None,
     };

@@ -16,6 +16,7 @@ mod mistake;
 mod names;
 mod read;
 mod schema;
+mod upstream;
 mod yaml;
 
 pub use agent::{Agent, AgentFields};
@@ -23,9 +24,10 @@ pub use bottle::{Bottle, BottleFields, Isolation, Names, ProjectAgents};
 pub use egress::{Egress, Route};
 pub use env::EnvValue;
 pub use file::{Source, Step, parse_text};
-pub use git::{GitEntry, GitUser, Transport, Upstream};
+pub use git::{GitEntry, GitUser};
 pub use limits::LimitFields;
 pub use schema::schema;
+pub use upstream::{Transport, Upstream};
 pub use yaml::{Frontmatter, print};
 
 use crate::{
@@ -138,11 +140,14 @@ impl Manifest {
         };
         let (fields, source) = as_ref(found)?;
         if chain.iter().any(|earlier| earlier == name) {
-            let message = match chain.as_slice() {
-                [.., last] if last == name => format!("{named}: the bottle `{name}` extends itself"),
-                _ => format!("{named}: bottles extend one another in a circle: {} -> {name}", chain.join(" -> ")),
-            };
-            return Err(hinted(message, "Take one `extends` of the circle out."));
+            if chain.last().is_some_and(|last| last == name) {
+                return Err(hinted(format!("{named}: the bottle `{name}` extends itself"), "Take its own name out."));
+            }
+            let way = chain.join(" -> ");
+            return Err(hinted(
+                format!("{named}: bottles extend one another in a circle: {way} -> {name}"),
+                "Take one `extends` of the circle out.",
+            ));
         }
         if chain.len() == MAX_CHAIN {
             let hint = "Let a bottle extend several, `extends: [a, b]`, instead of one after another.";

@@ -22,6 +22,9 @@ pub(super) fn wrong<T>(message: impl fmt::Display, hint: impl fmt::Display) -> C
 /// Text of the file inside a message: one short line.
 pub(super) fn quoted(text: &str) -> String {
     const MAX: usize = 60;
+    if text.is_empty() {
+        return "an empty text".into();
+    }
     let cut = if text.chars().count() > MAX { "…" } else { "" };
     format!("`{}{cut}`", printable(&text.chars().take(MAX).collect::<String>()))
 }
@@ -101,7 +104,9 @@ impl<'de, T: PartialEq, F: Fn(&str) -> Checked<T>> Visitor<'de> for Texts<F> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
         let mut all: Vec<T> = vec![];
         let new = |all: &[T], text: &str| match (self.parse)(text)? {
-            value if all.contains(&value) => Err(format!("{} stands twice in the list", quoted(text))),
+            value if all.contains(&value) => {
+                wrong(format!("{} stands twice in the list", quoted(text)), "Take one of them out.")
+            }
             value => Ok(value),
         };
         while let Some(value) = seq.next_element_seed(Text(|text: &str| new(&all, text)))? {
@@ -114,16 +119,20 @@ impl<'de, T: PartialEq, F: Fn(&str) -> Checked<T>> Visitor<'de> for Texts<F> {
     }
 }
 
-/// A list of mappings; `check` sees each with those before it.
-pub(super) fn items<'de, D, T>(d: D, check: fn(&T, &[T]) -> Checked<()>) -> Result<Vec<T>, D::Error>
+/// A list of mappings, each being what `expecting` says; `check` sees each with those before it.
+pub(super) fn items<'de, D, T>(
+    d: D,
+    expecting: &'static str,
+    check: fn(&T, &[T]) -> Checked<()>,
+) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
 {
-    d.deserialize_seq(Items(check))
+    d.deserialize_seq(Items(expecting, check))
 }
 
-struct Items<T>(fn(&T, &[T]) -> Checked<()>);
+struct Items<T>(&'static str, fn(&T, &[T]) -> Checked<()>);
 
 impl<'de, T: Deserialize<'de>> Visitor<'de> for Items<T> {
     type Value = Vec<T>;
@@ -132,15 +141,15 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Items<T> {
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
         let mut all = vec![];
-        while let Some(item) = seq.next_element_seed(Item(|item: &T| (self.0)(item, &all), PhantomData))? {
+        while let Some(item) = seq.next_element_seed(Item(self.0, |item: &T| (self.1)(item, &all), PhantomData))? {
             all.push(item);
         }
         Ok(all)
     }
 }
 
-/// Reads a mapping and judges it as a whole.
-pub(super) struct Item<T, F>(pub F, pub PhantomData<T>);
+/// Reads a mapping, which is what the text says, and judges it as a whole.
+pub(super) struct Item<T, F>(pub &'static str, pub F, pub PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>, F: Fn(&T) -> Checked<()>> DeserializeSeed<'de> for Item<T, F> {
     type Value = T;
@@ -152,11 +161,11 @@ impl<'de, T: Deserialize<'de>, F: Fn(&T) -> Checked<()>> DeserializeSeed<'de> fo
 impl<'de, T: Deserialize<'de>, F: Fn(&T) -> Checked<()>> Visitor<'de> for Item<T, F> {
     type Value = T;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a mapping")
+        f.write_str(self.0)
     }
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
         let item = T::deserialize(value::MapAccessDeserializer::new(map))?;
-        (self.0)(&item).map_err(A::Error::custom)?;
+        (self.1)(&item).map_err(A::Error::custom)?;
         Ok(item)
     }
 }

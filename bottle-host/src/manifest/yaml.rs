@@ -51,7 +51,11 @@ impl Plain<'_> {
 
     fn count<E: Error>(self) -> Result<(), E> {
         let left = self.left.get().checked_sub(1);
-        self.left.set(left.ok_or_else(|| E::custom(format!("there are more than {MAX_NODES} values in this file")))?);
+        self.left.set(left.ok_or_else(|| {
+            E::custom(format!(
+                "there are more than {MAX_NODES} values\nWrite fewer; an alias, `*name`, counts as what it stands for."
+            ))
+        })?);
         Ok(())
     }
 }
