@@ -30,6 +30,11 @@ pub enum Command {
     Info(Info),
     /// Say what each backend needs, whether it is there, and what to type to get it
     Doctor(Doctor),
+    /// Print the JSON Schema of the manifest's frontmatter
+    Schema {
+        /// Of which kind of file; both without it
+        kind: Option<Kind>,
+    },
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -104,6 +109,15 @@ pub enum ListWhat {
     Agents,
     /// The bottles that run, on every backend
     Active,
+}
+
+/// The kinds of file that a manifest has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// An agent's
+    Agent,
+    /// A bottle's
+    Bottle,
 }
 
 /// `info`

@@ -47,6 +47,11 @@ impl Paths {
         self.home.join(".claude/skills")
     }
 
+    /// A path as a person writes it, `~/` being the home.
+    pub fn expand(&self, path: &str) -> PathBuf {
+        path.strip_prefix("~/").map_or_else(|| path.into(), |rest| self.home.join(rest))
+    }
+
     /// A path as a person would write it.
     pub fn short(&self, path: &Path) -> String {
         match path.strip_prefix(&self.home) {

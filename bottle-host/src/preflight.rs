@@ -80,6 +80,8 @@ pub struct RouteShown {
     pub methods: Vec<String>,
     /// The injected credential: `$` and the host's variable that holds it.
     pub credential: Option<String>,
+    /// The preset that grants it.
+    pub preset: Option<String>,
 }
 
 impl Preflight {
@@ -119,7 +121,8 @@ impl Preflight {
                     let name = |secret: &String| {
                         if *secret == model_secret { format!("${model}") } else { secret.clone() }
                     };
-                    shown(route, route.auth.as_ref().map(|auth| name(&auth.secret)))
+                    let preset = resolved.presets.get(&route.host).map(|preset| (*preset).to_owned());
+                    shown(route, route.auth.as_ref().map(|auth| name(&auth.secret)), preset)
                 })
                 .collect(),
             workspace: format!("{WORKSPACE}, empty; what is made in it goes with the bottle"),
@@ -177,17 +180,21 @@ impl RouteShown {
         if let Some(credential) = &self.credential {
             line += &format!(" with {credential}");
         }
+        if let Some(preset) = &self.preset {
+            line += &format!(" ({preset})");
+        }
         line
     }
 }
 
-fn shown(route: &Route, credential: Option<String>) -> RouteShown {
+fn shown(route: &Route, credential: Option<String>, preset: Option<String>) -> RouteShown {
     RouteShown {
         host: route.host.clone(),
         ports: route.ports.clone(),
         paths: route.paths.clone(),
         methods: route.methods.clone(),
         credential,
+        preset,
     }
 }
 

@@ -66,7 +66,7 @@ impl Denial {
 }
 
 /// Methods that no route can allow.
-const NEVER: [&str; 3] = ["TRACE", "TRACK", "CONNECT"];
+pub const NEVER: [&str; 3] = ["TRACE", "TRACK", "CONNECT"];
 
 /// Judges a request. A pure function: what it allows depends on nothing but its arguments.
 pub fn decide<'p>(policy: &'p Policy, request: &Request<'_>) -> Verdict<'p> {

@@ -2,26 +2,76 @@
 
 use crate::{
     cli::Info,
-    manifest::{EnvValue, Manifest},
+    manifest::{
+        Agent, Bottle, EnvValue, GitUser, Manifest, Route, Source, Step, Transport,
+        approval::{self, Approval},
+        egress::Mode,
+        env::SecretSource,
+    },
     paths::Paths,
+    plan::unbuilt,
     ui,
 };
 use anyhow::Result;
 use serde::Serialize;
+use std::io::{self, Write};
 
+/// What `--json` prints; a change that breaks a reader raises `version`.
 #[derive(Serialize)]
 struct Shown {
+    version: u32,
     agent: String,
     file: String,
+    /// The home file of the same name that is not used.
     shadows: Option<String>,
+    /// How an agent that comes with the working directory stands.
+    approval: approval::State,
     bottle: String,
-    /// What it extends, its own last.
+    /// What the bottle was folded from, its own name last.
+    bottle_chain: Vec<String>,
     bottle_files: Vec<String>,
-    isolation: String,
+    isolation: crate::manifest::Isolation,
+    project_agents: crate::manifest::ProjectAgents,
+    supervise: bool,
+    /// Each as the manifest writes it.
+    limits: Vec<String>,
     skills: Vec<String>,
     prompt_characters: usize,
-    env: Vec<String>,
-    routes: Vec<String>,
+    env: Vec<Variable>,
+    git: Vec<Remote>,
+    git_user: GitUser,
+    egress_mode: Mode,
+    presets: Vec<Preset>,
+    routes: Vec<Route>,
+    /// Keys that `start` refuses, because they are not built yet.
+    not_built: Vec<String>,
+}
+
+/// A variable of the agent, without its value.
+#[derive(Serialize)]
+struct Variable {
+    name: String,
+    /// `literal`, `host` or `asked`.
+    source: &'static str,
+    /// The host's variable.
+    variable: Option<String>,
+    hosts: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Remote {
+    name: String,
+    upstream: String,
+    /// The key's file, or `$` and the host's variable.
+    credential: Option<String>,
+    known_host_key: Option<String>,
+    allow_refs: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Preset {
+    name: &'static str,
+    hosts: &'static [&'static str],
 }
 
 /// Runs `info`.
@@ -29,49 +79,197 @@ pub(super) fn run(args: &Info) -> Result<u8> {
     let paths = Paths::from_env()?;
     let manifest = Manifest::load(&paths)?;
     let (agent, bottle, sources) = manifest.resolve(&paths, &args.agent)?;
-    let shown = Shown {
-        agent: agent.name.clone(),
-        file: agent.source.shown(&paths),
-        shadows: agent.shadows.as_ref().map(|s| s.shown(&paths)),
-        bottle: agent.fields.bottle.clone(),
-        bottle_files: sources.iter().map(|s| s.shown(&paths)).collect(),
-        isolation: format!("{:?}", bottle.isolation).to_lowercase(),
-        skills: agent.fields.skills.clone(),
-        prompt_characters: agent.prompt.trim().chars().count(),
-        env: bottle
-            .env
-            .iter()
-            .map(|(name, value)| match value {
-                EnvValue::Literal(_) => name.clone(),
-                EnvValue::Host(variable) => format!("{name} (secret, from ${variable})"),
-                EnvValue::Asked(_) => format!("{name} (secret, asked for)"),
-            })
-            .collect(),
-        routes: bottle
-            .egress
-            .routes
-            .iter()
-            .map(|r| match &r.auth {
-                Some(auth) => format!("{} with ${}", r.host, auth.token_ref),
-                None => r.host.clone(),
-            })
-            .collect(),
-    };
+    let shown = Shown::new(&paths, agent, &bottle, &sources)?;
     if args.json {
         ui::json(&shown)?;
-        return Ok(0);
+    } else {
+        io::stdout().write_all(shown.text().as_bytes())?;
     }
-    let or_none = |words: &[String]| if words.is_empty() { "none".into() } else { words.join(", ") };
-    let mut rows = vec![vec!["agent".into(), format!("{}  {}", shown.agent, shown.file)]];
-    rows.extend(shown.shadows.iter().map(|file| vec!["shadows".into(), file.clone()]));
-    rows.extend([
-        vec!["bottle".into(), format!("{}  {}", shown.bottle, shown.bottle_files.join(", "))],
-        vec!["isolation".into(), format!("{} at least", shown.isolation)],
-        vec!["skills".into(), or_none(&shown.skills)],
-        vec!["prompt".into(), format!("{} characters", shown.prompt_characters)],
-        vec!["env".into(), or_none(&shown.env)],
-        vec!["routes".into(), or_none(&shown.routes)],
-    ]);
-    ui::table(&["WHAT", "VALUE"], &rows)?;
     Ok(0)
+}
+
+impl Shown {
+    fn new(paths: &Paths, agent: &Agent, bottle: &Bottle, sources: &[&Source]) -> Result<Self> {
+        let egress = &bottle.egress;
+        Ok(Self {
+            version: 1,
+            agent: agent.name.clone(),
+            file: agent.source.shown(paths),
+            shadows: agent.shadows.as_ref().map(|s| s.shown(paths)),
+            approval: Approval::of(paths, agent, bottle)?.state().clone(),
+            bottle: agent.fields.bottle.clone(),
+            bottle_chain: sources.iter().map(|s| s.name.clone()).collect(),
+            bottle_files: sources.iter().map(|s| s.shown(paths)).collect(),
+            isolation: bottle.isolation,
+            project_agents: bottle.project_agents,
+            supervise: bottle.supervise,
+            limits: bottle.limits.shown(),
+            skills: agent.fields.skills.clone(),
+            prompt_characters: agent.prompt.trim().chars().count(),
+            env: bottle.env.0.iter().map(|(name, value)| Variable::new(name, value)).collect(),
+            git: bottle.git.iter().map(Remote::new).collect(),
+            git_user: bottle.git_user.clone().under(&agent.fields.git_user.clone().unwrap_or_default()),
+            egress_mode: egress.mode,
+            presets: egress.presets.iter().map(|p| Preset { name: p.name(), hosts: p.hosts() }).collect(),
+            routes: egress.routes.clone(),
+            not_built: unbuilt::said(bottle).iter().map(|steps| Step::joined(steps)).collect(),
+        })
+    }
+
+    /// For a person, in 80 columns.
+    fn text(&self) -> String {
+        let mut rows: Vec<(&str, Vec<String>)> = vec![
+            ("agent", vec![self.agent.clone(), self.file.clone()]),
+            ("shadows", self.shadows.iter().cloned().collect()),
+            ("approval", self.approval_line().into_iter().map(str::to_owned).collect()),
+            ("bottle", [vec![self.bottle_chain.join(" -> ")], self.bottle_files.clone()].concat()),
+            ("isolation", vec![format!("{} at least", word(&self.isolation))]),
+            ("agents", vec![format!("of a working directory: {}", word(&self.project_agents))]),
+            ("limits", or(vec![self.limits.join(", ")], "the backend's own")),
+            ("skills", or(vec![self.skills.join(", ")], "none")),
+            ("prompt", vec![format!("{} characters", self.prompt_characters)]),
+            ("env", or(self.env.iter().map(Variable::line).collect(), "none")),
+            ("git", or(self.git.iter().flat_map(Remote::lines).collect(), "none")),
+            ("git user", or(vec![person(&self.git_user)], "none")),
+            ("supervise", vec![if self.supervise { "yes" } else { "no" }.into()]),
+        ];
+        let mut egress = vec!["api.anthropic.com, with the model's credential".to_owned()];
+        if self.egress_mode == Mode::Audit {
+            egress.insert(0, "AUDIT: everything is judged and nothing refused".into());
+        }
+        egress.extend(self.routes.iter().map(route_line));
+        egress.extend(self.presets.iter().map(|p| format!("{}: {}", p.name, p.hosts.join(", "))));
+        rows.push(("egress", egress));
+        if !self.not_built.is_empty() {
+            rows.push(("NOT BUILT", vec![format!("start refuses this bottle for {}", self.not_built.join(", "))]));
+        }
+        let mut out = String::new();
+        for (label, values) in rows {
+            for (i, value) in values.iter().enumerate() {
+                for (j, line) in wrapped(&ui::printable(value)).iter().enumerate() {
+                    let label = if (i, j) == (0, 0) { label } else { "" };
+                    let indent = if j == 0 { "" } else { "  " };
+                    out += &format!("{label:>LABEL_WIDTH$}  {indent}{line}\n");
+                }
+            }
+        }
+        out
+    }
+
+    fn approval_line(&self) -> Option<&'static str> {
+        match self.approval {
+            approval::State::NotNeeded => None,
+            approval::State::Approved => Some("it comes with the working directory, and is approved"),
+            approval::State::Needed => {
+                Some("it comes with the working directory, and is not approved: start it once without --yes")
+            }
+            approval::State::Denied => {
+                Some("it comes with the working directory, and its bottle lets none of those in")
+            }
+        }
+    }
+}
+
+impl Variable {
+    fn new(name: &str, value: &EnvValue) -> Self {
+        let (source, variable, hosts) = match value {
+            EnvValue::Literal(_) => ("literal", None, vec![]),
+            EnvValue::Secret { from: SecretSource::Host(variable), hosts } => {
+                ("host", Some(variable.clone()), hosts.clone())
+            }
+            EnvValue::Secret { from: SecretSource::Asked(_), hosts } => ("asked", None, hosts.clone()),
+        };
+        Self { name: name.into(), source, variable, hosts }
+    }
+
+    fn line(&self) -> String {
+        let from = match (self.source, &self.variable) {
+            (_, Some(variable)) => format!(" (secret, from ${variable})"),
+            ("asked", _) => " (secret, asked for)".into(),
+            _ => String::new(),
+        };
+        let to = if self.hosts.is_empty() { String::new() } else { format!(" to {}", self.hosts.join(", ")) };
+        format!("{}{from}{to}", self.name)
+    }
+}
+
+impl Remote {
+    fn new(entry: &crate::manifest::GitEntry) -> Self {
+        let token = entry.token_ref.as_ref().map(|name| format!("${name}"));
+        let credential = match entry.upstream.transport {
+            Transport::Ssh(_) => entry.identity_file.clone(),
+            Transport::Https => token,
+        };
+        Self {
+            name: entry.name.clone(),
+            upstream: entry.upstream.to_string(),
+            credential,
+            known_host_key: entry.known_host_key.clone(),
+            allow_refs: entry.allow_refs.clone(),
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let with = self.credential.as_ref().map(|c| format!(" with {c}")).unwrap_or_default();
+        let key = self.known_host_key.as_ref().map(|key| format!("  host key {key}"));
+        let refs = if self.allow_refs.is_empty() { "nothing".into() } else { self.allow_refs.join(", ") };
+        let mut lines = vec![format!("{}: {}{with}", self.name, self.upstream), format!("  may push {refs}")];
+        lines.extend(key);
+        lines
+    }
+}
+
+fn route_line(route: &Route) -> String {
+    let mut line = route.host.clone();
+    if !route.ports.is_empty() {
+        line += &format!(":{}", route.ports.iter().map(u16::to_string).collect::<Vec<_>>().join(","));
+    }
+    for words in [&route.methods, &route.path_allowlist].into_iter().filter(|words| !words.is_empty()) {
+        line += &format!(" {}", words.join(", "));
+    }
+    if let Some(auth) = &route.auth {
+        line += &format!(" with ${} as {}", auth.token_ref, word(&auth.scheme));
+    }
+    if let Some(address) = route.address {
+        line += &format!(" AT {address}");
+    }
+    let flags = [(route.allow_private, " PRIVATE ADDRESSES"), (route.tls_passthrough, " TLS UNSEEN")];
+    flags.iter().filter(|(set, _)| *set).for_each(|(_, flag)| line += flag);
+    if let Some(responses) = &route.responses {
+        line += &format!(" responses: {}", word(responses));
+    }
+    line
+}
+
+/// A word of a set, as a manifest writes it.
+fn word(value: &impl Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn person(user: &GitUser) -> String {
+    let email = user.email.as_ref().map(|email| format!("<{email}>"));
+    [user.name.clone(), email].into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
+fn or(values: Vec<String>, none: &str) -> Vec<String> {
+    if values.iter().all(String::is_empty) { vec![none.into()] } else { values }
+}
+
+const LABEL_WIDTH: usize = 10;
+/// Eighty columns without the label, two spaces after it, and two of a continued line.
+const VALUE_WIDTH: usize = 80 - LABEL_WIDTH - 4;
+
+fn wrapped(value: &str) -> Vec<String> {
+    let (mut lines, indent) = (vec![String::new()], value.len() - value.trim_start().len());
+    for word in value.trim_start().split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= VALUE_WIDTH - indent => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.into()),
+        }
+    }
+    lines.iter().map(|line| format!("{}{line}", " ".repeat(indent))).collect()
 }

@@ -37,8 +37,8 @@ fn agents(paths: &Paths, json: bool) -> Result<u8> {
     let manifest = Manifest::load(paths)?;
     let rows: Vec<AgentRow> = manifest
         .agents()
-        .map(|(name, agent)| match agent {
-            Ok(agent) => AgentRow {
+        .map(|(name, _)| match manifest.resolve(paths, name) {
+            Ok((agent, ..)) => AgentRow {
                 agent: name.into(),
                 bottle: Some(agent.fields.bottle.clone()),
                 file: Some(agent.source.shown(paths)),

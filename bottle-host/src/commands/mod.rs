@@ -5,6 +5,7 @@ mod cleanup;
 mod doctor;
 mod info;
 mod list;
+mod schema;
 mod start;
 
 use crate::{
@@ -23,6 +24,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Backends(args) => backends::run(&args),
         Command::Info(args) => info::run(&args),
+        Command::Schema { kind } => schema::run(kind),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions { shell } => {
             let mut script = vec![];

@@ -7,7 +7,7 @@
 use crate::{
     cli::{Format, Start},
     life::{Life, Session},
-    manifest::{Agent, Bottle, Isolation, Manifest, ProjectAgents},
+    manifest::{Bottle, Isolation, Manifest, approval::Approval},
     paths::Paths,
     plan::{self, Resolved, credential::ModelCredential},
     plugin::{self, Backend, Services},
@@ -17,7 +17,7 @@ use crate::{
     state::{self, Holder, Metadata, State},
     ui::{self, UsageError, hinted},
 };
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bottle_api::BackendInfo;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -42,15 +42,15 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     let paths = Paths::from_env()?;
     let manifest = Manifest::load(&paths)?;
     let (agent, bottle, sources) = manifest.resolve(&paths, &args.agent)?;
-    check_project_agent(&paths, agent, &bottle, args.yes)?;
+    let approval = Approval::of(&paths, agent, &bottle)?;
+    approval.check(&paths, args.yes)?;
     let credential = ModelCredential::from_env()?;
     if !args.dry_run {
         state::make_owner(&paths)?;
     }
     let slug = state::slug(&agent.name);
     let identity = state::new_identity(&slug)?;
-    let mut resolved = plan::resolve(&paths, agent, &bottle, credential, &identity, &slug)
-        .with_context(|| format!("{}, bottle {}", agent.source.shown(&paths), agent.fields.bottle))?;
+    let mut resolved = plan::resolve(&paths, agent, &bottle, credential, &identity, &slug)?;
     let headless = args.prompt.is_some();
     if !headless && !args.dry_run && !Terminal::is_there() {
         return Err(UsageError("there is no terminal for the session; say --prompt TEXT to run headless".into()).into());
@@ -69,7 +69,10 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
         let preflight = Preflight::new(&paths, agent, &sources, &resolved, &backend.info, plan.summary()?);
         match args.format {
             Format::Json => ui::json(&preflight)?,
-            Format::Text => preflight.show(),
+            Format::Text => {
+                preflight.show();
+                approval.show(&paths);
+            }
         }
         ui::say("dry run: nothing was created");
         return Ok(0);
@@ -80,9 +83,13 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     let life = Life::begin(state, &resolved.spec, services, backend);
     let plan = life.backend().prepare(&resolved.spec, &stage, cancel.fd())?;
     Preflight::new(&paths, agent, &sources, &resolved, &life.backend().info, plan.summary()?).show();
-    if !args.yes && !ui::confirm("launch this agent?", cancel)? {
-        ui::say("aborted by user");
-        return Ok(0);
+    approval.show(&paths);
+    if !args.yes {
+        if !ui::confirm("launch this agent?", cancel)? {
+            ui::say("aborted by user");
+            return Ok(0);
+        }
+        approval.record()?;
     }
     let session = Session {
         argv: claude_argv(args, !agent.prompt.trim().is_empty()),
@@ -102,23 +109,6 @@ fn mention_leftovers(paths: &Paths) {
         let bottles = if abandoned == 1 { "1 earlier bottle".into() } else { format!("{abandoned} earlier bottles") };
         ui::say(format!("hint: {bottles} did not end in order; `bottle cleanup` removes what is left"));
     }
-}
-
-/// Whoever wrote the working directory wrote its agents: somebody has to have seen the preflight, if the bottle lets
-/// them in at all.
-fn check_project_agent(paths: &Paths, agent: &Agent, bottle: &Bottle, yes: bool) -> Result<()> {
-    if agent.source.path.starts_with(paths.root()) {
-        return Ok(());
-    }
-    let shown = agent.source.shown(paths);
-    if bottle.project_agents == ProjectAgents::Deny {
-        let message = format!("{shown} comes with the working directory, and its bottle says `project_agents: deny`");
-        return Err(hinted(message, format!("Copy what you trust to {}.", paths.short(&paths.root().join("agents")))));
-    }
-    if yes {
-        return Err(UsageError(format!("{shown} comes with the working directory; start it without --yes")).into());
-    }
-    Ok(())
 }
 
 /// The bottle's floor against the backend's strength.

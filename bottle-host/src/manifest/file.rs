@@ -1,21 +1,29 @@
 //! One file of the manifest: frontmatter between two `---` lines, then the body.
 
-use super::mistake::advice;
+pub use super::yaml::Step;
+
+use super::{
+    mistake::Mistake,
+    yaml::{self, Frontmatter},
+};
 use crate::{
     paths::Paths,
     ui::{self, hinted},
 };
-use anyhow::{Context, Result, anyhow, bail};
-use serde::de::DeserializeOwned;
+use anyhow::{Context, Result, anyhow};
 use std::{
     fs::File,
-    io::Read,
+    io::{ErrorKind, Read},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 const FENCE: &str = "---";
+/// A prompt is text that somebody wrote.
 const MAX_BYTES: u64 = 1 << 20;
+/// libyaml's time grows with the square of how deep `[` is nested: this much takes it a second at most.
+const MAX_FRONTMATTER: usize = 32 << 10;
 
 /// A file and the name that its stem gives.
 #[derive(Debug, Clone)]
@@ -24,16 +32,17 @@ pub struct Source {
     pub name: String,
     /// The file.
     pub path: PathBuf,
+    /// Its frontmatter, once it was read: lines are numbered as in the file.
+    yaml: Arc<str>,
 }
 
-/// A file's text, split.
-pub struct Text {
-    pub(super) path: PathBuf,
-    pub(super) yaml: String,
-    /// Line of the file that the YAML's first line is.
-    pub(super) first_line: usize,
+/// A file's text.
+pub(super) struct Text {
+    /// The whole of it.
+    pub(super) whole: String,
     /// What follows the frontmatter.
-    pub body: String,
+    pub(super) body: String,
+    yaml: Arc<str>,
 }
 
 /// The Markdown files of a directory whose stems are names; others are skipped with a warning.
@@ -48,7 +57,7 @@ pub(super) fn sources(dir: &Path) -> Result<Vec<Source>> {
             continue;
         }
         match path.file_stem().and_then(|stem| stem.to_str()).filter(|stem| is_name(stem)) {
-            Some(name) => found.push(Source { name: name.to_owned(), path }),
+            Some(name) => found.push(Source { name: name.to_owned(), path, yaml: "".into() }),
             None => ui::warn(format!(
                 "{}: skipped; a name is lower-case letters, digits and dashes, begins with a letter and has 40 \
                  characters at most",
@@ -68,103 +77,136 @@ fn is_name(stem: &str) -> bool {
 }
 
 impl Source {
-    /// Reads and splits the file.
-    pub fn read(&self) -> Result<Text> {
-        let shown = self.path.display();
+    /// Reads the file and its frontmatter. An error names file, line and column.
+    pub(super) fn read<T: Frontmatter>(&mut self, paths: &Paths) -> Result<(T, Text)> {
+        let shown = self.shown(paths);
+        let text = split(&shown, self.read_text(&shown)?)?;
+        self.yaml = text.yaml.clone();
+        Ok((parse(&shown, &text.yaml)?, text))
+    }
+
+    fn read_text(&self, shown: &str) -> Result<String> {
         // It may come with a cloned repository: neither wait for a FIFO nor read a device for ever.
         let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
         let file = File::options().read(true).custom_flags(nonblock).open(&self.path);
-        let file = file.with_context(|| format!("read {shown}"))?;
+        let file = file.with_context(|| format!("{shown}: cannot be read"))?;
         if !file.metadata()?.is_file() {
-            bail!("{shown}: not a regular file");
+            return Err(hinted(format!("{shown}: this is no regular file"), "A manifest is made of Markdown files."));
         }
         let mut text = String::new();
-        file.take(MAX_BYTES + 1).read_to_string(&mut text).with_context(|| format!("read {shown}"))?;
-        if text.len() as u64 > MAX_BYTES {
-            bail!("{shown}: more than the {MAX_BYTES} bytes that a manifest file may have");
+        let read = file.take(MAX_BYTES + 1).read_to_string(&mut text);
+        if read.as_ref().is_err_and(|error| error.kind() == ErrorKind::InvalidData) {
+            return Err(hinted(format!("{shown}: this is not UTF-8 text"), "Save it as UTF-8."));
         }
-        split(&self.path, &text)
+        read.with_context(|| format!("{shown}: cannot be read"))?;
+        if text.len() as u64 > MAX_BYTES {
+            return Err(hinted(
+                format!("{shown}: it has more than {MAX_BYTES} bytes"),
+                "A prompt is shorter than that.",
+            ));
+        }
+        Ok(text)
     }
 
     /// The path as a person would write it.
     pub fn shown(&self, paths: &Paths) -> String {
         paths.short(&self.path)
     }
+
+    /// File, line and column of a value of the frontmatter, where it has that value.
+    pub fn place(&self, paths: &Paths, steps: &[Step<'_>]) -> Option<String> {
+        let (line, column) = yaml::place(&self.yaml, steps)?;
+        Some(format!("{}:{line}:{column}", self.shown(paths)))
+    }
 }
 
-fn split(path: &Path, text: &str) -> Result<Text> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+/// Takes the frontmatter out of a file's text. An empty line stands for the first fence, so that lines keep their
+/// numbers.
+fn split(shown: &str, whole: String) -> Result<Text> {
+    let form = "A file begins with a line `---`, its YAML frontmatter, and another line `---`.";
+    let text = whole.strip_prefix('\u{feff}').unwrap_or(&whole);
     let mut lines = text.split_inclusive('\n');
     if lines.next().is_none_or(|line| line.trim_end() != FENCE) {
-        bail!(
-            "{}:1:1: the file begins with a line `{FENCE}`, its YAML frontmatter, and another `{FENCE}`",
-            path.display()
-        );
+        return Err(hinted(format!("{shown}:1:1: there is no frontmatter"), form));
     }
-    let mut yaml = String::new();
+    let mut yaml = "\n".to_owned();
     for line in lines.by_ref() {
+        if yaml.len() > MAX_FRONTMATTER {
+            return Err(hinted(
+                format!("{shown}:1:1: the frontmatter has more than {MAX_FRONTMATTER} bytes"),
+                "Close it with a line `---`; what follows is the prompt, or notes.",
+            ));
+        }
         if line.trim_end() == FENCE {
-            return Ok(Text { path: path.into(), yaml, first_line: 2, body: lines.collect() });
+            let body = lines.collect();
+            return Ok(Text { yaml: yaml.into(), body, whole });
         }
         yaml.push_str(line);
     }
-    bail!("{}:{}:1: the frontmatter has no closing line `{FENCE}`", path.display(), text.lines().count())
+    let last = text.lines().count();
+    Err(hinted(format!("{shown}:{last}:1: the frontmatter is not closed"), form))
 }
 
-impl Text {
-    /// The frontmatter as a `T`. An error names file, line and column.
-    pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
-        // An empty frontmatter is an empty mapping.
-        let empty = self.yaml.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
-        let yaml = if empty { "{}" } else { &self.yaml };
-        serde_yaml::from_str(yaml).map_err(|error| {
-            let place =
-                error.location().map_or((self.first_line, 1), |at| (at.line() + self.first_line - 1, at.column()));
-            let text = error.to_string();
-            let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
-            let place = format!("{}:{}:{}", self.path.display(), place.0, place.1);
-            // To YAML a lone `?` begins a key; to a person it is the shortest secret of `env`.
-            let lone = self.yaml.lines().any(|line| line.trim_end().ends_with(": ?"));
-            match advice(message).or_else(|| lone.then(|| "Put a lone `?` in quotes: NAME: \"?\"".into())) {
-                Some(advice) => hinted(format!("{place}: {message}"), advice),
-                None => anyhow!("{place}: {message}"),
-            }
-        })
-    }
+fn parse<T: Frontmatter>(shown: &str, text: &str) -> Result<T> {
+    yaml::read(text).map_err(|error| {
+        let Mistake { line, column, message, hint } = Mistake::of(&error, text);
+        let message = format!("{shown}:{line}:{column}: {message}");
+        match hint {
+            Some(hint) => hinted(message, hint),
+            None => anyhow!(message),
+        }
+    })
+}
+
+/// Frontmatter from a text, as if `shown` were its file.
+#[doc(hidden)]
+pub fn parse_text<T: Frontmatter>(shown: &str, text: &str) -> Result<T> {
+    parse(shown, &split(shown, text.to_owned())?.yaml)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_yaml::Value;
+    use crate::manifest::{AgentFields, BottleFields};
 
     #[test]
     fn frontmatter_and_body_come_apart() {
-        let text = split(Path::new("x.md"), "---\na: 1\n---\nbody\n---\nmore\n").unwrap();
-        assert_eq!((text.yaml.as_str(), text.body.as_str()), ("a: 1\n", "body\n---\nmore\n"));
-        let bare = split(Path::new("x.md"), "---\n---").unwrap();
-        assert!(bare.parse::<Value>().unwrap().as_mapping().unwrap().is_empty());
-        assert!(split(Path::new("x.md"), "no frontmatter").is_err());
-        assert!(split(Path::new("x.md"), "---\na: 1\n").is_err());
+        let text = split("x.md", "---\na: 1\n---\nbody\n---\nmore\n".into()).unwrap();
+        assert_eq!((&*text.yaml, text.body.as_str()), ("\na: 1\n", "body\n---\nmore\n"));
+        for empty in ["---\n---", "\u{feff}---\r\n---\r\n", "---\n# a comment\n\n---\n"] {
+            assert_eq!(parse_text::<BottleFields>("x.md", empty).unwrap(), BottleFields::default(), "{empty:?}");
+        }
+        for bad in ["", "no frontmatter", "---\na: 1\n", "---"] {
+            assert!(split("x.md", bad.into()).is_err(), "{bad}");
+        }
     }
 
     #[test]
     fn a_device_or_a_pipe_is_no_manifest() {
+        let paths = Paths { home: "/nowhere".into(), cwd: "/".into() };
         for path in ["/dev/zero", "/dev/tty", "/"] {
-            let source = Source { name: "x".into(), path: path.into() };
-            assert!(source.read().is_err(), "{path}");
+            let mut source = Source { name: "x".into(), path: path.into(), yaml: "".into() };
+            assert!(source.read::<BottleFields>(&paths).is_err(), "{path}");
         }
     }
 
     #[test]
-    fn errors_name_the_files_own_line() {
-        #[derive(Debug, serde::Deserialize)]
-        #[allow(dead_code)]
-        struct T {
-            a: u8,
+    fn what_is_nested_or_unfolds_without_end_is_refused_at_once() {
+        let mut aliases = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for i in 1..9 {
+            let of = format!("*a{}, ", i - 1).repeat(10);
+            aliases += &format!("a{i}: &a{i} [{of}]\n");
         }
-        let text = split(Path::new("x.md"), "---\n\na: many\n---\n").unwrap();
-        let error = text.parse::<T>().unwrap_err().to_string();
-        assert!(error.starts_with("x.md:3:4: "), "{error}");
+        let wide = format!("tools: [{}]\n", "*x, ".repeat(5_000));
+        for yaml in [
+            format!("description: {}", "[".repeat(30_000)),
+            format!("description: {}", "{a: ".repeat(7_500)),
+            format!("description:\n{aliases}"),
+            format!("bottle: b\nname: &x [{}]\n{wide}", "y, ".repeat(2_500)),
+        ] {
+            let began = std::time::Instant::now();
+            assert!(parse_text::<AgentFields>("x.md", &format!("---\n{yaml}\n---\n")).is_err());
+            assert!(began.elapsed() < std::time::Duration::from_secs(20), "{}", &yaml[..30]);
+        }
     }
 }

@@ -4,60 +4,46 @@
 //! of its own (`./.claude-bottle/agents/`), but never a boundary, so it can never point a credential at a host of its
 //! choosing.
 
+mod agent;
+pub mod approval;
 mod bottle;
+pub mod egress;
+pub mod env;
 mod file;
+mod git;
+mod limits;
 mod mistake;
+mod names;
+mod read;
+mod schema;
+mod upstream;
+mod yaml;
 
-pub use bottle::{Bottle, BottleFields, EnvValue, Isolation, ProjectAgents, Route, RouteAuth, is_variable};
-pub use file::Source;
+pub use agent::{Agent, AgentFields};
+pub use bottle::{Bottle, BottleFields, Isolation, Names, ProjectAgents};
+pub use egress::{Egress, Route};
+pub use env::EnvValue;
+pub use file::{Source, Step, parse_text};
+pub use git::{GitEntry, GitUser};
+pub use limits::LimitFields;
+pub use schema::schema;
+pub use upstream::{Transport, Upstream};
+pub use yaml::{Frontmatter, print};
 
 use crate::{
     paths::Paths,
     ui::{self, hinted},
 };
-use anyhow::{Context, Result, bail};
-use serde::Deserialize;
-use std::collections::BTreeMap;
+use anyhow::Result;
+use std::{collections::BTreeMap, path::Path};
 
-/// An agent's frontmatter; the body is its system prompt.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AgentFields {
-    /// The bottle it lives in.
-    pub bottle: String,
-    /// Its skills, by directory name.
-    #[serde(default)]
-    pub skills: Vec<String>,
-    // Claude Code's own subagent fields: accepted, so that one file can serve both, and ignored.
-    #[serde(default, rename = "name")]
-    _name: Ignored,
-    #[serde(default, rename = "description")]
-    _description: Ignored,
-    #[serde(default, rename = "model")]
-    _model: Ignored,
-    #[serde(default, rename = "color")]
-    _color: Ignored,
-    #[serde(default, rename = "memory")]
-    _memory: Ignored,
-    #[serde(default, rename = "tools")]
-    _tools: Ignored,
-}
+/// `extends` of `extends`: more than anybody means.
+const MAX_CHAIN: usize = 32;
 
-type Ignored = Option<serde_yaml::Value>;
+impl Frontmatter for BottleFields {}
 
-/// An agent.
-#[derive(Debug, Clone)]
-pub struct Agent {
-    /// Its name: the file's stem.
-    pub name: String,
-    /// What its frontmatter says.
-    pub fields: AgentFields,
-    /// The system prompt; may be empty.
-    pub prompt: String,
-    /// Its file.
-    pub source: Source,
-    /// The home file of the same name, which this one is used instead of.
-    pub shadows: Option<Source>,
+impl Frontmatter for AgentFields {
+    const IGNORED: &'static [&'static str] = &["name", "description", "model", "color", "memory", "tools"];
 }
 
 /// Everything that was found. A file that cannot be read does not hide the others.
@@ -70,20 +56,32 @@ impl Manifest {
     /// Reads all files of the home and of the working directory.
     pub fn load(paths: &Paths) -> Result<Self> {
         let (home, project) = (paths.root(), paths.cwd.join(".claude-bottle"));
-        if project != home && project.join("bottles").is_dir() {
+        // Started in the home itself, both are the same.
+        let real = |dir: &Path| dir.canonicalize().ok();
+        let project = Some(&project).filter(|dir| real(dir).is_some() && real(dir) != real(&home));
+        if project.is_some_and(|dir| dir.join("bottles").is_dir()) {
             ui::warn("ignoring ./.claude-bottle/bottles: bottles are defined in ~/.claude-bottle/bottles only");
         }
         let mut bottles = BTreeMap::new();
-        for source in file::sources(&home.join("bottles"))? {
-            let bottle = source.read().and_then(|text| Ok((text.parse()?, source.clone())));
-            bottles.insert(source.name.clone(), bottle);
+        for mut source in file::sources(&home.join("bottles"))? {
+            let bottle = source.read(paths).map(|(fields, _)| (fields, source.clone()));
+            bottles.insert(source.name, bottle);
         }
         let mut agents: BTreeMap<String, Result<Agent>> = BTreeMap::new();
-        let project = (project != home).then_some(&project);
-        for dir in [Some(&home), project].into_iter().flatten() {
-            for source in file::sources(&dir.join("agents"))? {
-                let shadows = agents.get(&source.name).and_then(|a| Some(a.as_ref().ok()?.source.clone()));
-                agents.insert(source.name.clone(), read_agent(&source, shadows));
+        for (dir, from_project) in [(Some(&home), false), (project, true)] {
+            for mut source in dir.map_or(Ok(vec![]), |dir| file::sources(&dir.join("agents")))? {
+                let name = source.name.clone();
+                let shadows = agents.get(&name).and_then(|a| Some(a.as_ref().ok()?.source.clone()));
+                let agent = source.read(paths).map(|(fields, text)| Agent {
+                    name: name.clone(),
+                    fields,
+                    prompt: text.body,
+                    text: text.whole,
+                    source,
+                    from_project,
+                    shadows,
+                });
+                agents.insert(name, agent);
             }
         }
         Ok(Self { agents, bottles })
@@ -109,24 +107,31 @@ impl Manifest {
         };
         let agent = as_ref(agent)?;
         let mut sources = vec![];
-        let folded = self.fold(paths, &agent.fields.bottle, &agent.source, &mut vec![], &mut sources)?;
-        Ok((agent, folded.into(), sources))
+        let named = agent.place(paths, &[Step::Key("bottle")]);
+        let folded = self.fold(paths, &agent.fields.bottle, &named, &mut vec![], &mut sources, &mut BTreeMap::new())?;
+        let bottle = folded.into_bottle(sources.iter().map(|source| (*source).clone()).collect());
+        Ok((agent, bottle, sources))
     }
 
-    /// A bottle over all that it extends. `chain` is the way here, `named_by` its last file.
+    /// A bottle over all that it extends. `named` is the place of its name, `chain` the way here, `done` what was folded
+    /// already.
     fn fold<'m>(
         &'m self,
         paths: &Paths,
         name: &str,
-        named_by: &Source,
+        named: &str,
         chain: &mut Vec<String>,
         sources: &mut Vec<&'m Source>,
+        done: &mut BTreeMap<String, BottleFields>,
     ) -> Result<BottleFields> {
+        if let Some(folded) = done.get(name) {
+            return Ok(folded.clone());
+        }
         let Some(found) = self.bottles.get(name) else {
             let dir = paths.short(&paths.root().join("bottles"));
             let known: Vec<&str> = self.bottles.keys().map(String::as_str).collect();
             return Err(hinted(
-                format!("{}: no bottle `{name}`", named_by.shown(paths)),
+                format!("{named}: there is no bottle `{name}`"),
                 match known.as_slice() {
                     [] => format!("Write it: {dir}/{name}.md"),
                     _ => format!("Bottles are {dir}/NAME.md; there are: {}.", known.join(", ")),
@@ -134,23 +139,33 @@ impl Manifest {
             ));
         };
         let (fields, source) = as_ref(found)?;
-        chain.push(name.to_owned());
-        if chain[..chain.len() - 1].iter().any(|earlier| earlier == name) {
+        if chain.iter().any(|earlier| earlier == name) {
+            if chain.last().is_some_and(|last| last == name) {
+                return Err(hinted(format!("{named}: the bottle `{name}` extends itself"), "Take its own name out."));
+            }
             let way = chain.join(" -> ");
             return Err(hinted(
-                format!("{}: bottles extend one another in a circle: {way}", named_by.shown(paths)),
+                format!("{named}: bottles extend one another in a circle: {way} -> {name}"),
                 "Take one `extends` of the circle out.",
             ));
         }
+        if chain.len() == MAX_CHAIN {
+            let hint = "Let a bottle extend several, `extends: [a, b]`, instead of one after another.";
+            return Err(hinted(format!("{named}: `extends` goes through more than {MAX_CHAIN} bottles"), hint));
+        }
+        chain.push(name.to_owned());
         let mut folded = BottleFields::default();
-        for parent in &fields.extends.0 {
-            folded = folded.under(&self.fold(paths, parent, source, chain, sources)?);
+        for (i, parent) in fields.extends.0.iter().enumerate() {
+            let steps = [Step::Key("extends"), Step::Index(i)];
+            let place = source.place(paths, &steps).or_else(|| source.place(paths, &steps[..1]));
+            let named = format!("{}: extends", place.unwrap_or_else(|| source.shown(paths)));
+            folded = folded.under(&self.fold(paths, parent, &named, chain, sources, done)?);
         }
         chain.pop();
-        if !sources.iter().any(|s| s.name == source.name) {
-            sources.push(source);
-        }
-        Ok(folded.under(fields))
+        sources.push(source);
+        let folded = folded.under(fields);
+        done.insert(name.to_owned(), folded.clone());
+        Ok(folded)
     }
 }
 
@@ -162,47 +177,10 @@ fn as_ref<T>(kept: &Result<T>) -> Result<&T> {
     })
 }
 
-fn read_agent(source: &Source, shadows: Option<Source>) -> Result<Agent> {
-    let text = source.read()?;
-    let fields: AgentFields = text.parse()?;
-    for skill in &fields.skills {
-        if !is_plain_name(skill) {
-            bail!("{}: the skill `{skill}` is no plain directory name", source.path.display());
-        }
-    }
-    if !is_plain_name(&fields.bottle) {
-        bail!("{}: the bottle `{}` is no plain name", source.path.display(), fields.bottle);
-    }
-    Ok(Agent { name: source.name.clone(), fields, prompt: text.body, source: source.clone(), shadows })
-}
-
-/// `^[A-Za-z0-9][A-Za-z0-9._-]*$`
-fn is_plain_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
-}
-
-/// Where a skill is, held below the skills' directory even when links are followed.
-pub fn skill_dir(paths: &Paths, name: &str) -> Result<std::path::PathBuf> {
-    let (root, dir) = (paths.skills(), paths.skills().join(name));
-    if !dir.is_dir() {
-        return Err(hinted(
-            format!("skill `{name}`: there is no directory {}", paths.short(&dir)),
-            format!("Create {}/SKILL.md, or take the skill out of the agent.", paths.short(&dir)),
-        ));
-    }
-    let (real_root, real) = (root.canonicalize()?, dir.canonicalize().context("resolve the skill's directory")?);
-    if !real.starts_with(&real_root) || real == real_root {
-        bail!("skill `{name}`: {} leads out of {}", paths.short(&dir), paths.short(&root));
-    }
-    Ok(real)
-}
-
 /// For tests of modules that need a bottle.
 #[cfg(test)]
 pub(crate) fn bottle_from(yaml: &str) -> Bottle {
-    let text = file::Text { path: "test.md".into(), yaml: yaml.into(), first_line: 1, body: String::new() };
-    text.parse::<BottleFields>().unwrap().into()
+    parse_text::<BottleFields>("test.md", &format!("---\n{yaml}\n---\n")).unwrap().into_bottle(vec![])
 }
 
 #[cfg(test)]
@@ -274,7 +252,7 @@ mod tests {
         let manifest = Manifest::load(&paths).unwrap();
         let (_, both, sources) = manifest.resolve(&paths, "a").unwrap();
         let text = |t: &str| EnvValue::Literal(t.into());
-        assert_eq!((&both.env["A"], &both.env["B"]), (&text("other"), &text("net")));
+        assert_eq!((&both.env.0["A"], &both.env.0["B"]), (&text("other"), &text("net")));
         assert_eq!((both.egress.routes.len(), both.isolation), (1, Isolation::Vm));
         assert_eq!(both.limits.pids.map(u32::from), Some(7));
         assert_eq!(sources.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["base", "net", "other", "both"]);
@@ -283,17 +261,7 @@ mod tests {
         let ring = manifest.resolve(&paths, "r").unwrap_err().to_string();
         assert!(ring.contains("circle: ring -> ring2 -> ring"), "{ring}");
         let lost = manifest.resolve(&paths, "l").unwrap_err();
-        assert!(lost.to_string().contains("lost.md: no bottle `nowhere`"), "{lost}");
+        assert!(lost.to_string().contains("lost.md:2:10: extends: there is no bottle `nowhere`"), "{lost}");
         assert!(ui::hint_of(&lost).unwrap().contains("base, both"));
-    }
-
-    #[test]
-    fn a_skill_stays_below_its_directory() {
-        let (dir, paths) = home(&[("home/.claude/skills/ok/SKILL.md", "x"), ("elsewhere/SKILL.md", "x")]);
-        std::os::unix::fs::symlink(dir.path().join("elsewhere"), paths.skills().join("out")).unwrap();
-        assert!(skill_dir(&paths, "ok").is_ok());
-        for bad in ["out", "missing", ".", ".."] {
-            assert!(skill_dir(&paths, bad).is_err(), "{bad}");
-        }
     }
 }

@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use bottle_api::{Secret, secret::Secrets};
 use bottle_policy::{Auth, AuthScheme};
 
-/// The model's own host.
-pub const HOST: &str = "api.anthropic.com";
+pub use crate::manifest::egress::MODEL_HOST as HOST;
+
 /// Below what the client asks for there. Uploads of files are not among it.
 pub const PATHS: &[&str] = &[
     "/v1/messages",

@@ -2,7 +2,11 @@
 
 use super::{credential::ModelCredential, host_variable};
 use crate::{
-    manifest::{Bottle, EnvValue},
+    manifest::{
+        Bottle, EnvValue, Step,
+        env::{CA_VARIABLES, NO_PROXY_VARIABLES, PROXY_VARIABLES, SWITCHES, SecretSource},
+    },
+    paths::Paths,
     signals::Cancellation,
     ui::{self, hinted},
 };
@@ -13,31 +17,6 @@ use std::collections::BTreeMap;
 /// Where the bottle's certificate authority stands; the second is the file that Debian's libraries read.
 pub const CA_PATHS: [&str; 2] = ["/etc/bottle/ca.pem", "/etc/ssl/certs/ca-certificates.crt"];
 
-/// Trust the sidecar's certificates.
-const CA_VARIABLES: [&str; 5] =
-    ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO"];
-const PROXY_VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
-const NO_PROXY_VARIABLES: [&str; 2] = ["NO_PROXY", "no_proxy"];
-/// Keep the client from talking to anybody but the model.
-const SWITCHES: [(&str, &str); 3] = [
-    ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1"),
-    ("CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL", "1"),
-    ("DISABLE_AUTOUPDATER", "1"),
-];
-/// Others that a manifest may not set: they would lead the client, or a credential, elsewhere.
-const RESERVED: [&str; 10] = [
-    "HOME",
-    "ALL_PROXY",
-    "all_proxy",
-    "ANTHROPIC_BASE_URL",
-    "ANTHROPIC_AUTH_TOKEN",
-    "ANTHROPIC_API_KEY",
-    "CLAUDE_CODE_OAUTH_TOKEN",
-    "CLAUDE_BOTTLE_OAUTH_TOKEN",
-    "NODE_TLS_REJECT_UNAUTHORIZED",
-    "SSL_CERT_DIR",
-];
-
 /// The manifest's part, resolved as far as it can be before the y/N.
 pub struct Environment {
     literals: BTreeMap<String, String>,
@@ -46,36 +25,24 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Checks the names, and that the host's variables are set.
-    pub fn resolve(bottle: &Bottle) -> Result<Self> {
+    /// Checks that the host's variables are set.
+    pub fn resolve(paths: &Paths, bottle: &Bottle) -> Result<Self> {
         let mut out = Self { literals: BTreeMap::new(), host: BTreeMap::new(), asked: BTreeMap::new() };
-        for (name, value) in &bottle.env {
-            if !crate::manifest::is_variable(name) {
-                bail!("env: `{name}` is no name of a variable");
-            }
-            if is_reserved(name) {
-                return Err(hinted(
-                    format!("env: bottle sets {name} itself"),
-                    "Take it out of the bottle's `env`; the model's credential comes from the host's environment.",
-                ));
-            }
+        for (name, value) in &bottle.env.0 {
             match value {
                 EnvValue::Literal(text) => drop(out.literals.insert(name.clone(), text.clone())),
-                EnvValue::Asked(question) => drop(out.asked.insert(name.clone(), question.clone())),
-                EnvValue::Host(variable) if RESERVED.contains(&variable.as_str()) => {
-                    return Err(hinted(
-                        format!("env: {name} would hand the model's own credential, ${{{variable}}}, to the agent"),
-                        "The sidecar puts it in where it is needed; take it out of the bottle's `env`.",
-                    ));
+                EnvValue::Secret { from: SecretSource::Asked(question), .. } => {
+                    out.asked.insert(name.clone(), question.clone());
                 }
-                EnvValue::Host(variable) if host_variable(variable).is_some() => {
+                EnvValue::Secret { from: SecretSource::Host(variable), .. } => {
+                    if host_variable(variable).is_none() {
+                        let place = bottle.place(paths, &[Step::Key("env"), Step::Key(name)]);
+                        return Err(hinted(
+                            format!("{place}: the variable {variable} is not set on this machine"),
+                            format!("export {variable}=…, or take {name} out of the bottle."),
+                        ));
+                    }
                     out.host.insert(name.clone(), variable.clone());
-                }
-                EnvValue::Host(variable) => {
-                    return Err(hinted(
-                        format!("env: {name} wants ${{{variable}}}, which is not set on this machine"),
-                        format!("export {variable}=…, or take {name} out of the bottle."),
-                    ));
                 }
             }
         }
@@ -106,11 +73,6 @@ impl Environment {
         }
         Ok(all)
     }
-}
-
-fn is_reserved(name: &str) -> bool {
-    let own = PROXY_VARIABLES.iter().chain(&NO_PROXY_VARIABLES).chain(&CA_VARIABLES).chain(&RESERVED);
-    own.chain(SWITCHES.iter().map(|(switch, _)| switch)).any(|reserved| *reserved == name)
 }
 
 /// What makes the agent use its sidecar, whatever the manifest says.
@@ -147,26 +109,33 @@ pub fn base(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::bottle_from;
+    use crate::manifest::{bottle_from, env::is_reserved};
+
+    fn resolve(yaml: &str) -> Result<Environment> {
+        let paths = Paths { home: "/nowhere".into(), cwd: "/".into() };
+        Environment::resolve(&paths, &bottle_from(yaml))
+    }
 
     #[test]
     fn the_manifest_cannot_replace_what_leads_to_the_sidecar() {
-        for name in ["HTTPS_PROXY", "no_proxy", "SSL_CERT_FILE", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY"] {
-            let bottle = bottle_from(&format!("env: {{{name}: x}}"));
-            assert!(Environment::resolve(&bottle).is_err(), "{name}");
+        let harmless = ["USER", "SHELL", "LANG", "TERM", "PATH"];
+        let info = BottleInfo::default();
+        for credential in [ModelCredential::OauthToken, ModelCredential::ApiKey] {
+            for (name, _) in base(&info, &Secret::new("x"), credential, "xterm") {
+                assert!(is_reserved(&name) || harmless.contains(&name.as_str()), "{name}");
+            }
         }
     }
 
     #[test]
     fn an_unset_host_variable_is_named() {
-        let bottle = bottle_from("env: {A: '${BOTTLE_TEST_NOT_SET}'}");
-        let Err(error) = Environment::resolve(&bottle) else { panic!("resolved") };
+        let Err(error) = resolve("env: {A: '${BOTTLE_TEST_NOT_SET}'}") else { panic!("resolved") };
         assert!(error.to_string().contains("BOTTLE_TEST_NOT_SET"));
     }
 
     #[test]
     fn the_preflight_shows_names_only() {
-        let bottle = bottle_from("env: {A: literal-value, B: '?question'}");
-        assert_eq!(Environment::resolve(&bottle).unwrap().shown(), ["A", "B (secret, asked for)"]);
+        let environment = resolve("env: {A: literal-value, B: '?question'}").unwrap();
+        assert_eq!(environment.shown(), ["A", "B (secret, asked for)"]);
     }
 }

@@ -2,13 +2,19 @@
 
 use super::{credential::ModelCredential, environment::CA_PATHS};
 use crate::{
-    manifest::{Agent, skill_dir},
+    manifest::{Agent, Bottle, Step},
     paths::Paths,
+    ui::hinted,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use bottle_api::{FileEntry, HOME, Provision, WORKSPACE};
 use serde_json::json;
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs::{self, File},
+    io::Read,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
 
 /// The system prompt, in the bottle.
 pub const PROMPT_PATH: &str = "/home/agent/.bottle/prompt.md";
@@ -17,16 +23,26 @@ const MAX_SKILL_BYTES: u64 = 4 << 20;
 const MAX_SKILL_FILES: usize = 1000;
 
 /// Renders them all.
-pub fn render(paths: &Paths, agent: &Agent, credential: &ModelCredential) -> Result<Provision> {
+pub fn render(paths: &Paths, agent: &Agent, bottle: &Bottle, credential: &ModelCredential) -> Result<Provision> {
     let mut prompt = first_run(*credential)?;
     if !agent.prompt.trim().is_empty() {
         prompt.push(FileEntry::agent(PROMPT_PATH, agent.prompt.as_str()).own_parents(1));
     }
     let mut skills = vec![];
-    for name in &agent.fields.skills {
-        add_skill(&skill_dir(paths, name)?, name, &mut skills).with_context(|| format!("skill `{name}`"))?;
+    for (i, name) in agent.fields.skills.iter().enumerate() {
+        Agent::skill_dir(paths, name)
+            .and_then(|dir| add_skill(&dir, name, &mut skills))
+            .with_context(|| agent.place(paths, &[Step::Key("skills"), Step::Index(i)]))?;
     }
-    Ok(Provision { ca_paths: CA_PATHS.map(str::to_owned).to_vec(), prompt, skills, ..Provision::default() })
+    let git_user = bottle.git_user.clone().under(&agent.fields.git_user.clone().unwrap_or_default());
+    let git = git_user.config().map(|config| FileEntry::agent(format!("{HOME}/.gitconfig"), config));
+    Ok(Provision {
+        ca_paths: CA_PATHS.map(str::to_owned).to_vec(),
+        prompt,
+        skills,
+        git: git.into_iter().collect(),
+        ..Provision::default()
+    })
 }
 
 /// Onboarding is done, the workspace is trusted, and what full permissions mean was read.
@@ -51,31 +67,37 @@ fn add_skill(root: &Path, name: &str, out: &mut Vec<FileEntry>) -> Result<()> {
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
-            let real = path.canonicalize().with_context(|| format!("resolve {}", path.display()))?;
+            let inside = path.strip_prefix(root)?;
+            let shown = inside.to_str().with_context(|| format!("{} is not UTF-8", inside.display()))?;
+            let real = path.canonicalize().with_context(|| format!("{shown} leads nowhere"))?;
             if !real.starts_with(root) {
-                bail!("{} leads out of the skill", path.display());
+                return Err(hinted(format!("{} leads out of the skill", shown), "Copy the file instead."));
             }
             let metadata = fs::metadata(&real)?;
             if metadata.is_dir() {
                 if path.is_symlink() {
-                    bail!("{} is a link to a directory", path.display());
+                    let hint = "Make it a directory of its own, or take it out.";
+                    return Err(hinted(format!("{} is a link to a directory", shown), hint));
                 }
                 dirs.push(path);
                 continue;
             }
-            (bytes, files) = (bytes + metadata.len(), files + 1);
-            if !metadata.is_file() || bytes > MAX_SKILL_BYTES || files > MAX_SKILL_FILES {
-                bail!(
-                    "{}: a skill is plain files, {MAX_SKILL_FILES} and {MAX_SKILL_BYTES} bytes at most",
-                    path.display()
-                );
+            if !metadata.is_file() {
+                return Err(hinted(format!("{} is no plain file", shown), "Take it out."));
             }
-            let inside = path.strip_prefix(root)?;
-            let shown = inside.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
+            let mut data = vec![];
+            File::open(&real)?.take(MAX_SKILL_BYTES - bytes + 1).read_to_end(&mut data)?;
+            (bytes, files) = (bytes + data.len() as u64, files + 1);
+            if bytes > MAX_SKILL_BYTES || files > MAX_SKILL_FILES {
+                return Err(hinted(
+                    format!("it is larger than {} MiB, or more than {MAX_SKILL_FILES} files", MAX_SKILL_BYTES >> 20),
+                    "A skill is text and small scripts: keep what they work on elsewhere.",
+                ));
+            }
             let mode = if metadata.permissions().mode() & 0o100 != 0 { 0o700 } else { 0o600 };
             // The skill's own directories, and `.claude/skills` above it, are the agent's.
             let depth = u32::try_from(inside.components().count())?;
-            let entry = FileEntry::agent(format!("{HOME}/.claude/skills/{name}/{shown}"), fs::read(&real)?);
+            let entry = FileEntry::agent(format!("{HOME}/.claude/skills/{name}/{shown}"), data);
             out.push(entry.mode(mode).own_parents(depth + 2));
         }
     }

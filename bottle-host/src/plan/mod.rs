@@ -5,11 +5,12 @@ pub mod credential;
 pub mod environment;
 pub mod files;
 pub mod policy;
+pub mod unbuilt;
 
 use crate::{
-    manifest::{Agent, Bottle},
+    manifest::{Agent, Bottle, Step},
     paths::Paths,
-    ui::hinted,
+    ui::{self, hinted},
 };
 use anyhow::{Result, bail};
 use bottle_api::{
@@ -20,6 +21,7 @@ use bottle_api::{
 use bottle_policy::Policy;
 use credential::ModelCredential;
 use environment::Environment;
+use std::collections::BTreeMap;
 
 /// The sidecar's daemons that every bottle has.
 pub const DAEMONS: [&str; 2] = [EGRESS_DAEMON, DNS_DAEMON];
@@ -36,6 +38,8 @@ pub struct Resolved {
     pub credential: ModelCredential,
     /// The variables of the host whose values the sidecar injects.
     pub token_refs: Vec<String>,
+    /// Hosts that a preset grants, and its name.
+    pub presets: BTreeMap<String, &'static str>,
     /// What is weaker than the default.
     pub warnings: Vec<String>,
 }
@@ -49,18 +53,12 @@ pub fn resolve(
     identity: &str,
     slug: &str,
 ) -> Result<Resolved> {
-    let environment = Environment::resolve(bottle)?;
+    let environment = Environment::resolve(paths, bottle)?;
     let (policy, warnings) = policy::render(bottle, &credential)?;
-    let token_refs: Vec<String> =
-        bottle.egress.routes.iter().filter_map(|r| Some(r.auth.as_ref()?.token_ref.clone())).collect();
-    for name in &token_refs {
-        if host_variable(name).is_none() {
-            return Err(hinted(
-                format!("a route's credential: the variable {name} is not set on this machine"),
-                format!("export {name}=…, or take the route's `auth` out of the bottle."),
-            ));
-        }
-    }
+    let presets = policy.routes.iter().filter_map(|r| Some((r.host.clone(), policy::preset_of(bottle, &r.host)?)));
+    let presets = presets.collect();
+    let token_refs = token_refs(paths, bottle)?;
+    check_identity_files(paths, bottle)?;
     let spec = BottleSpec {
         identity: identity.into(),
         slug: slug.into(),
@@ -73,10 +71,46 @@ pub fn resolve(
             milli_cpus: bottle.limits.cpus,
             pids: bottle.limits.pids.map(|pids| u32::from(pids).into()),
         },
-        provision: files::render(paths, agent, &credential)?,
+        provision: files::render(paths, agent, bottle, &credential)?,
         ..BottleSpec::default()
     };
-    Ok(Resolved { spec, policy, environment, credential, token_refs, warnings })
+    unbuilt::check(paths, bottle)?;
+    Ok(Resolved { spec, policy, environment, credential, token_refs, presets, warnings })
+}
+
+/// The host's variables that routes name, each of them set.
+fn token_refs(paths: &Paths, bottle: &Bottle) -> Result<Vec<String>> {
+    let mut names = vec![];
+    for (i, route) in bottle.egress.routes.iter().enumerate() {
+        let Some(auth) = &route.auth else { continue };
+        let name = &auth.token_ref;
+        if host_variable(name).is_none() {
+            let steps =
+                [Step::Key("egress"), Step::Key("routes"), Step::Index(i), Step::Key("auth"), Step::Key("token_ref")];
+            return Err(hinted(
+                format!("{}: the variable {name} is not set on this machine", bottle.place(paths, &steps)),
+                format!("export {name}=…, or take the route's `auth` out of the bottle."),
+            ));
+        }
+        names.push(name.clone());
+    }
+    Ok(names)
+}
+
+/// The keys of ssh remotes are there.
+fn check_identity_files(paths: &Paths, bottle: &Bottle) -> Result<()> {
+    for (i, entry) in bottle.git.iter().enumerate() {
+        let Some(file) = &entry.identity_file else { continue };
+        let path = paths.expand(file);
+        if !path.is_file() {
+            let steps = [Step::Key("git"), Step::Index(i)];
+            return Err(hinted(
+                format!("{}: the IdentityFile {} is not there", bottle.place(paths, &steps), ui::printable(file)),
+                "Name the file of a private key, or make one: ssh-keygen -t ed25519 -f FILE",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The checks that no backend can skip.

@@ -13,22 +13,25 @@ const UPSTREAM_CA_ENV: &str = "CLAUDE_BOTTLE_UPSTREAM_CA";
 pub fn render(bottle: &Bottle, model: &ModelCredential) -> Result<(Policy, Vec<String>)> {
     let (mut routes, mut warnings): (Vec<Route>, Vec<String>) = (vec![], vec![]);
     for route in &bottle.egress.routes {
-        if routes.iter().any(|r| r.host == route.host) {
-            bail!("egress: the host {} has two routes", route.host);
-        }
         if let Some(address) = route.address {
             warnings.push(format!("{} is dialled at {address}, whatever its name says", route.host));
         }
         if route.allow_private {
             warnings.push(format!("{} may be at a private address", route.host));
         }
-        routes.push(to_policy(route)?);
+        routes.push(to_policy(route));
+    }
+    for preset in &bottle.egress.presets {
+        let new: Vec<&str> =
+            preset.hosts().iter().copied().filter(|host| routes.iter().all(|r| r.host != **host)).collect();
+        if !new.is_empty() {
+            let (name, count) = (preset.name(), new.len());
+            warnings.push(format!("the preset {name} lets the agent send anything to {count} more hosts"));
+        }
+        routes.extend(new.into_iter().map(to_preset));
     }
     match routes.iter_mut().find(|r| r.host == credential::HOST) {
         // The manifest may say more about the model's host; the credential stays the host's.
-        Some(route) if route.auth.is_some() => {
-            bail!("egress: the credential of {} comes from the host's environment; take `auth` out", credential::HOST)
-        }
         Some(route) => complete(route, *model),
         None => {
             let mut route = Route::to(credential::HOST);
@@ -58,26 +61,36 @@ pub fn route_secret(variable: &str) -> String {
     format!("${variable}")
 }
 
-fn to_policy(route: &manifest::Route) -> Result<Route> {
+fn to_policy(route: &manifest::Route) -> Route {
     let auth = route.auth.as_ref().map(|a| Auth { scheme: a.scheme, secret: route_secret(&a.token_ref) });
     let ports = match (route.ports.is_empty(), auth.is_some()) {
         (false, _) => route.ports.clone(),
         (true, true) => vec![443],
         (true, false) => vec![443, 80],
     };
-    if auth.is_some() && ports.contains(&80) {
-        bail!("egress: {} would send its credential in the clear over port 80", route.host);
-    }
-    Ok(Route {
+    Route {
         host: route.host.clone(),
         ports,
         paths: route.path_allowlist.clone(),
-        methods: route.methods.iter().map(|m| m.to_ascii_uppercase()).collect(),
+        methods: route.methods.clone(),
         address: route.address,
         allow_private: route.allow_private,
         strip_credentials: auth.is_some(),
         auth,
-    })
+    }
+}
+
+/// A preset's hosts are reached over TLS, and like the default one with no credential that the agent brings.
+fn to_preset(host: &str) -> Route {
+    Route { ports: vec![443], strip_credentials: true, ..Route::to(host) }
+}
+
+/// The preset that grants a host, where no route of the manifest does.
+pub fn preset_of(bottle: &Bottle, host: &str) -> Option<&'static str> {
+    let egress = &bottle.egress;
+    let own = egress.routes.iter().any(|route| route.host == host);
+    let preset = egress.presets.iter().find(|preset| !own && preset.hosts().contains(&host));
+    preset.map(|preset| preset.name())
 }
 
 /// This machine's addresses, as the kernel lists them: the sidecar is on it, and a host's name may lead back to it.
@@ -151,13 +164,18 @@ mod tests {
     }
 
     #[test]
-    fn credentials_never_go_in_the_clear() {
-        for yaml in [
-            "egress: {routes: [{host: a.example, ports: [80], auth: {scheme: Bearer, token_ref: T}}]}",
-            "egress: {routes: [{host: a.example}, {host: A.example}]}",
-            "egress: {routes: [{host: api.anthropic.com, auth: {scheme: Bearer, token_ref: T}}]}",
-        ] {
-            assert!(render(&bottle_from(yaml), &ModelCredential::ApiKey).is_err(), "{yaml}");
-        }
+    fn a_preset_adds_its_hosts_and_a_route_of_the_manifest_stays_what_it_is() {
+        let bottle = bottle_from("egress: {presets: [claude-full], routes: [{host: sentry.io, methods: [POST]}]}");
+        let (policy, warnings) = render(&bottle, &ModelCredential::ApiKey).unwrap();
+        policy.check().unwrap();
+        let of = |host: &str| policy.routes.iter().find(|r| r.host == host).unwrap();
+        assert_eq!((policy.routes.len(), warnings.len()), (7, 1));
+        assert_eq!(
+            (of("sentry.io").methods.as_slice(), preset_of(&bottle, "sentry.io")),
+            (&["POST".to_owned()][..], None)
+        );
+        assert_eq!(preset_of(&bottle, "claude.ai"), Some("claude-full"));
+        assert!(of("claude.ai").strip_credentials && of("claude.ai").ports == [443]);
+        assert_eq!(of(credential::HOST).paths, credential::PATHS);
     }
 }

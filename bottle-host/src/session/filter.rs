@@ -67,6 +67,7 @@ impl Filter {
                 self.step(byte, out);
             }
             (State::Ground, _) => out.push(byte),
+            (State::Escape | State::Csi, ENQ) => {}
             (State::Escape, b'[') => self.hold(State::Csi, byte),
             (State::Escape, b']' | b'P') => self.hold(State::Text, byte),
             (State::Escape, ESC) => {
@@ -93,13 +94,20 @@ impl Filter {
             (State::Text, ESC) => self.hold(State::TextEscape, byte),
             (State::Text, _) => self.hold(State::Text, byte),
             (State::TextEscape, b'\\') => self.end_text(byte, out),
-            (State::TextEscape, _) => self.hold(State::Text, byte),
+            // Another sequence cuts the string short, and is obeyed.
+            (State::TextEscape, _) => {
+                self.held.clear();
+                self.hold(State::Escape, ESC);
+                self.step(byte, out);
+            }
             (State::Dropped, BEL) => self.state = State::Ground,
             (State::Dropped, ESC) => self.state = State::DroppedEscape,
             (State::Dropped, _) => {}
             (State::DroppedEscape, b'\\') => self.state = State::Ground,
-            (State::DroppedEscape, ESC) => {}
-            (State::DroppedEscape, _) => self.state = State::Dropped,
+            (State::DroppedEscape, _) => {
+                self.hold(State::Escape, ESC);
+                self.step(byte, out);
+            }
         }
         if self.held.len() > MAX_HELD {
             // A clipboard's worth of text does not have to be kept to be left out.
@@ -149,6 +157,13 @@ fn is_forbidden_text(text: &[u8]) -> bool {
         }
         _ => body.starts_with(b"$q") || body.starts_with(b"+q"),
     }
+}
+
+/// A whole stream through the filter, in parts of this size. For fuzzing, and for nobody else.
+#[doc(hidden)]
+pub fn filtered(bytes: &[u8], part: usize) -> Vec<u8> {
+    let mut filter = Filter::new();
+    bytes.chunks(part).flat_map(|part| filter.pass(part).to_vec()).collect()
 }
 
 #[cfg(test)]

@@ -13,6 +13,9 @@ mod filter;
 mod pump;
 pub mod terminal;
 
+#[doc(hidden)]
+pub use filter::filtered;
+
 use crate::{plugin::Bottle, signals::Cancellation};
 use anyhow::{Context, Result, bail};
 use base64::{Engine, prelude::BASE64_STANDARD};
