@@ -7,6 +7,17 @@ use crate::run::{cargo, install, root, run};
 use anyhow::{Context, Result, ensure};
 use std::{fs, path::Path};
 
+/// The adapter's: the ABI's verb calls the author's.
+macro_rules! forward {
+    ($object:literal) => {
+        concat!(
+            "    fn appended(&self, _: JsonRef<'_>) -> AbiResult<JsonBuf> {\n        guard(|| to_json(&",
+            $object,
+            ".appended()?))\n    }"
+        )
+    };
+}
+
 /// A tree, and what is built from it.
 struct Tree {
     /// Its directory's name, and its plugin's.
@@ -46,7 +57,7 @@ fn build(tree: &Tree) -> Result<()> {
     };
     for member in &members {
         let from = root().join(member.replace("compat/", "tests/compat/"));
-        copy(&from, &place.join(member), &|file, text| (tree.edit)(file, named(text)))?;
+        copy(&from, &place, member, &|file, text| (tree.edit)(file, named(text)))?;
     }
     let manifest = fs::read_to_string(root().join("Cargo.toml"))?;
     let (_, rest) = manifest.split_once("\n]\n").context("the workspace's members")?;
@@ -73,24 +84,27 @@ fn build(tree: &Tree) -> Result<()> {
     Ok(())
 }
 
-/// Copies manifest, build script and sources, each through an edit, and leaves alone what is already so.
-fn copy(from: &Path, to: &Path, edit: &dyn Fn(&str, String) -> Result<String>) -> Result<()> {
-    fs::create_dir_all(to)?;
+/// Copies a crate to its path below `place`, each of its texts through an edit, and leaves alone what is already so.
+fn copy(from: &Path, place: &Path, path: &str, edit: &dyn Fn(&str, String) -> Result<String>) -> Result<()> {
+    fs::create_dir_all(place.join(path))?;
     for entry in fs::read_dir(from)? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if path.is_dir() && name != "tests" {
-            copy(&path, &to.join(&*name), edit)?;
-        } else if name.ends_with(".rs") || name.ends_with(".toml") {
-            let mut text = fs::read_to_string(&path)?;
-            if let Some((own, tests)) = text.split_once("\n[dev-dependencies]") {
-                let rest = tests.split_once("\n[").map_or(String::new(), |(_, rest)| format!("\n[{rest}"));
-                text = format!("{own}{rest}");
-            }
-            write(&to.join(&*name), &edit(&name, text).with_context(|| path.display().to_string())?)?;
+        let entry = entry?.path();
+        let name = entry.file_name().unwrap_or_default().to_string_lossy();
+        let path = format!("{path}/{name}");
+        if entry.is_dir() && name != "target" {
+            copy(&entry, place, &path, edit)?;
+        } else if let Ok(text) = fs::read_to_string(&entry) {
+            let text = if name == "Cargo.toml" { without_tests(&text) } else { text };
+            write(&place.join(&path), &edit(&path, text).with_context(|| path.clone())?)?;
         }
     }
     Ok(())
+}
+
+/// A manifest without what only tests need: an older lockfile does not know of it.
+fn without_tests(manifest: &str) -> String {
+    let Some((own, tests)) = manifest.split_once("\n[dev-dependencies]") else { return manifest.to_owned() };
+    tests.split_once("\n[").map_or(own.to_owned(), |(_, rest)| format!("{own}\n[{rest}"))
 }
 
 fn write(file: &Path, text: &str) -> Result<()> {
@@ -110,7 +124,7 @@ fn unchanged(_: &str, text: String) -> Result<String> {
 
 /// 1.0 as somebody changed it who did not append: no version tells.
 fn changed(file: &str, mut text: String) -> Result<String> {
-    if file == "abi.rs" {
+    if file == "bottle-api/src/abi.rs" {
         append(&mut text, "pub struct AbiStdio {", "    pub pty: i32,")?;
     }
     Ok(text)
@@ -118,61 +132,42 @@ fn changed(file: &str, mut text: String) -> Result<String> {
 
 /// 1.1: a verb appended to every object, a field to what a backend says of itself, a setting that must be understood.
 fn appended(file: &str, mut text: String) -> Result<String> {
-    let edits: &[(&str, &str)] = match file {
-        "Cargo.toml" => {
-            text = text.replace("\nversion = \"1.0.0\"\nedition", "\nversion = \"1.1.0\"\nedition");
-            &[]
-        }
-        "abi.rs" => &[
-            ("pub trait HostServices:", ABI),
-            ("pub trait BottleBackend:", ABI),
-            ("pub trait BottlePlan:", ABI),
-            ("pub trait BottleCleanupPlan:", ABI),
-            ("pub trait BottleHandle:", ABI),
-            ("pub trait BottleProcess:", ABI),
-        ],
-        "adapter.rs" => &[
-            (
-                "abi::BottleBackend for",
-                "    fn appended(&self, _: JsonRef<'_>) -> AbiResult<JsonBuf> {\n        guard(|| to_json(&self.0.appended()?))\n    }",
-            ),
-            (
-                "abi::BottlePlan for",
-                "    fn appended(&self, _: JsonRef<'_>) -> AbiResult<JsonBuf> {\n        guard(|| to_json(&self.0.1.appended()?))\n    }",
-            ),
-            (
-                "abi::BottleCleanupPlan for",
-                "    fn appended(&self, _: JsonRef<'_>) -> AbiResult<JsonBuf> {\n        guard(|| to_json(&self.0.1.appended()?))\n    }",
-            ),
-            (
-                "abi::BottleHandle for",
-                "    fn appended(&self, _: JsonRef<'_>) -> AbiResult<JsonBuf> {\n        guard(|| to_json(&self.bottle.appended()?))\n    }",
-            ),
-            (
-                "abi::BottleProcess for",
-                "    fn appended(&self, _: JsonRef<'_>) -> AbiResult<JsonBuf> {\n        guard(|| to_json(&self.0.appended()?))\n    }",
-            ),
-        ],
-        "backend.rs" if text.contains("pub trait CleanupPlan") => &[
-            ("pub trait Backend:", AUTHOR),
-            ("pub trait Plan:", AUTHOR),
-            ("pub trait CleanupPlan:", AUTHOR),
-            ("pub trait Bottle:", AUTHOR),
-            ("pub trait Process:", AUTHOR),
-        ],
-        "host.rs" => &[("impl Host {", HOST)],
-        "spec.rs" => {
-            ensure!(text.contains("API_FEATURES: &[&str] = &["), "no list of features");
-            text = text.replace("API_FEATURES: &[&str] = &[", "API_FEATURES: &[&str] = &[\"appended\", ");
-            &[("pub struct BackendInfo {", "    /// New.\n    pub appended: String,")]
-        }
-        _ => &[],
-    };
-    for (block, lines) in edits {
-        append(&mut text, block, lines)?;
+    for (_, head, lines) in APPENDED.iter().filter(|(path, ..)| *path == file) {
+        append(&mut text, head, lines)?;
+    }
+    for (_, from, to) in REPLACED.iter().filter(|(path, ..)| *path == file) {
+        ensure!(text.contains(from), "there is no `{from}`");
+        text = text.replacen(from, to, 1);
     }
     Ok(text)
 }
+
+const REPLACED: [(&str, &str, &str); 2] = [
+    ("Cargo.toml", "\nversion = \"1.0.0\"\n", "\nversion = \"1.1.0\"\n"),
+    ("bottle-api/src/spec.rs", "API_FEATURES: &[&str] = &[", "API_FEATURES: &[&str] = &[\"appended\", "),
+];
+
+/// File, the beginning of a block in it, and what is appended to that block.
+const APPENDED: [(&str, &str, &str); 18] = [
+    ("bottle-api/src/abi.rs", "pub trait HostServices:", ABI),
+    ("bottle-api/src/abi.rs", "pub trait BottleBackend:", ABI),
+    ("bottle-api/src/abi.rs", "pub trait BottlePlan:", ABI),
+    ("bottle-api/src/abi.rs", "pub trait BottleCleanupPlan:", ABI),
+    ("bottle-api/src/abi.rs", "pub trait BottleHandle:", ABI),
+    ("bottle-api/src/abi.rs", "pub trait BottleProcess:", ABI),
+    ("bottle-api/src/adapter.rs", "abi::BottleBackend for", forward!("self.0")),
+    ("bottle-api/src/adapter.rs", "abi::BottlePlan for", forward!("self.0.1")),
+    ("bottle-api/src/adapter.rs", "abi::BottleCleanupPlan for", forward!("self.0.1")),
+    ("bottle-api/src/adapter.rs", "abi::BottleHandle for", forward!("self.bottle")),
+    ("bottle-api/src/adapter.rs", "abi::BottleProcess for", forward!("self.0")),
+    ("bottle-api/src/backend.rs", "pub trait Backend:", AUTHOR),
+    ("bottle-api/src/backend.rs", "pub trait Plan:", AUTHOR),
+    ("bottle-api/src/backend.rs", "pub trait CleanupPlan:", AUTHOR),
+    ("bottle-api/src/backend.rs", "pub trait Bottle:", AUTHOR),
+    ("bottle-api/src/backend.rs", "pub trait Process:", AUTHOR),
+    ("bottle-api/src/host.rs", "impl Host {", HOST),
+    ("bottle-api/src/spec.rs", "pub struct BackendInfo {", "    /// New.\n    pub appended: String,"),
+];
 
 const ABI: &str = "    fn appended(&self, _req: JsonRef<'_>) -> AbiResult<JsonBuf> {
         abi_stable::std_types::RErr(crate::Error::unsupported(\"the appended verb\").into())
@@ -186,7 +181,6 @@ const HOST: &str = "    /// New.
         let answer = done(self.0.appended(b\"{}\".as_slice().into()))?;
         Ok(serde_json::from_slice(&answer)?)
     }";
-
 /// Puts lines at the end of the block that begins with `head`.
 fn append(text: &mut String, head: &str, lines: &str) -> Result<()> {
     let begin = text.find(head).with_context(|| format!("there is no `{head}`"))?;
