@@ -40,8 +40,8 @@ fn any_text() -> impl Strategy<Value = String> {
 }
 
 fn literal() -> impl Strategy<Value = String> {
-    any_text()
-        .prop_filter("a secret", |text| !text.starts_with('?') && !(text.starts_with("${") && text.ends_with('}')))
+    let is_secret = |text: &String| text.starts_with('?') || text.starts_with("${") && text.ends_with('}');
+    any_text().prop_filter("a secret", move |text| !is_secret(text))
 }
 
 fn names() -> impl Strategy<Value = Vec<String>> {
