@@ -9,8 +9,8 @@ use bodies::BODIES;
 use std::{fs, panic, path::Path};
 
 const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fuzz/corpus");
-/// Inputs per target; those that need a file for each take longer.
-const INPUTS: [(&str, usize); 2] = [("ledger", 500), ("plugin", 1000)];
+/// Inputs of the targets that take longer: those with a file for each, and the one that makes room for long frames.
+const INPUTS: [(&str, usize); 3] = [("ledger", 500), ("plugin", 1000), ("control", 300)];
 const USUAL_INPUTS: usize = 2000;
 
 /// Pieces that mean something to one of the parsers.

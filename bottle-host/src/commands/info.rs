@@ -3,7 +3,7 @@
 use crate::{
     cli::Info,
     manifest::{
-        Agent, Bottle, EnvValue, GitUser, Manifest, Route, Source, Step, Transport,
+        Agent, Bottle, EnvValue, GitEntry, GitUser, Isolation, Manifest, ProjectAgents, Route, Source, Step, Transport,
         approval::{self, Approval},
         egress::Mode,
         env::SecretSource,
@@ -13,7 +13,12 @@ use crate::{
     ui,
 };
 use anyhow::Result;
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD},
+};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use std::io::{self, Write};
 
 /// What `--json` prints; a change that breaks a reader raises `version`.
@@ -30,8 +35,8 @@ struct Shown {
     /// What the bottle was folded from, its own name last.
     bottle_chain: Vec<String>,
     bottle_files: Vec<String>,
-    isolation: crate::manifest::Isolation,
-    project_agents: crate::manifest::ProjectAgents,
+    isolation: Isolation,
+    project_agents: ProjectAgents,
     supervise: bool,
     /// Each as the manifest writes it.
     limits: Vec<String>,
@@ -122,9 +127,9 @@ impl Shown {
             ("agent", vec![self.agent.clone(), self.file.clone()]),
             ("shadows", self.shadows.iter().cloned().collect()),
             ("approval", self.approval_line().into_iter().map(str::to_owned).collect()),
-            ("bottle", [vec![self.bottle_chain.join(" -> ")], self.bottle_files.clone()].concat()),
+            ("bottle", [vec![self.chain()], self.bottle_files.clone()].concat()),
             ("isolation", vec![format!("{} at least", word(&self.isolation))]),
-            ("agents", vec![format!("of a working directory: {}", word(&self.project_agents))]),
+            ("lets in", vec![self.lets_in().into()]),
             ("limits", or(vec![self.limits.join(", ")], "the backend's own")),
             ("skills", or(vec![self.skills.join(", ")], "none")),
             ("prompt", vec![format!("{} characters", self.prompt_characters)]),
@@ -154,6 +159,18 @@ impl Shown {
             }
         }
         out
+    }
+
+    /// The bottle's own name first.
+    fn chain(&self) -> String {
+        self.bottle_chain.iter().rev().map(String::as_str).collect::<Vec<_>>().join(", over ")
+    }
+
+    fn lets_in(&self) -> &'static str {
+        match self.project_agents {
+            ProjectAgents::Ask => "agents of a working directory, once approved",
+            ProjectAgents::Deny => "agents of ~/.claude-bottle alone",
+        }
     }
 
     fn approval_line(&self) -> Option<&'static str> {
@@ -194,7 +211,7 @@ impl Variable {
 }
 
 impl Remote {
-    fn new(entry: &crate::manifest::GitEntry) -> Self {
+    fn new(entry: &GitEntry) -> Self {
         let token = entry.token_ref.as_ref().map(|name| format!("${name}"));
         let credential = match entry.upstream.transport {
             Transport::Ssh(_) => entry.identity_file.clone(),
@@ -211,12 +228,19 @@ impl Remote {
 
     fn lines(&self) -> Vec<String> {
         let with = self.credential.as_ref().map(|c| format!(" with {c}")).unwrap_or_default();
-        let key = self.known_host_key.as_ref().map(|key| format!("  host key {key}"));
+        let key = self.known_host_key.as_deref().and_then(fingerprint).map(|key| format!("  host key {key}"));
         let refs = if self.allow_refs.is_empty() { "nothing".into() } else { self.allow_refs.join(", ") };
         let mut lines = vec![format!("{}: {}{with}", self.name, self.upstream), format!("  may push {refs}")];
         lines.extend(key);
         lines
     }
+}
+
+/// A key as `ssh-keygen -l` and the forges' own pages show it.
+fn fingerprint(key: &str) -> Option<String> {
+    let (kind, bytes) = key.split_once(' ')?;
+    let hash = Sha256::digest(BASE64_STANDARD.decode(bytes).ok()?);
+    Some(format!("{kind} SHA256:{}", BASE64_STANDARD_NO_PAD.encode(hash)))
 }
 
 fn route_line(route: &Route) -> String {

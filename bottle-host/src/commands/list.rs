@@ -44,17 +44,17 @@ fn agents(paths: &Paths, json: bool) -> Result<u8> {
                 file: Some(agent.source.shown(paths)),
                 error: None,
             },
-            Err(error) => AgentRow { agent: name.into(), bottle: None, file: None, error: Some(format!("{error:#}")) },
+            Err(error) => {
+                if !json {
+                    ui::warn_of(name, &error);
+                }
+                AgentRow { agent: name.into(), bottle: None, file: None, error: Some(format!("{error:#}")) }
+            }
         })
         .collect();
     if json {
         ui::json(&rows)?;
         return Ok(0);
-    }
-    for row in &rows {
-        if let Some(error) = &row.error {
-            ui::warn(format!("{}: {error}", row.agent));
-        }
     }
     if rows.is_empty() {
         ui::say(format!("no agents; write one: {}/NAME.md", paths.short(&paths.root().join("agents"))));

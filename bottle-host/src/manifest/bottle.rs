@@ -17,7 +17,7 @@ use serde::{
 };
 use std::{borrow::Cow, fmt};
 
-/// A bottle's frontmatter, as one file says it. `None` is: not declared.
+/// A bottle's frontmatter, as one file says it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, expecting = "a mapping of keys and values")]
 #[schemars(title = "Frontmatter of a bottle")]

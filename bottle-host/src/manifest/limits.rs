@@ -14,7 +14,7 @@ pub struct LimitFields {
     #[schemars(extend("type" = ["string", "integer"], "minimum" = 64 << 20), with = "serde_json::Value")]
     #[schemars(extend("pattern" = "^[0-9]+ *([KkMmGg]([Ii]?[Bb])?|[Bb])?$"))]
     pub memory: Option<u64>,
-    /// Processors, in thousandths here and as `1.5` in the file.
+    /// Processors, `1.5` say; kept in thousandths.
     #[serde(deserialize_with = "milli_cpus", serialize_with = "print_cpus", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "f64", range(min = 0.01, max = 1024.0))]
     pub cpus: Option<u64>,

@@ -264,4 +264,30 @@ mod tests {
         assert!(lost.to_string().contains("lost.md:2:10: extends: there is no bottle `nowhere`"), "{lost}");
         assert!(ui::hint_of(&lost).unwrap().contains("base, both"));
     }
+
+    #[test]
+    fn what_a_child_declares_replaces_and_only_env_and_git_user_are_merged() {
+        let parent: BottleFields = parse_text(
+            "p.md",
+            "---\nenv: {A: p, B: p}\ngit: [{Name: x, Upstream: 'https://h.example/x'}]\ngit_user: {name: P, email: p@x}\n\
+             egress: {mode: audit, routes: [{host: a.example}]}\nsupervise: true\nlimits: {pids: 5, cpus: 2}\n---\n",
+        )
+        .unwrap();
+        let over = |yaml: &str| {
+            let child = parse_text::<BottleFields>("c.md", &format!("---\n{yaml}\n---\n")).unwrap();
+            let folded = parent.clone().under(&child).into_bottle(vec![]);
+            let user = [folded.git_user.name, folded.git_user.email].map(Option::unwrap_or_default).join(" ");
+            let egress = (folded.egress.mode == egress::Mode::Audit, folded.egress.routes.len());
+            (folded.env.0.len(), folded.git.len(), user, egress, folded.supervise, folded.limits.shown().join(" "))
+        };
+        let p = || over("{}");
+        assert_eq!(p(), (2, 1, "P p@x".into(), (true, 1), true, "cpus 2 pids 5".into()));
+        assert_eq!(over("env: {}"), p());
+        assert_eq!(over("env: {B: c, C: c}"), (3, 1, "P p@x".into(), (true, 1), true, "cpus 2 pids 5".into()));
+        assert_eq!(over("git: []"), (2, 0, "P p@x".into(), (true, 1), true, "cpus 2 pids 5".into()));
+        assert_eq!(over("git_user: {email: c@x}"), (2, 1, "P c@x".into(), (true, 1), true, "cpus 2 pids 5".into()));
+        assert_eq!(over("egress: {}"), (2, 1, "P p@x".into(), (false, 0), true, "cpus 2 pids 5".into()));
+        assert_eq!(over("supervise: false"), (2, 1, "P p@x".into(), (true, 1), false, "cpus 2 pids 5".into()));
+        assert_eq!(over("limits: {cpus: 1}"), (2, 1, "P p@x".into(), (true, 1), true, "cpus 1".into()));
+    }
 }

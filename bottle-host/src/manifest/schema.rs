@@ -31,12 +31,18 @@ impl Transform for NoNull {
         object.remove("default");
         if let Some(Value::Array(types)) = object.get_mut("type") {
             types.retain(|kind| kind != "null");
+            if let [one] = types.as_slice() {
+                let one = one.clone();
+                object.insert("type".into(), one);
+            }
         }
         if let Some(Value::Array(choices)) = object.get_mut("anyOf") {
             choices.retain(|choice| choice.get("type") != Some(&"null".into()));
-        }
-        if let Some(Value::Array(choices)) = object.get_mut("enum") {
-            choices.retain(|choice| !choice.is_null());
+            if let [Value::Object(one)] = choices.as_slice() {
+                let one = one.clone();
+                object.remove("anyOf");
+                object.extend(one);
+            }
         }
     }
 }

@@ -107,6 +107,7 @@ fn add_skill(root: &Path, name: &str, out: &mut Vec<FileEntry>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::Manifest;
 
     #[test]
     fn a_skill_comes_whole_and_links_stay_inside() {
@@ -125,5 +126,25 @@ mod tests {
         fs::write(dir.path().join("outside"), "z").unwrap();
         std::os::unix::fs::symlink("../outside", root.join("link")).unwrap();
         assert!(add_skill(&root, "s", &mut vec![]).is_err());
+    }
+
+    #[test]
+    fn the_agents_git_user_goes_over_its_bottles_into_a_file_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { home: dir.path().join("home"), cwd: dir.path().join("work") };
+        for (file, text) in [
+            ("bottles/b.md", "---\ngit_user: {name: B, email: b@example.com}\n---\n"),
+            ("agents/a.md", "---\nbottle: b\ngit_user: {name: A}\n---\n"),
+        ] {
+            let path = paths.root().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let manifest = Manifest::load(&paths).unwrap();
+        let (agent, bottle, _) = manifest.resolve(&paths, "a").unwrap();
+        let files = render(&paths, agent, &bottle, &ModelCredential::ApiKey).unwrap().git;
+        let [file] = files.as_slice() else { panic!("{} files", files.len()) };
+        assert_eq!((file.path.as_str(), file.mode, file.uid), ("/home/agent/.gitconfig", 0o600, bottle_api::AGENT_UID));
+        assert_eq!(String::from_utf8_lossy(&file.data), "[user]\n\tname = \"A\"\n\temail = \"b@example.com\"\n");
     }
 }

@@ -37,11 +37,13 @@ enum State {
 pub(super) struct Filter {
     state: State,
     held: Vec<u8>,
+    /// The last byte shown is the first of a C1 control: what is taken out must not join it with the second.
+    lone: bool,
 }
 
 impl Filter {
     pub(super) fn new() -> Self {
-        Self { state: State::Ground, held: vec![] }
+        Self { state: State::Ground, held: vec![], lone: false }
     }
 
     /// What of these bytes, and of those held back before, may be shown.
@@ -64,15 +66,26 @@ impl Filter {
             }
             (State::Latin, _) => {
                 self.release(out);
+                self.lone = true;
                 self.step(byte, out);
             }
-            (State::Ground, _) => out.push(byte),
+            (State::Ground, 0x80..=0x9f) if self.lone => {}
+            (State::Ground, _) => {
+                out.push(byte);
+                self.lone = false;
+            }
             (State::Escape | State::Csi, ENQ) => {}
             (State::Escape, b'[') => self.hold(State::Csi, byte),
             (State::Escape, b']' | b'P') => self.hold(State::Text, byte),
-            (State::Escape, ESC) => {
-                self.release(out);
+            // What is cut short is left out: with what follows it might make another sequence.
+            (State::Escape | State::Csi, ESC) => {
+                self.held.clear();
                 self.hold(State::Escape, byte);
+            }
+            (State::Escape | State::Csi, 0x00..=0x1f | 0x80..) => {
+                self.held.clear();
+                self.state = State::Ground;
+                self.step(byte, out);
             }
             (State::Escape, _) => {
                 self.held.push(byte);
@@ -84,10 +97,6 @@ impl Filter {
                     self.held.clear();
                 }
                 self.release(out);
-            }
-            (State::Csi, ESC) => {
-                self.release(out);
-                self.hold(State::Escape, byte);
             }
             (State::Csi, _) => self.hold(State::Csi, byte),
             (State::Text, BEL) => self.end_text(byte, out),
@@ -127,6 +136,7 @@ impl Filter {
     }
 
     fn release(&mut self, out: &mut Vec<u8>) {
+        self.lone &= self.held.is_empty();
         out.append(&mut self.held);
         self.state = State::Ground;
     }

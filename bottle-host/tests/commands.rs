@@ -1,0 +1,78 @@
+//! What `info`, `list` and `start` say about a manifest, through the program itself and in `commands.txt`, word for word.
+//! `BLESS=1` writes it anew.
+
+#![allow(clippy::unwrap_used)] // a test, helpers too
+
+use std::{fs, path::Path, process::Command};
+
+const SAID: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/commands.txt");
+const WHOLE: &str = include_str!("../../tests/fuzz/corpus/bottle/whole.md");
+
+/// A home with agents of every kind; `proj` comes with the working directory.
+fn set_up(home: &Path) {
+    for (path, text) in [
+        (
+            ".claude-bottle/bottles/base.md",
+            "---\nenv: {PLAIN: under, BASE: x}\ngit_user: {email: base@example.com}\n---\n",
+        ),
+        (".claude-bottle/bottles/net.md", "---\nextends: base\negress: {routes: [{host: pypi.org}]}\n---\n"),
+        (".claude-bottle/bottles/dev.md", WHOLE),
+        (
+            ".claude-bottle/bottles/ok.md",
+            "---\nextends: net\negress: {presets: [claude-full], routes: [{host: pypi.org, methods: [GET], \
+             path_allowlist: [/simple, /packages]}]}\n---\n",
+        ),
+        (".claude-bottle/agents/reviewer.md", include_str!("../../tests/fuzz/corpus/agent/whole.md")),
+        (".claude-bottle/agents/lost.md", "---\nbottle: gone\n---\n"),
+        (".claude-bottle/agents/broken.md", "---\nbottle: [\n---\n"),
+        (".claude-bottle/agents/both.md", "---\nbottle: ok\n---\n"),
+        ("work/.claude-bottle/agents/both.md", "---\nbottle: ok\ngit_user: {name: Bob}\n---\nYou are\x1b[31m red.\n"),
+        (".claude/skills/review/SKILL.md", ""),
+        (".claude/skills/write-tests/SKILL.md", ""),
+    ] {
+        let path = home.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+}
+
+#[test]
+fn commands_say_what_they_say() {
+    let home = tempfile::tempdir().unwrap();
+    set_up(home.path());
+    let mut said = String::new();
+    for line in [
+        "list",
+        "list --json",
+        "info reviewer",
+        "info reviewer --json",
+        "info both",
+        "info lost",
+        "info nobody",
+        "start both --yes",
+        "start reviewer --yes",
+        "schema bottle",
+        "schema agent",
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bottle"));
+        command.args(line.split(' ')).env_clear().env("HOME", home.path()).env("HOST_SECRET", "the-value-itself");
+        command.env("API_TOKEN", "the-value-itself").env("ANTHROPIC_API_KEY", "the-value-itself");
+        let out = command.current_dir(home.path().join("work")).output().unwrap();
+        let text = [out.stdout, out.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        if !line.contains("json") && !line.starts_with("schema") {
+            let is_message = |line: &str| line.starts_with("bottle: ");
+            for line in text.lines().filter(|line| !is_message(line)) {
+                assert!(line.chars().count() <= 80, "more than 80 columns: {line}");
+            }
+        }
+        said += &format!("$ bottle {line}\n{text}[{}]\n\n", out.status.code().unwrap());
+    }
+    let said = said.replace(&home.path().display().to_string(), "HOME");
+    for value in ["the-value-itself", "lines", "\x1b"] {
+        assert!(!said.contains(value), "{value}");
+    }
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(SAID, &said).unwrap();
+    }
+    assert_eq!(said, fs::read_to_string(SAID).unwrap_or_default(), "BLESS=1 writes commands.txt anew");
+}
