@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use bottle_api::{AttachRequest, GetRequest, PutRequest, StartRequest};
 use bottle_host::{
     paths::Paths,
-    plugin::{self, Bottle, Process, Services},
+    plugin::{self, Bottle, Process, Services, discover, vet},
     signals::Cancellation,
 };
 use std::{
@@ -18,7 +18,10 @@ fn main() -> Result<()> {
     let verb = std::env::args().nth(1).context("usage: drive VERB IDENTITY")?;
     let identity = std::env::args().nth(2).context("usage: drive VERB IDENTITY")?;
     let cancel = Cancellation::install()?;
-    let backend = plugin::select("scripted", &Services::from_env())?;
+    let file =
+        discover::discover().remove("scripted").and_then(|mut files| files.pop()).context("no scripted backend")?;
+    // No child goes first: this program cannot play it.
+    let backend = plugin::start(vet::vet(&file)?, &Services::from_env())?;
     let req = AttachRequest { identity, owner: Paths::from_env()?.owner(), env: backend.env() };
     let bottle = backend.attach(&req, cancel.fd())?;
     match verb.as_str() {

@@ -203,7 +203,7 @@ fn list_active_shows_a_running_bottle_and_an_api_key_goes_as_one() -> Result<()>
     let row = eventually("the bottle is listed", || {
         let list = home.run(&["list", "active", "--json"]).ok()?;
         let rows: serde_json::Value = serde_json::from_str(&list.stdout).ok()?;
-        rows.get(0).cloned()
+        rows["bottles"].get(0).cloned()
     })?;
     assert_eq!((&row["backend"], &row["agent"]), (&"docker".into(), &"dev".into()));
     assert_eq!(row["daemons"], serde_json::json!(["egress", "dns"]));

@@ -68,6 +68,9 @@ pub struct Start {
     /// How to print the preflight of a dry run
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+    /// Show the whole prompt, every path and every file in the preflight
+    #[arg(long)]
+    pub full: bool,
     /// Do not ask whether to launch
     #[arg(long)]
     pub yes: bool,

@@ -1,5 +1,7 @@
 //! What a person reads: everything on standard error, prefixed `bottle: `; data alone on standard output.
 
+pub mod layout;
+
 use crate::{session::terminal::Terminal, signals::Cancellation};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -10,6 +12,9 @@ use std::{
     time::Duration,
 };
 use zeroize::Zeroizing;
+
+/// Columns that are left of eighty beside `bottle: `.
+pub const WIDTH: usize = 72;
 
 /// A mistake in how bottle was called: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +57,16 @@ pub fn say(text: impl fmt::Display) {
     for line in text.to_string().lines() {
         let _ = writeln!(io::stderr(), "bottle: {}", printable(line));
     }
+}
+
+/// Says a line that must not be overlooked: bold on a terminal, unless `NO_COLOR` is set (no-color.org).
+pub fn stand_out(line: impl fmt::Display) {
+    let plain = printable(&line.to_string());
+    if !io::stderr().is_terminal() || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
+        return say(plain);
+    }
+    clear_progress();
+    let _ = writeln!(io::stderr(), "bottle: \x1b[1m{plain}\x1b[0m");
 }
 
 /// Something is not as it should be, and goes on.

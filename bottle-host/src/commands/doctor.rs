@@ -11,6 +11,14 @@ use crate::{
 use anyhow::Result;
 use bottle_api::Finding;
 use serde::Serialize;
+use std::thread;
+
+/// `doctor --json`.
+#[derive(Serialize)]
+struct Findings<'a> {
+    version: u32,
+    findings: &'a [Row],
+}
 
 #[derive(Serialize)]
 struct Row {
@@ -22,18 +30,22 @@ struct Row {
 /// Runs `doctor`. The exit code is 1 where something is missing.
 pub(super) fn run(args: &Doctor) -> Result<u8> {
     let (paths, services, cancel) = (Paths::from_env()?, Services::from_env(), Cancellation::install()?);
+    let names: Vec<String> = discover::discover().into_keys().collect();
+    let ask = |name: &str| {
+        let found = plugin::select(name, &services).and_then(|b| b.diagnose(&paths.owner(), cancel.fd()));
+        found.map_or_else(|error| vec![of_error("plugin", &error)], |diagnosis| diagnosis.findings)
+    };
     let mut rows = vec![Row { backend: None, finding: credential() }];
-    for name in discover::discover().into_keys() {
-        let found = plugin::select(&name, &services).and_then(|b| b.diagnose(&paths.owner(), cancel.fd()));
-        let findings = match found {
-            Ok(diagnosis) => diagnosis.findings,
-            Err(error) => vec![of_error("plugin", &error)],
-        };
-        rows.extend(findings.into_iter().map(|finding| Row { backend: Some(name.clone()), finding }));
-    }
+    thread::scope(|scope| {
+        let asked: Vec<_> = names.iter().map(|name| (name, scope.spawn(|| ask(name)))).collect();
+        for (name, thread) in asked {
+            let findings = thread.join().unwrap_or_default().into_iter();
+            rows.extend(findings.map(|finding| Row { backend: Some(name.clone()), finding }));
+        }
+    });
     let missing = rows.iter().any(|row| !row.finding.ok);
     if args.json {
-        ui::json(&rows)?;
+        ui::json(&Findings { version: 1, findings: &rows })?;
         return Ok(u8::from(missing));
     }
     let cells: Vec<_> = rows

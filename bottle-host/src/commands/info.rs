@@ -3,14 +3,14 @@
 use crate::{
     cli::Info,
     manifest::{
-        Agent, Bottle, EnvValue, GitEntry, GitUser, Isolation, Manifest, ProjectAgents, Route, Source, Step, Transport,
+        Agent, Bottle, GitEntry, GitUser, Isolation, Manifest, ProjectAgents, Route, Source, Step, Transport,
         approval::{self, Approval},
         egress::Mode,
-        env::SecretSource,
+        env::Variable,
     },
     paths::Paths,
     plan::unbuilt,
-    ui,
+    ui::{self, layout},
 };
 use anyhow::Result;
 use base64::{
@@ -50,17 +50,6 @@ struct Shown {
     routes: Vec<Route>,
     /// Keys that `start` refuses, because they are not built yet.
     not_built: Vec<String>,
-}
-
-/// A variable of the agent, without its value.
-#[derive(Serialize)]
-struct Variable {
-    name: String,
-    /// `literal`, `host` or `asked`.
-    source: &'static str,
-    /// The host's variable.
-    variable: Option<String>,
-    hosts: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -111,9 +100,9 @@ impl Shown {
             limits: bottle.limits.shown(),
             skills: agent.fields.skills.clone(),
             prompt_characters: agent.prompt.trim().chars().count(),
-            env: bottle.env.0.iter().map(|(name, value)| Variable::new(name, value)).collect(),
+            env: bottle.env.shown(),
             git: bottle.git.iter().map(Remote::new).collect(),
-            git_user: bottle.git_user.clone().under(&agent.fields.git_user.clone().unwrap_or_default()),
+            git_user: bottle.git_user_of(agent),
             egress_mode: egress.mode,
             presets: egress.presets.iter().map(|p| Preset { name: p.name(), hosts: p.hosts() }).collect(),
             routes: egress.routes.clone(),
@@ -128,14 +117,14 @@ impl Shown {
             ("shadows", self.shadows.iter().cloned().collect()),
             ("approval", self.approval_line().into_iter().map(str::to_owned).collect()),
             ("bottle", [vec![self.chain()], self.bottle_files.clone()].concat()),
-            ("isolation", vec![format!("{} at least", word(&self.isolation))]),
+            ("isolation", vec![format!("{} at least", self.isolation)]),
             ("lets in", vec![self.lets_in().into()]),
             ("limits", or(vec![self.limits.join(", ")], "the backend's own")),
             ("skills", or(vec![self.skills.join(", ")], "none")),
             ("prompt", vec![format!("{} characters", self.prompt_characters)]),
             ("env", or(self.env.iter().map(Variable::line).collect(), "none")),
             ("git", or(self.git.iter().flat_map(Remote::lines).collect(), "none")),
-            ("git user", or(vec![person(&self.git_user)], "none")),
+            ("git user", or(self.git_user.shown().into_iter().collect(), "none")),
             ("supervise", vec![if self.supervise { "yes" } else { "no" }.into()]),
         ];
         let mut egress = vec!["api.anthropic.com, with the model's credential".to_owned()];
@@ -148,17 +137,8 @@ impl Shown {
         if !self.not_built.is_empty() {
             rows.push(("NOT BUILT", vec![format!("start refuses this bottle for {}", self.not_built.join(", "))]));
         }
-        let mut out = String::new();
-        for (label, values) in rows {
-            for (i, value) in values.iter().enumerate() {
-                for (j, line) in wrapped(&ui::printable(value)).iter().enumerate() {
-                    let label = if (i, j) == (0, 0) { label } else { "" };
-                    let indent = if j == 0 { "" } else { "  " };
-                    out += &format!("{label:>LABEL_WIDTH$}  {indent}{line}\n");
-                }
-            }
-        }
-        out
+        let lines = rows.iter().flat_map(|(label, values)| layout::lines(label, values, 80));
+        lines.map(|line| ui::printable(&line) + "\n").collect()
     }
 
     /// The bottle's own name first.
@@ -184,29 +164,6 @@ impl Shown {
                 Some("it comes with the working directory, and its bottle lets none of those in")
             }
         }
-    }
-}
-
-impl Variable {
-    fn new(name: &str, value: &EnvValue) -> Self {
-        let (source, variable, hosts) = match value {
-            EnvValue::Literal(_) => ("literal", None, vec![]),
-            EnvValue::Secret { from: SecretSource::Host(variable), hosts } => {
-                ("host", Some(variable.clone()), hosts.clone())
-            }
-            EnvValue::Secret { from: SecretSource::Asked(_), hosts } => ("asked", None, hosts.clone()),
-        };
-        Self { name: name.into(), source, variable, hosts }
-    }
-
-    fn line(&self) -> String {
-        let from = match (self.source, &self.variable) {
-            (_, Some(variable)) => format!(" (secret, from ${variable})"),
-            ("asked", _) => " (secret, asked for)".into(),
-            _ => String::new(),
-        };
-        let to = if self.hosts.is_empty() { String::new() } else { format!(" to {}", self.hosts.join(", ")) };
-        format!("{}{from}{to}", self.name)
     }
 }
 
@@ -270,30 +227,6 @@ fn word(value: &impl Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
-fn person(user: &GitUser) -> String {
-    let email = user.email.as_ref().map(|email| format!("<{email}>"));
-    [user.name.clone(), email].into_iter().flatten().collect::<Vec<_>>().join(" ")
-}
-
 fn or(values: Vec<String>, none: &str) -> Vec<String> {
     if values.iter().all(String::is_empty) { vec![none.into()] } else { values }
-}
-
-const LABEL_WIDTH: usize = 10;
-/// Eighty columns without the label, two spaces after it, and two of a continued line.
-const VALUE_WIDTH: usize = 80 - LABEL_WIDTH - 4;
-
-fn wrapped(value: &str) -> Vec<String> {
-    let (mut lines, indent) = (vec![String::new()], value.len() - value.trim_start().len());
-    for word in value.trim_start().split(' ') {
-        match lines.last_mut() {
-            Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= VALUE_WIDTH - indent => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.into()),
-        }
-    }
-    lines.iter().map(|line| format!("{}{line}", " ".repeat(indent))).collect()
 }

@@ -11,7 +11,11 @@ use crate::{
 use anyhow::Result;
 use bottle_api::ActiveBottle;
 use serde::Serialize;
-use std::{sync::mpsc, thread, time::Duration};
+use std::{
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
 /// How long a backend may take to answer.
 const ANSWER_TIME: Duration = Duration::from_secs(3);
@@ -23,6 +27,22 @@ pub(super) fn run(args: &List) -> Result<u8> {
         ListWhat::Agents => agents(&paths, args.json),
         ListWhat::Active => active(&paths, args.json),
     }
+}
+
+/// `list --json`.
+#[derive(Serialize)]
+struct Agents<'a> {
+    version: u32,
+    agents: &'a [AgentRow],
+}
+
+/// `list active --json`.
+#[derive(Serialize)]
+struct Active<'a> {
+    version: u32,
+    bottles: &'a [ActiveRow],
+    /// Backends that did not answer, or not in time.
+    silent: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -53,7 +73,7 @@ fn agents(paths: &Paths, json: bool) -> Result<u8> {
         })
         .collect();
     if json {
-        ui::json(&rows)?;
+        ui::json(&Agents { version: 1, agents: &rows })?;
         return Ok(0);
     }
     if rows.is_empty() {
@@ -88,25 +108,26 @@ fn active(paths: &Paths, json: bool) -> Result<u8> {
         });
     }
     drop(answers);
-    let (mut rows, mut waiting, mut failed) = (vec![], names, false);
-    let deadline = std::time::Instant::now() + ANSWER_TIME;
-    while let Ok((name, found)) = asked.recv_timeout(deadline.saturating_duration_since(std::time::Instant::now())) {
+    let (mut rows, mut waiting, mut silent) = (vec![], names, vec![]);
+    let deadline = Instant::now() + ANSWER_TIME;
+    while let Ok((name, found)) = asked.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         waiting.retain(|waited| *waited != name);
         match found {
             Ok(bottles) => rows.extend(bottles.into_iter().map(|bottle| ActiveRow { backend: name.clone(), bottle })),
             Err(error) => {
-                failed = true;
                 ui::warn_of(format!("the backend {name}"), &error);
+                silent.push(name);
             }
         }
     }
-    for name in &waiting {
-        failed = true;
+    for name in waiting {
         ui::warn(format!("the backend {name} did not answer within {} s", ANSWER_TIME.as_secs()));
+        silent.push(name);
     }
+    let failed = !silent.is_empty();
     rows.sort_by(|a, b| (&a.bottle.started, &a.bottle.identity).cmp(&(&b.bottle.started, &b.bottle.identity)));
     if json {
-        ui::json(&rows)?;
+        ui::json(&Active { version: 1, bottles: &rows, silent: &silent })?;
     } else if rows.is_empty() {
         ui::say(if failed { "no active bottles on the backends that answered" } else { "no active bottles" });
     } else {

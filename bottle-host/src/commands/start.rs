@@ -63,14 +63,16 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
         resolved.warnings.push("the agent may reach your clipboard and query your terminal (--raw-terminal)".into());
     }
 
+    let argv = claude_argv(args, !agent.prompt.trim().is_empty());
     if args.dry_run {
         let stage = tempfile::tempdir()?;
         let plan = backend.prepare(&resolved.spec, stage.path(), cancel.fd())?;
-        let preflight = Preflight::new(&paths, agent, &sources, &resolved, &backend.info, plan.summary()?);
+        let says = plan.summary()?;
+        let preflight = Preflight::new(&paths, agent, &bottle, &sources, &resolved, argv, &backend.info, says);
         match args.format {
             Format::Json => ui::json(&preflight)?,
             Format::Text => {
-                preflight.show();
+                preflight.show(args.full);
                 approval.show(&paths);
             }
         }
@@ -82,7 +84,8 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     let stage = state.stage();
     let life = Life::begin(state, &resolved.spec, services, backend);
     let plan = life.backend().prepare(&resolved.spec, &stage, cancel.fd())?;
-    Preflight::new(&paths, agent, &sources, &resolved, &life.backend().info, plan.summary()?).show();
+    let (says, info) = (plan.summary()?, &life.backend().info);
+    Preflight::new(&paths, agent, &bottle, &sources, &resolved, argv.clone(), info, says).show(args.full);
     approval.show(&paths);
     if !args.yes {
         if !ui::confirm("launch this agent?", cancel)? {
@@ -91,12 +94,8 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
         }
         approval.record()?;
     }
-    let session = Session {
-        argv: claude_argv(args, !agent.prompt.trim().is_empty()),
-        env: resolved.environment.collect(cancel)?,
-        headless,
-        raw_terminal: args.raw_terminal,
-    };
+    let session =
+        Session { argv, env: resolved.environment.collect(cancel)?, headless, raw_terminal: args.raw_terminal };
     let code = life.live(plan, &resolved, &resolved.sidecar_secrets()?, session, cancel)?;
     Ok(u8::try_from(code).unwrap_or(u8::MAX))
 }
@@ -116,12 +115,12 @@ fn check_isolation(bottle: &Bottle, backend: &BackendInfo) -> Result<()> {
     if Isolation::of_backend(&backend.isolation) >= bottle.isolation {
         return Ok(());
     }
-    let floor = format!("{:?}", bottle.isolation).to_lowercase();
     Err(hinted(
         format!(
-            "the backend {} isolates by `{}`, and the bottle wants `{floor}` at least",
+            "the backend {} isolates by `{}`, and the bottle wants `{}` at least",
             backend.name,
-            ui::printable(&backend.isolation)
+            ui::printable(&backend.isolation),
+            bottle.isolation
         ),
         "Choose a stronger backend with --backend, or lower `isolation` in the bottle.",
     ))

@@ -1,6 +1,7 @@
 //! A bottle's frontmatter, and what it comes to when it is folded with what it extends.
 
 use super::{
+    Agent,
     egress::Egress,
     env::Env,
     file::{Source, Step},
@@ -113,6 +114,11 @@ impl BottleFields {
 }
 
 impl Bottle {
+    /// Who an agent's commits are by: its own fields over the bottle's.
+    pub fn git_user_of(&self, agent: &Agent) -> GitUser {
+        self.git_user.clone().under(&agent.fields.git_user.clone().unwrap_or_default())
+    }
+
     /// Where a value stands, `~/…/b.md:4:6: env.A` say: in the last file that has it, for that one won.
     pub fn place(&self, paths: &Paths, steps: &[Step<'_>]) -> String {
         let key = Step::joined(steps);
@@ -184,6 +190,16 @@ pub enum Isolation {
     Container,
     /// A machine of its own.
     Vm,
+}
+
+impl fmt::Display for Isolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Process => "process",
+            Self::Container => "container",
+            Self::Vm => "vm",
+        })
+    }
 }
 
 impl Isolation {

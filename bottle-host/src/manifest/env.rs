@@ -57,6 +57,49 @@ pub enum EnvValue {
     },
 }
 
+/// A variable of the agent as it is shown: without its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Variable {
+    /// Its name.
+    pub name: String,
+    /// `literal`, `host` or `asked`.
+    pub source: &'static str,
+    /// The host's variable that the value is read from.
+    pub variable: Option<String>,
+    /// The hosts that a secret may be sent to.
+    pub hosts: Vec<String>,
+}
+
+impl Env {
+    /// All of them, without a value.
+    pub fn shown(&self) -> Vec<Variable> {
+        let shown = |(name, value): (&String, &EnvValue)| {
+            let (source, variable, hosts) = match value {
+                EnvValue::Literal(_) => ("literal", None, vec![]),
+                EnvValue::Secret { from: SecretSource::Host(variable), hosts } => {
+                    ("host", Some(variable.clone()), hosts.clone())
+                }
+                EnvValue::Secret { from: SecretSource::Asked(_), hosts } => ("asked", None, hosts.clone()),
+            };
+            Variable { name: name.clone(), source, variable, hosts }
+        };
+        self.0.iter().map(shown).collect()
+    }
+}
+
+impl Variable {
+    /// In a few words.
+    pub fn line(&self) -> String {
+        let from = match (self.source, &self.variable) {
+            (_, Some(variable)) => format!(" (secret, from ${variable})"),
+            ("asked", _) => " (secret, asked for)".into(),
+            _ => String::new(),
+        };
+        let to = if self.hosts.is_empty() { String::new() } else { format!(" to {}", self.hosts.join(", ")) };
+        format!("{}{from}{to}", self.name)
+    }
+}
+
 /// Where a secret's value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretSource {

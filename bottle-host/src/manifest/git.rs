@@ -64,6 +64,13 @@ impl GitUser {
         Self { name: child.name.clone().or(self.name), email: child.email.clone().or(self.email) }
     }
 
+    /// `Name <email>`, as far as it is declared.
+    pub fn shown(&self) -> Option<String> {
+        let email = self.email.as_ref().map(|email| format!("<{email}>"));
+        let parts: Vec<String> = [self.name.clone(), email].into_iter().flatten().collect();
+        (!parts.is_empty()).then(|| parts.join(" "))
+    }
+
     /// As git's configuration file says it; nothing where nothing is declared.
     pub fn config(&self) -> Option<String> {
         let quoted = |text: &String| text.replace('\\', r"\\").replace('"', "\\\"");

@@ -49,14 +49,6 @@ impl Environment {
         Ok(out)
     }
 
-    /// Names with where each value comes from, for the preflight. Never a value.
-    pub fn shown(&self) -> Vec<String> {
-        let literals = self.literals.keys().cloned();
-        let host = self.host.iter().map(|(name, variable)| format!("{name} (secret, from ${variable})"));
-        let asked = self.asked.keys().map(|name| format!("{name} (secret, asked for)"));
-        literals.chain(host).chain(asked).collect()
-    }
-
     /// Asks for what is asked for and reads what the host has: after the y/N only.
     pub fn collect(&self, cancel: &Cancellation) -> Result<BTreeMap<String, Secret>> {
         let mut all: BTreeMap<String, Secret> =
@@ -131,11 +123,5 @@ mod tests {
     fn an_unset_host_variable_is_named() {
         let Err(error) = resolve("env: {A: '${BOTTLE_TEST_NOT_SET}'}") else { panic!("resolved") };
         assert!(error.to_string().contains("BOTTLE_TEST_NOT_SET"));
-    }
-
-    #[test]
-    fn the_preflight_shows_names_only() {
-        let environment = resolve("env: {A: literal-value, B: '?question'}").unwrap();
-        assert_eq!(environment.shown(), ["A", "B (secret, asked for)"]);
     }
 }

@@ -34,8 +34,7 @@ pub fn render(paths: &Paths, agent: &Agent, bottle: &Bottle, credential: &ModelC
             .and_then(|dir| add_skill(&dir, name, &mut skills))
             .with_context(|| agent.place(paths, &[Step::Key("skills"), Step::Index(i)]))?;
     }
-    let git_user = bottle.git_user.clone().under(&agent.fields.git_user.clone().unwrap_or_default());
-    let git = git_user.config().map(|config| FileEntry::agent(format!("{HOME}/.gitconfig"), config));
+    let git = bottle.git_user_of(agent).config().map(|config| FileEntry::agent(format!("{HOME}/.gitconfig"), config));
     Ok(Provision {
         ca_paths: CA_PATHS.map(str::to_owned).to_vec(),
         prompt,

@@ -1,0 +1,94 @@
+//! The preflight as a person reads it: on standard error, in eighty columns, what is weaker than the default last.
+
+use super::{Preflight, RouteShown};
+use crate::ui::{self, layout};
+
+/// Paths of a route that are shown one by one, unless all are asked for.
+const FEW: usize = 3;
+
+impl Preflight {
+    /// Says it; `full` with the whole prompt, every path and every file.
+    pub fn show(&self, full: bool) {
+        ui::say("");
+        for (label, values) in self.rows(full) {
+            layout::lines(label, &values, ui::WIDTH).iter().for_each(ui::say);
+        }
+        for weaker in self.warnings.iter().chain(&self.backend.says.warnings) {
+            layout::lines("WEAKER", std::slice::from_ref(weaker), ui::WIDTH).iter().for_each(ui::stand_out);
+        }
+        ui::say("");
+    }
+
+    fn rows(&self, full: bool) -> Vec<(&str, Vec<String>)> {
+        let mut agent = vec![format!("{}  {}", self.agent.name, self.agent.file)];
+        agent.extend(self.agent.shadows.as_ref().map(|file| format!("shadows {file}")));
+        let limits = if self.limits.is_empty() { "the backend's own".into() } else { self.limits.join(", ") };
+        let backend = format!("{}, isolation {}", self.backend.name, self.backend.isolation);
+        let model = format!("${}, injected by the sidecar; the bottle has a placeholder", self.model_credential);
+        let mut egress: Vec<String> = self.routes.iter().map(|route| route.line(full)).collect();
+        egress.push("everything else is refused".into());
+        let mut rows = vec![
+            ("agent", agent),
+            ("bottle", vec![format!("{}  {}", self.bottle, self.bottle_files.join(", "))]),
+            ("identity", vec![self.identity.clone()]),
+            ("backend", vec![format!("{backend} (the bottle asks for {} at least)", self.isolation_floor)]),
+            ("sidecar", vec![self.daemons.join(", ")]),
+            ("workspace", vec![self.workspace.clone()]),
+            ("limits", vec![limits]),
+            ("prompt", self.prompt_lines(full)),
+            ("skills", vec![listed(&self.skills)]),
+            ("env", vec![listed(&self.env.iter().map(|variable| variable.line()).collect::<Vec<_>>())]),
+            ("git user", self.git_user.iter().cloned().collect()),
+            ("model", vec![model]),
+            ("egress", egress),
+        ];
+        if full {
+            rows.push(("command", vec![self.command.join(" ")]));
+            let file = |f: &super::FileShown| format!("{} {} {} bytes", f.mode, f.path, f.bytes);
+            rows.push(("files", self.files.iter().map(file).collect()));
+        }
+        let own: Vec<String> =
+            self.backend.says.lines.iter().map(|(label, value)| format!("{label}: {value}")).collect();
+        rows.push((&self.backend.name, own));
+        rows
+    }
+
+    fn prompt_lines(&self, full: bool) -> Vec<String> {
+        let lines: Vec<&str> = self.prompt.lines().collect();
+        let characters = self.prompt.chars().count();
+        match lines[..] {
+            [] => vec!["none".into()],
+            _ if full => lines.into_iter().map(str::to_owned).collect(),
+            [first, ..] => vec![format!("{first} ({characters} characters)")],
+        }
+    }
+}
+
+impl RouteShown {
+    fn line(&self, full: bool) -> String {
+        let ports: Vec<String> = self.ports.iter().map(u16::to_string).collect();
+        let mut line = format!("{}:{}", self.host, ports.join(","));
+        if !self.methods.is_empty() {
+            line += &format!(" {}", self.methods.join(","));
+        }
+        match self.paths.len() {
+            0 => {}
+            n if full || n <= FEW => line += &format!(" {}", self.paths.join(" ")),
+            n => line += &format!(" {} and {} more paths", self.paths[0], n - 1),
+        }
+        if let Some(credential) = &self.credential {
+            line += &format!(" with {credential}");
+        }
+        if let Some(address) = self.address {
+            line += &format!(" at {address}");
+        }
+        if let Some(preset) = &self.preset {
+            line += &format!(" ({preset})");
+        }
+        line
+    }
+}
+
+fn listed(words: &[String]) -> String {
+    if words.is_empty() { "none".into() } else { words.join(", ") }
+}
