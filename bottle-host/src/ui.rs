@@ -105,6 +105,11 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
+/// `1 bottle`, `2 bottles`.
+pub fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 /// Is there somebody to ask?
 pub fn can_ask() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()

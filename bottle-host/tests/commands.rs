@@ -6,6 +6,7 @@
 use std::{fs, path::Path, process::Command};
 
 const SAID: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/commands.txt");
+const HELP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/help.txt");
 const WHOLE: &str = include_str!("../../tests/fuzz/corpus/bottle/whole.md");
 
 /// A home with agents of every kind; `proj` comes with the working directory.
@@ -75,4 +76,23 @@ fn commands_say_what_they_say() {
         fs::write(SAID, &said).unwrap();
     }
     assert_eq!(said, fs::read_to_string(SAID).unwrap_or_default(), "BLESS=1 writes commands.txt anew");
+}
+
+#[test]
+fn every_command_helps() {
+    let mut said = String::new();
+    let mut commands: Vec<String> =
+        bottle_host::cli::command().get_subcommands().map(|c| c.get_name().into()).collect();
+    commands.insert(0, String::new());
+    for command in commands.iter().filter(|name| !name.starts_with("__")) {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_bottle"));
+        let out = program.args(command.split_terminator(' ')).arg("--help").env_clear().output().unwrap();
+        let line = format!("bottle {command} --help").replace("  ", " ");
+        said += &format!("$ {line}\n{}\n", String::from_utf8(out.stdout).unwrap());
+        assert_eq!(out.status.code(), Some(0));
+    }
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(HELP, &said).unwrap();
+    }
+    assert_eq!(said, fs::read_to_string(HELP).unwrap_or_default(), "BLESS=1 writes help.txt anew");
 }

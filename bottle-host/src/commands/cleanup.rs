@@ -90,7 +90,7 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
         }
     }
     match failed {
-        false => ui::say(format!("cleaned up; {forgotten} bottles are forgotten")),
+        false => ui::say(format!("cleaned up; {} forgotten", ui::count(forgotten, "bottle"))),
         true => ui::say("not all of it could be removed; mend what the warnings name, then run `bottle cleanup` again"),
     }
     Ok(u8::from(failed))

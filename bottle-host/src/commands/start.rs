@@ -52,13 +52,16 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     let identity = state::new_identity(&slug)?;
     let mut resolved = plan::resolve(&paths, agent, &bottle, credential, &identity, &slug)?;
     let headless = args.prompt.is_some();
-    if !headless && !args.dry_run && !Terminal::is_there() {
-        return Err(UsageError("there is no terminal for the session; say --prompt TEXT to run headless".into()).into());
+    if !args.dry_run {
+        check_terminal(args, &resolved)?;
     }
     let services = Services::from_env();
     let backend = plugin::select(&plugin::chosen_name(backend), &services)?;
     resolved.spec.env = backend.env();
     check_isolation(&bottle, &backend.info)?;
+    if Isolation::of_backend(&backend.info.isolation) < Isolation::default() {
+        resolved.warnings.push("this backend's boundary is weaker than a container".into());
+    }
     if args.raw_terminal {
         resolved.warnings.push("the agent may reach your clipboard and query your terminal (--raw-terminal)".into());
     }
@@ -105,9 +108,23 @@ fn mention_leftovers(paths: &Paths) {
     let found = state::survey(paths, false).map(|found| found.abandoned).unwrap_or_default();
     let abandoned = found.iter().filter(|bottle| !bottle.entries().is_empty()).count();
     if abandoned > 0 {
-        let bottles = if abandoned == 1 { "1 earlier bottle".into() } else { format!("{abandoned} earlier bottles") };
+        let bottles = ui::count(abandoned, "earlier bottle");
         ui::say(format!("hint: {bottles} did not end in order; `bottle cleanup` removes what is left"));
     }
+}
+
+/// What will need a terminal, before anything is made: the session, the y/N, secrets.
+fn check_terminal(args: &Start, resolved: &Resolved) -> Result<()> {
+    let what = match resolved.environment.first_asked() {
+        _ if args.prompt.is_none() && !Terminal::is_there() => {
+            "there is no terminal for the session; say --prompt TEXT to run headless".into()
+        }
+        _ if ui::can_ask() => return Ok(()),
+        _ if !args.yes => "there is no terminal to ask on; say --yes".into(),
+        Some(name) => format!("there is no terminal to ask on for {name}; start bottle from one"),
+        None => return Ok(()),
+    };
+    Err(UsageError(what).into())
 }
 
 /// The bottle's floor against the backend's strength.

@@ -49,6 +49,11 @@ impl Environment {
         Ok(out)
     }
 
+    /// A variable whose value will be asked for.
+    pub fn first_asked(&self) -> Option<&str> {
+        self.asked.keys().next().map(String::as_str)
+    }
+
     /// Asks for what is asked for and reads what the host has: after the y/N only.
     pub fn collect(&self, cancel: &Cancellation) -> Result<BTreeMap<String, Secret>> {
         let mut all: BTreeMap<String, Secret> =

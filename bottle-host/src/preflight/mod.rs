@@ -66,6 +66,8 @@ pub struct Named {
     pub file: String,
     /// A file of the same name that is not used.
     pub shadows: Option<String>,
+    /// It comes with the working directory.
+    pub from_project: bool,
 }
 
 /// The backend.
@@ -133,6 +135,7 @@ impl Preflight {
                 name: agent.name.clone(),
                 file: agent.source.shown(paths),
                 shadows: agent.shadows.as_ref().map(|s| s.shown(paths)),
+                from_project: agent.from_project,
             },
             bottle: agent.fields.bottle.clone(),
             bottle_files: sources.iter().map(|source| source.shown(paths)).collect(),

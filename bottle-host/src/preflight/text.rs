@@ -22,6 +22,7 @@ impl Preflight {
     fn rows(&self, full: bool) -> Vec<(&str, Vec<String>)> {
         let mut agent = vec![format!("{}  {}", self.agent.name, self.agent.file)];
         agent.extend(self.agent.shadows.as_ref().map(|file| format!("shadows {file}")));
+        agent.extend(self.agent.from_project.then(|| "comes with the working directory".into()));
         let limits = if self.limits.is_empty() { "the backend's own".into() } else { self.limits.join(", ") };
         let backend = format!("{}, isolation {}", self.backend.name, self.backend.isolation);
         let model = format!("${}, injected by the sidecar; the bottle has a placeholder", self.model_credential);
@@ -31,7 +32,7 @@ impl Preflight {
             ("agent", agent),
             ("bottle", vec![format!("{}  {}", self.bottle, self.bottle_files.join(", "))]),
             ("identity", vec![self.identity.clone()]),
-            ("backend", vec![format!("{backend} (the bottle asks for {} at least)", self.isolation_floor)]),
+            ("backend", vec![format!("{backend}; the bottle's floor is {}", self.isolation_floor)]),
             ("sidecar", vec![self.daemons.join(", ")]),
             ("workspace", vec![self.workspace.clone()]),
             ("limits", vec![limits]),
