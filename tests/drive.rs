@@ -3,7 +3,7 @@
 #![allow(clippy::print_stdout)] // its answer
 
 use anyhow::{Context, Result, bail};
-use bottle_api::{AttachRequest, GetRequest, PutRequest, StartRequest};
+use bottle_api::{AttachRequest, BottleSpec, GetRequest, PutRequest, StartRequest};
 use bottle_host::{
     paths::Paths,
     plugin::{self, Bottle, Process, Services, discover, vet},
@@ -22,6 +22,9 @@ fn main() -> Result<()> {
         discover::discover().remove("scripted").and_then(|mut files| files.pop()).context("no scripted backend")?;
     // No child goes first: this program cannot play it.
     let backend = plugin::start(vet::vet(&file)?, &Services::from_env())?;
+    if verb == "prepare-nothing" {
+        backend.prepare(&BottleSpec::default(), "/nowhere".as_ref(), cancel.fd())?;
+    }
     let req = AttachRequest { identity, owner: Paths::from_env()?.owner(), env: backend.env() };
     let bottle = backend.attach(&req, cancel.fd())?;
     match verb.as_str() {

@@ -245,3 +245,13 @@ fn the_verbs_that_no_command_needs_alone_are_contained_too() -> Result<()> {
     }
     place.end()
 }
+
+#[test]
+fn no_backend_is_asked_before_the_hosts_own_checks() -> Result<()> {
+    let home = Scripted::new()?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_drive"));
+    home.prepare(&mut command, "kill@validate,kill@resolve_plan");
+    let run: Run = command.args(["prepare-nothing", "nobody"]).output()?.into();
+    assert!(run.code == Some(1) && run.stderr.contains("the bottle has no identity of its own"), "{run:?}");
+    Ok(())
+}

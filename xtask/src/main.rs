@@ -1,5 +1,6 @@
 //! Chores of this repository: `cargo xtask <command>`, one file each.
 
+mod bench;
 mod compat;
 mod demo;
 mod package;
@@ -21,6 +22,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   compat     build hosts and plugins of other versions into target/compat, for the compatibility matrix
   demo       one bottle whose real Claude asks a stand-in model; prints a table of verdicts
   package    dist/bottle-VERSION-TARGET.tar.gz, and plugins/
+  bench      the packaged program's processor time, and a plugin's loading, beside their limits
   tidy       the invariants that are text: file lengths, heads, unsafe
   teardown   stop the lab's engine and remove its network";
 
@@ -45,6 +47,7 @@ fn dispatch() -> Result<ExitCode> {
         ["compat"] => compat::compat()?,
         ["demo"] => return demo::demo(),
         ["package"] => package::package().map(drop)?,
+        ["bench"] => bench::bench()?,
         ["tidy"] => tidy::tidy()?,
         ["teardown"] => setup::teardown()?,
         _ => bail!("{USAGE}"),
