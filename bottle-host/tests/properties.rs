@@ -21,7 +21,7 @@ fn config(cases: u32) -> ProptestConfig {
 }
 
 fn read<T: Frontmatter>(yaml: &str) -> anyhow::Result<T> {
-    parse_text("x.md", &format!("---\n{yaml}\n---\n"))
+    parse_text("x.md", &format!("---\n{}\n---\n", yaml.strip_suffix('\n').unwrap_or(yaml)))
 }
 
 fn accepts(kind: Kind, value: &Value) -> bool {
@@ -172,7 +172,7 @@ fn survives<T: Frontmatter + PartialEq + Debug>(kind: Kind, value: &Value) {
     let yaml = serde_yaml::to_string(value).unwrap();
     let fields: T = read(&yaml).unwrap_or_else(|error| panic!("{error:#}\n{yaml}"));
     assert_eq!(serde_json::to_value(&fields).unwrap(), *value, "something was dropped or changed");
-    assert_eq!(read::<T>(&print(&fields).unwrap()).unwrap(), fields);
+    assert_eq!(parse_text::<T>("x.md", &print(&fields, "body").unwrap()).unwrap(), fields);
     assert!(accepts(kind, value), "the schema refuses {yaml}");
 }
 
