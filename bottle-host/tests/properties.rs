@@ -3,10 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test, helpers too
 
-use bottle_host::{
-    cli::Kind,
-    manifest::{AgentFields, BottleFields, EnvValue, Frontmatter, parse_text, print, schema},
-};
+use bottle_host::manifest::{AgentFields, BottleFields, EnvValue, Frontmatter, Kind, parse_text, print, schema};
 use proptest::{
     collection::{btree_map, btree_set, vec},
     option,
