@@ -1,5 +1,6 @@
 //! The command line, in one place: help, completions and man page come from here.
 
+use crate::manifest::Kind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -112,15 +113,6 @@ pub enum ListWhat {
     Agents,
     /// The bottles that run, on every backend
     Active,
-}
-
-/// The kinds of file that a manifest has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Kind {
-    /// An agent's
-    Agent,
-    /// A bottle's
-    Bottle,
 }
 
 /// `info`

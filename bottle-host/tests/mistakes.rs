@@ -4,8 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // a test, helpers too
 
 use bottle_host::{
-    cli::Kind,
-    manifest::{Manifest, schema},
+    manifest::{Kind, Manifest, schema},
     paths::Paths,
     plan::{self, credential::ModelCredential},
     ui,

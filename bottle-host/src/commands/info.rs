@@ -113,7 +113,7 @@ impl Shown {
     /// For a person, in 80 columns.
     fn text(&self) -> String {
         let mut rows: Vec<(&str, Vec<String>)> = vec![
-            ("agent", vec![self.agent.clone(), self.file.clone()]),
+            ("agent", vec![format!("{}  {}", self.agent, self.file)]),
             ("shadows", self.shadows.iter().cloned().collect()),
             ("approval", self.approval_line().into_iter().map(str::to_owned).collect()),
             ("bottle", [vec![self.chain()], self.bottle_files.clone()].concat()),

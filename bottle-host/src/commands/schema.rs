@@ -1,6 +1,9 @@
 //! `schema`: the JSON Schema of the manifest's frontmatter.
 
-use crate::{cli::Kind, manifest::schema, ui};
+use crate::{
+    manifest::{Kind, schema},
+    ui,
+};
 use anyhow::Result;
 use std::collections::BTreeMap;
 

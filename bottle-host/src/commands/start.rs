@@ -43,7 +43,7 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     let manifest = Manifest::load(&paths)?;
     let (agent, bottle, sources) = manifest.resolve(&paths, &args.agent)?;
     let approval = Approval::of(&paths, agent, &bottle)?;
-    approval.check(&paths, args.yes)?;
+    approval.check(&paths, args.yes && !args.dry_run)?;
     let credential = ModelCredential::from_env()?;
     if !args.dry_run {
         state::make_owner(&paths)?;

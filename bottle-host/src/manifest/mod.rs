@@ -26,7 +26,7 @@ pub use env::EnvValue;
 pub use file::{Source, Step, parse_text};
 pub use git::{GitEntry, GitUser};
 pub use limits::LimitFields;
-pub use schema::schema;
+pub use schema::{Kind, schema};
 pub use upstream::{Transport, Upstream};
 pub use yaml::{Frontmatter, print};
 

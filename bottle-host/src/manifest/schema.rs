@@ -1,13 +1,22 @@
 //! The JSON Schema of the frontmatter, from the types that read it: for editors, and for who writes manifests by program.
 
 use super::{AgentFields, BottleFields};
-use crate::cli::Kind;
+use clap::ValueEnum;
 use schemars::{
     JsonSchema, Schema,
     generate::SchemaSettings,
     transform::{Transform, transform_subschemas},
 };
 use serde_json::Value;
+
+/// The kinds of file that a manifest has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// An agent's
+    Agent,
+    /// A bottle's
+    Bottle,
+}
 
 /// The schema of one kind of file, draft 2020-12.
 pub fn schema(kind: Kind) -> Schema {

@@ -30,9 +30,9 @@ pub(super) fn read<T: Frontmatter>(yaml: &str) -> Result<T, serde_yaml::Error> {
     serde_yaml::from_str(yaml)
 }
 
-/// Writes it, as [`read`] reads it.
-pub fn print<T: Frontmatter>(fields: &T) -> anyhow::Result<String> {
-    Ok(serde_yaml::to_string(fields)?)
+/// The whole file that says this. Not the frontmatter alone: a line more before the fence can be a line more of a value.
+pub fn print<T: Frontmatter>(fields: &T, body: &str) -> anyhow::Result<String> {
+    Ok(format!("---\n{}---\n{body}", serde_yaml::to_string(fields)?))
 }
 
 /// The first reading.
