@@ -6,6 +6,7 @@
 //! ledger.jsonl    what was created and must be removed
 //! stage/          scratch files of the launch
 //! egress.jsonl    what left the bottle, and what was refused
+//! control.sock    where the owner answers other commands
 //! ```
 //!
 //! The directory appears under its name only once its lock is held, so that nobody ever takes it for abandoned.
@@ -102,6 +103,11 @@ impl State {
         write_atomically(&draft.join("metadata.json"), &serde_json::to_vec_pretty(metadata)?)?;
         DirBuilder::new().mode(0o700).create(draft.join("stage"))?;
         Ok(lock)
+    }
+
+    /// The directory itself.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The scratch directory of the launch.

@@ -3,5 +3,6 @@
 
 pub mod bottle;
 pub mod lab;
+pub mod pty;
 pub mod standin;
 pub mod wire;

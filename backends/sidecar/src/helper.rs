@@ -1,10 +1,10 @@
 //! The helper inside a bottle: its first process, and the one that becomes the agent.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use bottle_api::control::{ExecFrame, HELPER_READY, read_frame};
+use bottle_api::control::{ExecFrame, HELPER_READY, MARK_ENV, read_frame};
 use rustix::{
-    process::{WaitOptions, wait},
+    process::{Pid, Signal, WaitOptions, getpgid, kill_process, kill_process_group, wait},
     stdio,
     termios::{OptionalActions, isatty, tcgetattr, tcsetattr},
 };
@@ -13,12 +13,19 @@ use signal_hook::{
     iterator::Signals,
 };
 use std::{
+    env,
     ffi::OsString,
-    fs::File,
-    io::Write,
+    fs::{self, File},
+    io::{ErrorKind, Write},
     os::unix::{ffi::OsStringExt, process::CommandExt},
-    process::Command,
+    process::{Command, ExitCode},
 };
+
+/// What a shell ends with where a program is not there, or cannot be run.
+const NOT_FOUND: u8 = 127;
+const NOT_RUN: u8 = 126;
+/// Errors of our own.
+const FAILED: u8 = 125;
 
 /// The bottle's first process: reaps whatever is orphaned, ends when it is asked to.
 pub(crate) fn init() -> Result<()> {
@@ -32,11 +39,26 @@ pub(crate) fn init() -> Result<()> {
     Ok(())
 }
 
-/// Reads what to become from standard input, and becomes it.
-///
+/// Reads what to become from standard input, and becomes it. Returns only where that fails.
+pub(crate) fn run() -> ExitCode {
+    let (code, why) = match command() {
+        Ok(mut command) => {
+            let error = command.exec();
+            let program = command.get_program().to_string_lossy();
+            match error.kind() {
+                ErrorKind::NotFound => (NOT_FOUND, format!("{program}: not found in the bottle")),
+                _ => (NOT_RUN, format!("{program}: {error}")),
+            }
+        }
+        Err(error) => (FAILED, format!("{error:#}")),
+    };
+    eprintln!("bottle-helper: {why}");
+    ExitCode::from(code)
+}
+
 /// A terminal is silenced first, so that no value of the environment is ever echoed; the byte [`HELPER_READY`]
 /// tells the host that it may write. Whatever follows the frame is the program's own input.
-pub(crate) fn run() -> Result<()> {
+fn command() -> Result<Command> {
     let terminal = if isatty(stdio::stdin()) { Some(tcgetattr(stdio::stdin())?) } else { None };
     if let Some(modes) = &terminal {
         let mut raw = modes.clone();
@@ -53,11 +75,40 @@ pub(crate) fn run() -> Result<()> {
     }
     let frame = frame.context("the host closed the stream before it said what to run")?;
     let (program, arguments) = frame.argv.split_first().context("the host named no program")?;
+    env::set_current_dir(&frame.cwd).with_context(|| format!("go to {}", frame.cwd))?;
     let mut command = Command::new(program);
-    command.args(arguments).env_clear().current_dir(&frame.cwd);
+    command.args(arguments).env_clear();
     for (name, value) in &frame.env {
         let value = BASE64_STANDARD.decode(value).with_context(|| format!("value of {name}"))?;
         command.env(name, OsString::from_vec(value));
     }
-    Err(command.exec()).with_context(|| format!("run {program} in {}", frame.cwd))
+    command.envs(env::var_os(MARK_ENV).map(|mark| (MARK_ENV, mark)));
+    Ok(command)
+}
+
+/// Sends a signal to the program that was started with that mark, and to its process group, as a terminal would.
+pub(crate) fn signal(mark: &str, number: &str) -> Result<()> {
+    let signal = number.parse().ok().and_then(Signal::from_named_raw);
+    let signal = signal.with_context(|| format!("{number} is no signal"))?;
+    let Some(pid) = marked(mark)? else { bail!("no process with the mark {mark}") };
+    match getpgid(Some(pid))? == pid {
+        true => kill_process_group(pid, signal)?,
+        false => kill_process(pid, signal)?,
+    }
+    Ok(())
+}
+
+/// Its children have the mark too; it is the one whose parent is not in the bottle.
+fn marked(mark: &str) -> Result<Option<Pid>> {
+    let wanted = format!("{MARK_ENV}={mark}");
+    for entry in fs::read_dir("/proc")? {
+        let dir = entry?.path();
+        let Some(pid) = dir.file_name().and_then(|n| Pid::from_raw(n.to_str()?.parse().ok()?)) else { continue };
+        let status = fs::read_to_string(dir.join("status")).unwrap_or_default();
+        let environ = fs::read(dir.join("environ")).unwrap_or_default();
+        if status.lines().any(|line| line == "PPid:\t0") && environ.split(|b| *b == 0).any(|v| v == wanted.as_bytes()) {
+            return Ok(Some(pid));
+        }
+    }
+    Ok(None)
 }

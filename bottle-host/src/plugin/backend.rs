@@ -8,9 +8,9 @@ use abi_stable::{
 };
 use anyhow::{Context, Result, anyhow};
 use bottle_api::{
-    ActiveBottle, BackendInfo, BottleInfo, BottleSpec, ChannelRequest, CleanupItem, CleanupOutcome, CleanupRequest,
-    CreateConfig, DeadlineRequest, Diagnosis, EnvRequest, Error, ExitStatus, LaunchRequest, PlanSummary, ResizeRequest,
-    StartRequest,
+    ActiveBottle, AttachRequest, BackendInfo, BottleInfo, BottleSpec, ChannelRequest, CleanupItem, CleanupOutcome,
+    CleanupRequest, CreateConfig, DeadlineRequest, Diagnosis, EnvRequest, Error, ExitStatus, LaunchRequest,
+    PlanSummary, ResizeRequest, SignalRequest, StartRequest,
     abi::{
         AbiResult, AbiSecret, AbiStdio, BackendBox, CleanupBox, HandleBox, HostServices_TO, JsonBuf, PlanBox,
         PluginModuleRef, ProcessBox,
@@ -77,6 +77,11 @@ impl Backend {
         done(self.raw.validate(spec.as_slice().into(), cancel))?;
         let stage = RSlice::from_slice(stage.as_os_str().as_bytes());
         Ok(Plan(done(self.raw.resolve_plan(spec.as_slice().into(), stage, cancel))?))
+    }
+
+    /// Finds a running bottle again. It lives on when the handle is dropped.
+    pub fn attach(&self, req: &AttachRequest, cancel: i32) -> Result<Bottle> {
+        Ok(Bottle(done(self.raw.attach(json(req)?.as_slice().into(), cancel))?))
     }
 
     /// The running bottles of an owner.
@@ -170,6 +175,11 @@ impl Process {
     /// Waits for its end.
     pub fn wait(&self, cancel: i32) -> Result<ExitStatus> {
         parse(done(self.0.wait(RSlice::from_slice(b"{}"), cancel))?)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        done(self.0.signal(json(&SignalRequest { signal })?.as_slice().into()))
     }
 
     /// Changes its terminal's size.
