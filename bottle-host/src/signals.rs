@@ -49,6 +49,7 @@ impl Cancellation {
                 own.cancel(signal);
                 if count >= PATIENCE {
                     terminal::restore();
+                    terminal::say_at_once("bottle: given up; `bottle cleanup` takes away what is left\n");
                     std::process::exit(128 + signal);
                 }
             }

@@ -4,6 +4,10 @@
 //! Started with one, its answer is a raw stream, which bollard 0.21 takes for frames: a chunk that begins with byte
 //! 0, 1 or 2 would be lost.
 //!
+//! An engine looks for keys in a terminal's input that detach from it, ^P ^Q where it is told no others, and ends the
+//! session there. It holds back what may be the first of them. They cannot be switched off: ours begin with a byte that
+//! is seldom typed and changes nothing on a screen, and go on with what nobody can know.
+//!
 //! The engine cannot send a process a signal. Each is marked when it is started, and the in-bottle helper, run beside
 //! it, sends the signal to whatever has the mark.
 
@@ -49,6 +53,7 @@ pub async fn start(engine: &Engine, container: &str, req: &StartRequest, io: Std
         attach_stdout: Some(true),
         attach_stderr: Some(true),
         tty: Some(req.tty.is_some()),
+        detach_keys: Some(mark.chars().fold("ctrl-@".to_owned(), |keys, key| format!("{keys},{key}"))),
         cmd: Some(req.argv.clone()),
         env: Some(env.chain([format!("{MARK_ENV}={mark}")]).collect()),
         working_dir: Some(req.cwd.clone()).filter(|cwd| !cwd.is_empty()),

@@ -1,6 +1,6 @@
 //! The helper inside a bottle: its first process, and the one that becomes the agent.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bottle_api::control::{ExecFrame, HELPER_READY, MARK_ENV, read_frame};
 use rustix::{
@@ -18,6 +18,7 @@ use std::{
     fs::{self, File},
     io::{ErrorKind, Write},
     os::unix::{ffi::OsStringExt, process::CommandExt},
+    path::Path,
     process::{Command, ExitCode},
 };
 
@@ -90,7 +91,9 @@ fn command() -> Result<Command> {
 pub(crate) fn signal(mark: &str, number: &str) -> Result<()> {
     let signal = number.parse().ok().and_then(Signal::from_named_raw);
     let signal = signal.with_context(|| format!("{number} is no signal"))?;
-    let Some(pid) = marked(mark)? else { bail!("no process with the mark {mark}") };
+    let wanted = format!("{MARK_ENV}={mark}");
+    let found = fs::read_dir("/proc")?.flatten().find_map(|entry| root_with(&wanted, &entry.path()));
+    let pid = found.with_context(|| format!("no program has the mark {mark}"))?;
     match getpgid(Some(pid))? == pid {
         true => kill_process_group(pid, signal)?,
         false => kill_process(pid, signal)?,
@@ -98,17 +101,11 @@ pub(crate) fn signal(mark: &str, number: &str) -> Result<()> {
     Ok(())
 }
 
-/// Its children have the mark too; it is the one whose parent is not in the bottle.
-fn marked(mark: &str) -> Result<Option<Pid>> {
-    let wanted = format!("{MARK_ENV}={mark}");
-    for entry in fs::read_dir("/proc")? {
-        let dir = entry?.path();
-        let Some(pid) = dir.file_name().and_then(|n| Pid::from_raw(n.to_str()?.parse().ok()?)) else { continue };
-        let status = fs::read_to_string(dir.join("status")).unwrap_or_default();
-        let environ = fs::read(dir.join("environ")).unwrap_or_default();
-        if status.lines().any(|line| line == "PPid:\t0") && environ.split(|b| *b == 0).any(|v| v == wanted.as_bytes()) {
-            return Ok(Some(pid));
-        }
-    }
-    Ok(None)
+/// The process of that directory, if it has the variable and its parent is not in the bottle: children have it too.
+fn root_with(variable: &str, dir: &Path) -> Option<Pid> {
+    let pid = Pid::from_raw(dir.file_name()?.to_str()?.parse().ok()?)?;
+    let status = fs::read_to_string(dir.join("status")).ok()?;
+    let environ = fs::read(dir.join("environ")).ok()?;
+    let is_root = status.lines().any(|line| line == "PPid:\t0");
+    (is_root && environ.split(|b| *b == 0).any(|found| found == variable.as_bytes())).then_some(pid)
 }

@@ -23,14 +23,12 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use bottle_api::{
-    AGENT_UID, HELPER_PATH, StartRequest,
+    AGENT_UID, ErrorKind, HELPER_PATH, StartRequest,
     control::{ExecFrame, HELPER_READY, write_frame},
+    error::StdError,
 };
 use owner::Surroundings;
-use rustix::{
-    pipe::{PipeFlags, pipe_with},
-    time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime},
-};
+use rustix::pipe::{PipeFlags, pipe_with};
 use signal_hook::{
     consts::{SIGCONT, SIGKILL, SIGWINCH},
     iterator::{Handle, Signals},
@@ -40,12 +38,13 @@ use std::{
     io::Read,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     thread,
+    time::Duration,
 };
 use terminal::Terminal;
 use zeroize::Zeroize;
 
 /// How long a command that is told to end may take before it is made to.
-const GRACE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What to run in a bottle.
 pub struct Program {
@@ -163,11 +162,15 @@ fn end(process: &Process, signal: i32) -> Result<i32> {
             ui::warn_of("the command may still run in the bottle: it cannot be sent a signal", &error);
             return Err(error);
         }
-        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
-        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: GRACE };
-        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &once)?;
-        if let Ok(ended) = process.wait(timer.as_raw_fd()) {
-            return Ok(ended.code);
+        let (late, timer) = pipe()?;
+        thread::spawn(move || {
+            thread::sleep(GRACE);
+            rustix::io::write(&timer, &[1])
+        });
+        match process.wait(late.as_raw_fd()) {
+            Ok(ended) => return Ok(ended.code),
+            Err(error) if error.downcast_ref::<StdError>().is_some_and(|e| e.0.kind == ErrorKind::CANCELLED) => {}
+            Err(error) => return Err(error),
         }
     }
     bail!("the command does not end, not even by SIGKILL")

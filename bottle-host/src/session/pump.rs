@@ -17,7 +17,10 @@ use std::{
     io::{ErrorKind, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
 };
 
@@ -39,6 +42,7 @@ pub(super) struct Pump {
     inward: Option<JoinHandle<()>>,
     /// Tells them to, when dropped.
     stop: OwnedFd,
+    session: Session,
 }
 
 /// What this process's streams have come to, for the whole session.
@@ -46,6 +50,8 @@ pub(super) struct Pump {
 struct Session {
     stopped: Arc<OwnedFd>,
     cancel: Cancellation,
+    /// A part of the pump has panicked.
+    failed: Arc<AtomicBool>,
 }
 
 impl Pump {
@@ -53,7 +59,7 @@ impl Pump {
     pub(super) fn start(ends: Ends, streams: Streams, cancel: &Cancellation) -> Result<Self> {
         let Ends { input, output, errors } = ends;
         let (stopped, stop) = pipe_with(PipeFlags::CLOEXEC)?;
-        let session = Session { stopped: Arc::new(stopped), cancel: cancel.clone() };
+        let session = Session { stopped: Arc::new(stopped), cancel: cancel.clone(), failed: Arc::default() };
         if let Some(screen) = [stdout(), stderr()].into_iter().find(|stream| isatty(stream)) {
             terminal::watch()?;
             screen::open(screen.try_clone_to_owned()?, streams.unfiltered);
@@ -65,23 +71,22 @@ impl Pump {
             Input::Nothing => None,
             from => Some(session.spawn(move |session| session.feed(from, input))),
         };
-        Ok(Self { outward, inward, stop })
+        Ok(Self { outward, inward, stop, session })
     }
 
     /// Ends it: once everything that the process said is written if it has `ended`, else at once, for its streams end
     /// only when the bottle does. The screen is put back. An error where a part of the pump has failed.
     pub(super) fn finish(self, ended: bool) -> Result<()> {
-        let mut whole = true;
         if ended {
-            whole &= self.outward.into_iter().all(|thread| thread.join().is_ok());
+            self.outward.into_iter().for_each(|thread| drop(thread.join()));
         }
         drop(self.stop);
         screen::close();
         // One that waits for a process that reads no more ends with the bottle.
-        if let Some(thread) = self.inward.filter(|thread| ended || thread.is_finished()) {
-            whole &= thread.join().is_ok();
+        if let Some(thread) = self.inward.filter(|_| ended) {
+            let _ = thread.join();
         }
-        if !whole {
+        if self.session.failed.load(Ordering::SeqCst) {
             bail!("the session's byte pump failed: this is a bug in bottle");
         }
         Ok(())
@@ -93,9 +98,9 @@ impl Session {
     fn spawn(&self, part: impl FnOnce(&Self) + Send + 'static) -> JoinHandle<()> {
         let session = self.clone();
         thread::spawn(move || {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| part(&session))) {
+            if catch_unwind(AssertUnwindSafe(|| part(&session))).is_err() {
+                session.failed.store(true, Ordering::SeqCst);
                 session.cancel.give_up();
-                std::panic::resume_unwind(panic);
             }
         })
     }

@@ -95,12 +95,17 @@ fn put_back(next: Phase) {
     }
 }
 
-/// Never waits for long: a terminal that reads nothing needs nothing put back that it would see.
 fn say(screen: &Screen, bytes: &[u8]) {
-    let Some(terminal) = screen.terminal.as_ref().filter(|_| !bytes.is_empty()) else { return };
+    if let Some(terminal) = screen.terminal.as_ref().filter(|_| !bytes.is_empty()) {
+        write_soon(terminal, bytes);
+    }
+}
+
+/// Writes, or gives up soon: a terminal that reads nothing needs nothing put back that it would see.
+pub(super) fn write_soon(to: impl AsFd, bytes: &[u8]) {
     let patience = Timespec { tv_sec: 0, tv_nsec: PATIENCE.subsec_nanos().into() };
-    if matches!(poll(&mut [PollFd::new(terminal, PollFlags::OUT)], Some(&patience)), Ok(1)) {
-        let _ = write(terminal, bytes);
+    if matches!(poll(&mut [PollFd::new(&to, PollFlags::OUT)], Some(&patience)), Ok(1)) {
+        let _ = write(to, bytes);
     }
 }
 

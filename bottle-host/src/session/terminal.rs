@@ -4,7 +4,7 @@
 use super::screen;
 use anyhow::Result;
 use rustix::{
-    stdio::{stdin, stdout},
+    stdio::{stderr, stdin, stdout},
     termios::{
         LocalModes, OptionalActions, QueueSelector, Termios, isatty, tcflush, tcgetattr, tcgetwinsize, tcsetattr,
     },
@@ -37,6 +37,11 @@ pub fn restore() {
     if let Some(modes) = MODES.lock().unwrap_or_else(PoisonError::into_inner).take() {
         put_back(&modes);
     }
+}
+
+/// A last line on standard error, past locks that a thread may hold that will never go on.
+pub fn say_at_once(line: &str) {
+    screen::write_soon(stderr(), line.as_bytes());
 }
 
 impl Terminal {
