@@ -2,6 +2,7 @@
 //!
 //! The host alone has handlers. A call to a backend is lent the read end of a pipe, which becomes readable at the
 //! first signal; the teardown that follows is lent none, so a signal cannot cut it short. The third signal gives up.
+//! A signal that whoever started this process has it ignore (`nohup`) stays ignored.
 
 use crate::{session::terminal, ui};
 use anyhow::{Result, bail};
@@ -42,7 +43,9 @@ impl Cancellation {
     pub fn install() -> Result<Self> {
         let (readable, writable) = pipe_with(PipeFlags::CLOEXEC)?;
         let cancellation = Self(Arc::new(Inner { readable, writable, signal: AtomicI32::new(0) }));
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT])?;
+        let ignored = ignored();
+        let heeded = [SIGINT, SIGTERM, SIGHUP, SIGQUIT].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
+        let mut signals = Signals::new(heeded)?;
         let own = cancellation.clone();
         thread::Builder::new().name("signals".into()).spawn(move || {
             for (count, signal) in (1..).zip(&mut signals) {
@@ -108,4 +111,11 @@ impl Cancellation {
     pub fn fd(&self) -> i32 {
         self.0.readable.as_raw_fd()
     }
+}
+
+/// The signals that this process ignores, signal n as bit n - 1.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }

@@ -38,6 +38,11 @@ struct Reader {
 impl Pty {
     /// Starts a program in a session of its own, with this terminal as the session's.
     pub fn start(command: &Command, cols: u16, rows: u16) -> Result<Self> {
+        Self::start_by(&[], command, cols, rows)
+    }
+
+    /// The same by way of another program, which becomes it.
+    pub fn start_by(way: &[&str], command: &Command, cols: u16, rows: u16) -> Result<Self> {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&master)?;
         unlockpt(&master)?;
@@ -45,7 +50,7 @@ impl Pty {
         let slave = open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
         let end = || anyhow::Ok(slave.try_clone()?);
         let mut inner = Command::new("setsid");
-        inner.arg("--ctty").arg(command.get_program()).args(command.get_args());
+        inner.arg("--ctty").args(way).arg(command.get_program()).args(command.get_args());
         inner.env_clear().envs(command.get_envs().filter_map(|(k, v)| Some((k, v?))));
         inner.current_dir(command.get_current_dir().context("a working directory")?);
         tcsetwinsize(&master, size(cols, rows))?;
