@@ -91,8 +91,12 @@ impl Filter {
 
     /// What puts the terminal's modes back, wherever the guest's output broke off.
     pub(super) fn undo(&self) -> Vec<u8> {
-        let inside = self.state != State::Ground;
-        let end = if inside { STRING_TERMINATOR } else { b"" };
+        let shown_in_part = match self.state {
+            State::Ground | State::Latin => false,
+            State::Picture | State::PictureEscape => true,
+            _ => self.unfiltered,
+        };
+        let end = if shown_in_part { STRING_TERMINATOR } else { b"" };
         [end, &self.modes.undo()].concat()
     }
 

@@ -58,10 +58,8 @@ impl Modes {
             (b"", b"", b'r') => self.switch(csi.params.iter().any(|n| *n != 0), whole, "\x1b7\x1b[r\x1b8"),
             (b"", b" ", b'q') => self.switch(csi.param(0) != 0, whole, "\x1b[0 q"),
             (b">", b"", b'm') if csi.param(0) == 4 => self.switch(csi.param(1) != 0, whole, "\x1b[>4m"),
-            (b">", b"", b'u') => {
-                if self.0.iter().filter(|s| s.reset == KEYBOARD_POP).count() < MAX_KEYBOARDS {
-                    self.0.push(Switch { set: whole.into(), reset: KEYBOARD_POP.into() });
-                }
+            (b">", b"", b'u') if self.keyboards() < MAX_KEYBOARDS => {
+                self.0.push(Switch { set: whole.into(), reset: KEYBOARD_POP.into() });
             }
             (b"<", b"", b'u') => {
                 for _ in 0..csi.param(0).max(1) {
@@ -104,6 +102,10 @@ impl Modes {
             Some((n @ (104 | 105 | 110..=119), _)) => self.switch(false, "", format!("\x1b]{n}\x1b\\")),
             _ => {}
         }
+    }
+
+    fn keyboards(&self) -> usize {
+        self.0.iter().filter(|s| s.reset == KEYBOARD_POP).count()
     }
 
     fn private(&mut self, mode: u16, on: bool) {
