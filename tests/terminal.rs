@@ -245,6 +245,10 @@ fn interrupt_and_stop_keys_go_to_the_program_and_the_bottle_lives_on() -> Result
     terminal.until("caught")?;
     assert_eq!((terminal.wait()?, terminal.modes()?), (Some(3), before.clone()));
 
+    // Nobody in the bottle would continue a program that stops.
+    let mut terminal = bottle.on_terminal(&[], "kill -STOP $$; echo went on; exit 4")?;
+    assert_eq!((terminal.wait()?, terminal.text().as_str()), (Some(4), "went on\r\n"));
+
     let mut shell = Pty::start(&bottle.command(&[], &["bash", "--norc", "-i"]), 80, 24)?;
     shell.press(b"sleep 1002\r")?;
     eventually("it sleeps", || (bottle.count("sleep 1002").ok()? == 1).then_some(()))?;

@@ -80,6 +80,15 @@ fn claude_in_tmux_answers_follows_the_size_and_gives_the_terminal_back() -> Resu
     eventually("the question arrives at the model", || asked().then_some(()))?;
     show("answer", &tmux.until("stand-in: knock knock")?);
 
+    // It stops itself, and says on the screen below its own how a shell would bring it back.
+    tmux.keys(&["C-z"])?;
+    let below = || output(&mut tmux.command(&["capture-pane", "-apq"])).ok();
+    eventually("it has stopped and goes on", || below()?.contains("Claude Code is suspended").then_some(()))?;
+    tmux.until("bypass permissions on")?;
+    tmux.keys(&["-l", "still here"])?;
+    show("^Z", &tmux.until("still here")?);
+    tmux.keys(&["C-c"])?; // clears the line
+
     output(&mut tmux.command(&["resize-window", "-x", "120", "-y", "40"]))?;
     // The rules above and below the prompt are as wide as the terminal.
     let wide = |screen: &String| screen.lines().any(|line| line.chars().filter(|c| *c == '─').count() >= 118);

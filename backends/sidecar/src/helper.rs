@@ -4,9 +4,9 @@ use anyhow::{Context, Result};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bottle_api::control::{ExecFrame, HELPER_READY, MARK_ENV, read_frame};
 use rustix::{
-    process::{Pid, Signal, WaitOptions, getpgid, kill_process, kill_process_group, wait},
+    process::{Pid, Signal, WaitOptions, getpgid, getpid, kill_process, kill_process_group, wait, waitpid},
     stdio,
-    termios::{OptionalActions, isatty, tcgetattr, tcsetattr},
+    termios::{OptionalActions, isatty, tcgetattr, tcsetattr, tcsetpgrp},
 };
 use signal_hook::{
     consts::{SIGCHLD, SIGINT, SIGTERM},
@@ -16,10 +16,12 @@ use std::{
     env,
     ffi::OsString,
     fs::{self, File},
-    io::{ErrorKind, Write},
+    io::{self, ErrorKind, Write},
     os::unix::{ffi::OsStringExt, process::CommandExt},
-    path::Path,
+    path::PathBuf,
     process::{Command, ExitCode},
+    thread,
+    time::Duration,
 };
 
 /// What a shell ends with where a program is not there, or cannot be run.
@@ -27,6 +29,8 @@ const NOT_FOUND: u8 = 127;
 const NOT_RUN: u8 = 126;
 /// Errors of our own.
 const FAILED: u8 = 125;
+/// How long a program stays stopped.
+const STOPPED: Duration = Duration::from_millis(100);
 
 /// The bottle's first process: reaps whatever is orphaned, ends when it is asked to.
 pub(crate) fn init() -> Result<()> {
@@ -40,21 +44,43 @@ pub(crate) fn init() -> Result<()> {
     Ok(())
 }
 
-/// Reads what to become from standard input, and becomes it. Returns only where that fails.
+/// Reads what to become from standard input, and becomes it; on a terminal, becomes its keeper.
 pub(crate) fn run() -> ExitCode {
     let (code, why) = match command() {
         Ok(mut command) => {
-            let error = command.exec();
+            let ended = if isatty(stdio::stdin()) { keep(&mut command) } else { Err(command.exec()) };
             let program = command.get_program().to_string_lossy();
-            match error.kind() {
-                ErrorKind::NotFound => (NOT_FOUND, format!("{program}: not found in the bottle")),
-                _ => (NOT_RUN, format!("{program}: {error}")),
+            match ended {
+                Ok(code) => return code,
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    (NOT_FOUND, format!("{program}: not found in the bottle"))
+                }
+                Err(error) => (NOT_RUN, format!("{program}: {error}")),
             }
         }
         Err(error) => (FAILED, format!("{error:#}")),
     };
     eprintln!("bottle-helper: {why}");
     ExitCode::from(code)
+}
+
+/// Runs a program in the terminal's foreground, and has it go on whenever it stops: ^Z makes Claude Code stop itself,
+/// and no shell is there to continue it.
+fn keep(command: &mut Command) -> io::Result<ExitCode> {
+    let pid = Pid::from_child(&command.process_group(0).spawn()?);
+    tcsetpgrp(stdio::stdin(), pid)?;
+    loop {
+        let Some((_, status)) = waitpid(Some(pid), WaitOptions::UNTRACED)? else { continue };
+        if status.stopped() {
+            thread::sleep(STOPPED); // one that stops again at once must not keep a processor busy
+            kill_process_group(pid, Signal::CONT)?;
+        } else {
+            let killed = status.terminating_signal().map(|signal| 128 + signal);
+            return Ok(ExitCode::from(
+                status.exit_status().or(killed).and_then(|c| u8::try_from(c).ok()).unwrap_or(FAILED),
+            ));
+        }
+    }
 }
 
 /// A terminal is silenced first, so that no value of the environment is ever echoed; the byte [`HELPER_READY`]
@@ -91,9 +117,10 @@ fn command() -> Result<Command> {
 pub(crate) fn signal(mark: &str, number: &str) -> Result<()> {
     let signal = number.parse().ok().and_then(Signal::from_named_raw);
     let signal = signal.with_context(|| format!("{number} is no signal"))?;
-    let wanted = format!("{MARK_ENV}={mark}");
-    let found = fs::read_dir("/proc")?.flatten().find_map(|entry| root_with(&wanted, &entry.path()));
-    let pid = found.with_context(|| format!("no program has the mark {mark}"))?;
+    let variable = format!("{MARK_ENV}={mark}");
+    let root = marked(&variable, 0).with_context(|| format!("no program has the mark {mark}"))?;
+    let is_keeper = exe(root) == exe(getpid());
+    let pid = if is_keeper { marked(&variable, root.as_raw_pid()).unwrap_or(root) } else { root };
     match getpgid(Some(pid))? == pid {
         true => kill_process_group(pid, signal)?,
         false => kill_process(pid, signal)?,
@@ -101,11 +128,20 @@ pub(crate) fn signal(mark: &str, number: &str) -> Result<()> {
     Ok(())
 }
 
-/// The process of that directory, if it has the variable and its parent is not in the bottle: children have it too.
-fn root_with(variable: &str, dir: &Path) -> Option<Pid> {
-    let pid = Pid::from_raw(dir.file_name()?.to_str()?.parse().ok()?)?;
-    let status = fs::read_to_string(dir.join("status")).ok()?;
-    let environ = fs::read(dir.join("environ")).ok()?;
-    let is_root = status.lines().any(|line| line == "PPid:\t0");
-    (is_root && environ.split(|b| *b == 0).any(|found| found == variable.as_bytes())).then_some(pid)
+/// The process that has the variable and that parent; 0 is outside the bottle.
+fn marked(variable: &str, parent: i32) -> Option<Pid> {
+    let parent = format!("PPid:\t{parent}");
+    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let dir = entry.path();
+        let pid = Pid::from_raw(dir.file_name()?.to_str()?.parse().ok()?)?;
+        let status = fs::read_to_string(dir.join("status")).ok()?;
+        let environ = fs::read(dir.join("environ")).ok()?;
+        let is_it =
+            status.lines().any(|line| line == parent) && environ.split(|b| *b == 0).any(|v| v == variable.as_bytes());
+        is_it.then_some(pid)
+    })
+}
+
+fn exe(pid: Pid) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{}/exe", pid.as_raw_pid())).ok()
 }
