@@ -3,18 +3,14 @@
 
 use anyhow::{Context, Result};
 use bottle_tests::{
-    bottle::{ENV_SECRET, Home, KillOnDrop, REAL_TOKEN, assert_nothing_left, contains, eventually, identity_in},
+    bottle::{ENV_SECRET, Home, REAL_TOKEN, assert_nothing_left, eventually, identity_in},
     lab::Lab,
+    pty::Pty,
     standin::Standin,
     wire::Authority,
 };
-use rustix::process::{Signal, kill_process};
-use std::{
-    io::{Read, Write},
-    process::{ChildStdin, Command, Stdio},
-    sync::{Arc, Mutex},
-    thread,
-};
+use rustix::process::Signal;
+use std::io::Read;
 
 fn home(credential: &str) -> Result<(&'static Lab, Standin, Home)> {
     let (lab, authority) = (Lab::get(), Authority::new()?);
@@ -224,55 +220,19 @@ fn list_active_shows_a_running_bottle_and_an_api_key_goes_as_one() -> Result<()>
     assert_nothing_left(lab, &home, identity)
 }
 
-/// `bottle start dev` on a terminal of its own, by util-linux's `script`.
-struct OnTerminal {
-    child: KillOnDrop,
-    keys: ChildStdin,
-    shown: Arc<Mutex<Vec<u8>>>,
-}
-
-impl OnTerminal {
-    fn start(home: &Home) -> Result<Self> {
-        let inner = home.command(&["start", "dev"]);
-        let program = inner.get_program().to_string_lossy().into_owned();
-        let mut script = Command::new("script");
-        script.args(["-qec", &format!("stty cols 100 rows 30; {program} start dev"), "/dev/null"]);
-        script.env_clear().envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?)))).current_dir(home.path());
-        let mut child = KillOnDrop(script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
-        let (keys, mut screen) = (child.stdin.take().context("stdin")?, child.stdout.take().context("stdout")?);
-        let shown: Arc<Mutex<Vec<u8>>> = Arc::default();
-        let sink = shown.clone();
-        thread::spawn(move || {
-            let mut chunk = [0; 4096];
-            while let Ok(n @ 1..) = screen.read(&mut chunk) {
-                sink.lock().unwrap().extend_from_slice(&chunk[..n]);
-            }
-        });
-        Ok(Self { child, keys, shown })
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
-    }
-
-    fn until(&self, what: &str) -> Result<()> {
-        eventually(what, || self.text().contains(what).then_some(())).with_context(|| self.text())
-    }
-
-    fn press(&mut self, keys: &[u8]) -> Result<()> {
-        Ok(self.keys.write_all(keys)?)
-    }
+fn on_terminal(home: &Home) -> Result<Pty> {
+    Pty::start(&home.command(&["start", "dev"]), 100, 30)
 }
 
 #[test]
 fn a_no_at_the_prompt_leaves_nothing() -> Result<()> {
     let (lab, standin, home) = home("")?;
-    for answer in ["n\n", "\n", "Yes please\n"] {
-        let mut terminal = OnTerminal::start(&home)?;
+    for answer in ["n\r", "\r", "Yes please\r"] {
+        let mut terminal = on_terminal(&home)?;
         terminal.until("[y/N]")?;
         terminal.press(answer.as_bytes())?;
         terminal.until("aborted by user")?;
-        assert_eq!(terminal.child.wait()?.code(), Some(0), "{}", terminal.text());
+        assert_eq!(terminal.wait()?, Some(0), "{}", terminal.text());
         assert_nothing_left(lab, &home, &identity_in(&terminal.text())?)?;
     }
     assert!(standin.seen().is_empty());
@@ -282,32 +242,12 @@ fn a_no_at_the_prompt_leaves_nothing() -> Result<()> {
 #[test]
 fn a_signal_at_the_prompt_ends_it_and_leaves_nothing() -> Result<()> {
     let (lab, _, home) = home("")?;
-    let mut terminal = OnTerminal::start(&home)?;
-    terminal.until("[y/N]")?;
-    let pid = home.pid_of("start dev").context("bottle runs")?;
-    kill_process(pid, Signal::TERM)?;
-    assert_eq!(terminal.child.wait()?.code(), Some(128 + 15), "{}", terminal.text());
-    assert_nothing_left(lab, &home, &identity_in(&terminal.text())?)
-}
-
-#[test]
-fn an_interactive_session_runs_on_a_terminal() -> Result<()> {
-    let (lab, standin, home) = home(&format!("Bearer {REAL_TOKEN}"))?;
-    let mut terminal = OnTerminal::start(&home)?;
-    terminal.until("[y/N]")?;
-    terminal.press(b"y\n")?;
-    terminal.until("bypass permissions on")?;
-    // One word: between words the client moves the cursor instead of writing a space.
-    terminal.press(b"knock-knock")?;
-    terminal.until("knock-knock")?;
-    terminal.press(b"\r")?;
-    let asked = || standin.seen().iter().any(|s| contains(&s.body, b"knock-knock"));
-    eventually("the question arrives at the model", || asked().then_some(()))?;
-    terminal.until("stand-in:")?;
-    terminal.press(&[3])?;
-    thread::sleep(std::time::Duration::from_millis(300));
-    terminal.press(&[3])?;
-    assert_eq!(terminal.child.wait()?.code(), Some(0), "{}", terminal.text());
-    terminal.until("egress: ")?;
-    assert_nothing_left(lab, &home, &identity_in(&terminal.text())?)
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129), (Signal::QUIT, 131)] {
+        let mut terminal = on_terminal(&home)?;
+        terminal.until("[y/N]")?;
+        terminal.signal(signal)?;
+        assert_eq!(terminal.wait()?, Some(code), "{}", terminal.text());
+        assert_nothing_left(lab, &home, &identity_in(&terminal.text())?)?;
+    }
+    Ok(())
 }

@@ -28,6 +28,10 @@ pub const MAX_FRAME: usize = 8 << 20;
 /// The byte by which the in-bottle helper says that it is ready for its [`ExecFrame`].
 pub const HELPER_READY: u8 = 0x05;
 
+/// A variable by which a backend may mark what it starts as `bottle-helper run`: the program keeps it, so that
+/// `bottle-helper signal MARK NUMBER`, run beside it as the same user, finds it.
+pub const MARK_ENV: &str = "BOTTLE_PROCESS";
+
 /// The argument that makes artifact [`crate::SIDECAR_ARTIFACT`] a bundle. Its channel is standard input and output.
 pub const BUNDLE_ARGUMENT: &str = "bundle";
 /// The bundle's variable that says which address it listens on: the bottle's own leg, never another.

@@ -21,6 +21,8 @@ pub struct Cli {
 pub enum Command {
     /// Start an agent in a new bottle
     Start(Start),
+    /// Run a command in a running bottle, as its agent would
+    Exec(Exec),
     /// List the agents that the manifest has, or the bottles that run
     List(List),
     /// Remove what earlier bottles left behind, on every backend
@@ -54,7 +56,7 @@ pub enum Command {
 impl Command {
     /// The exit code of our own errors: where the agent's own code is passed on, ours must not be taken for one.
     pub fn own_error_code(&self) -> u8 {
-        if matches!(self, Self::Start(_)) { 125 } else { 1 }
+        if matches!(self, Self::Start(_) | Self::Exec(_)) { 125 } else { 1 }
     }
 }
 
@@ -84,6 +86,19 @@ pub struct Start {
     /// More arguments for the agent's own command line
     #[arg(last = true, value_name = "ARGS")]
     pub arguments: Vec<String>,
+}
+
+/// `exec`
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// The bottle, as `bottle list active` shows it
+    pub identity: String,
+    /// Let the command reach your clipboard and query your terminal (OSC 52, reports)
+    #[arg(long)]
+    pub raw_terminal: bool,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<String>,
 }
 
 /// Text for people or JSON for programs.

@@ -9,7 +9,12 @@ use crate::{
     fault,
     plan::{Resolved, environment},
     plugin::{Backend, Bottle, Plan, Services, backend::UNCANCELLED},
-    session::{self, Program, Streams, egress_log::EgressLog, terminal::Terminal},
+    session::{
+        self, Input, Program, Streams,
+        egress_log::EgressLog,
+        owner::{Served, Surroundings},
+        terminal::Terminal,
+    },
     signals::Cancellation,
     state::State,
     ui,
@@ -78,8 +83,13 @@ impl Life {
         let capability = secrets.get(CAPABILITY).context("a bottle has a capability")?;
         let mut env = session.env;
         env.extend(environment::base(&bottle.describe()?, capability, resolved.credential, &Terminal::kind()));
-        let program = Program { argv: session.argv, env, cwd: WORKSPACE.into() };
-        let ended = run(&bottle, &program, session.headless, session.raw_terminal, cancel);
+        let surroundings = Surroundings { env, cwd: WORKSPACE.into() };
+        let served = Served::begin(state.dir(), surroundings.clone())?;
+        let program = Program { argv: session.argv, surroundings };
+        let input = if session.headless { Input::Nothing } else { Input::Terminal };
+        let streams = Streams { input, unfiltered: session.raw_terminal };
+        let ended = session::run(&bottle, &program, streams, cancel);
+        drop(served);
         let summary = log.finish();
         let closed = close(&bottle);
         summary.lines().iter().for_each(ui::say);
@@ -129,14 +139,6 @@ fn keep_log(state: State, why: &str) -> Result<()> {
     let log = state.keep_log()?;
     ui::say(format!("{why}; its egress log is {}", log.display()));
     Ok(())
-}
-
-fn run(bottle: &Bottle, program: &Program, headless: bool, unfiltered: bool, cancel: &Cancellation) -> Result<i32> {
-    let streams = match headless {
-        true => Streams::Headless,
-        false => Streams::Terminal { terminal: Terminal::raw()?, unfiltered },
-    };
-    session::run(bottle, program, streams, cancel)
 }
 
 fn close(bottle: &Bottle) -> Result<()> {

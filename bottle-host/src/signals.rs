@@ -1,9 +1,10 @@
-//! SIGINT, SIGTERM and SIGHUP become the cancellation of whatever call is under way.
+//! SIGINT, SIGTERM, SIGHUP and SIGQUIT become the cancellation of whatever call is under way.
 //!
 //! The host alone has handlers. A call to a backend is lent the read end of a pipe, which becomes readable at the
 //! first signal; the teardown that follows is lent none, so a signal cannot cut it short. The third signal gives up.
+//! A signal that whoever started this process has it ignore (`nohup`) stays ignored.
 
-use crate::session::terminal;
+use crate::{session::terminal, ui};
 use anyhow::{Result, bail};
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -11,7 +12,7 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
 };
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM},
     iterator::Signals,
 };
 use std::{
@@ -32,7 +33,7 @@ pub struct Cancellation(Arc<Inner>);
 
 struct Inner {
     readable: OwnedFd,
-    /// Written to once, never closed before the process ends.
+    /// Never closed before the process ends.
     writable: OwnedFd,
     signal: AtomicI32,
 }
@@ -42,13 +43,16 @@ impl Cancellation {
     pub fn install() -> Result<Self> {
         let (readable, writable) = pipe_with(PipeFlags::CLOEXEC)?;
         let cancellation = Self(Arc::new(Inner { readable, writable, signal: AtomicI32::new(0) }));
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let ignored = ignored();
+        let heeded = [SIGINT, SIGTERM, SIGHUP, SIGQUIT].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
+        let mut signals = Signals::new(heeded)?;
         let own = cancellation.clone();
         thread::Builder::new().name("signals".into()).spawn(move || {
             for (count, signal) in (1..).zip(&mut signals) {
                 own.cancel(signal);
                 if count >= PATIENCE {
                     terminal::restore();
+                    terminal::say_at_once("bottle: given up; `bottle cleanup` takes away what is left\n");
                     std::process::exit(128 + signal);
                 }
             }
@@ -59,7 +63,26 @@ impl Cancellation {
     /// Cancels as `signal` would.
     pub fn cancel(&self, signal: i32) {
         if self.0.signal.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            let _ = rustix::io::write(&self.0.writable, &[1]);
+            self.give_up();
+        }
+    }
+
+    /// Cancels without a signal: what is under way has failed in another thread.
+    pub fn give_up(&self) {
+        let _ = rustix::io::write(&self.0.writable, &[1]);
+    }
+
+    /// The exit code of a command that passes one on: 128 + n where signal n has ended it.
+    pub fn conclude(&self, result: Result<u8>) -> Result<u8> {
+        match (self.signal(), result) {
+            (Some(signal), Err(error)) => {
+                // Whatever went wrong went wrong because of the signal. `bottle … | head`: nobody needs to be told.
+                if signal != SIGPIPE {
+                    ui::say(format!("stopped by signal {signal}: {error:#}"));
+                }
+                Ok(u8::try_from(128 + signal).unwrap_or(125))
+            }
+            (_, result) => result,
         }
     }
 
@@ -88,4 +111,11 @@ impl Cancellation {
     pub fn fd(&self) -> i32 {
         self.0.readable.as_raw_fd()
     }
+}
+
+/// The signals that this process ignores, signal n as bit n - 1.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }

@@ -6,7 +6,6 @@ use crate::{
     wire::Authority,
 };
 use anyhow::{Context, Result};
-use rustix::process::Pid;
 use serde_json::Value;
 use std::{
     fs,
@@ -136,13 +135,6 @@ impl Home {
     /// Starts `bottle` with these variables too.
     pub fn start(&self, args: &[&str], env: &[(&str, &str)]) -> Result<KillOnDrop> {
         Ok(KillOnDrop(self.command(args).envs(env.iter().copied()).spawn()?))
-    }
-
-    /// The process of this home's `bottle` with these arguments.
-    pub fn pid_of(&self, arguments: &str) -> Option<Pid> {
-        let wanted = format!("{} {arguments} ", self.program.display());
-        let found = processes_of(self).into_iter().find(|(_, command)| *command == wanted)?;
-        Pid::from_raw(found.0)
     }
 
     /// The identities that `list active` shows.

@@ -24,6 +24,7 @@ const PACKAGES: &[&str] = &[
     "hostname",
     "util-linux",
     "bsdutils",
+    "tmux",
 ];
 const NAMESPACE: &str = "bottle-lab";
 /// The link between this machine and the lab's hosts (RFC 5737: documentation addresses, nobody's).

@@ -1,14 +1,15 @@
 //! A running bottle in Docker.
 
 use bottle_api::{
-    Bottle, BottleInfo, BottleSpec, Cancel, ChannelRequest, CleanupRequest, Error, ErrorKind, GetRequest, Host,
-    PutRequest, Result, StartRequest, Stdio, control::SIDECAR_NAMES,
+    AttachRequest, Bottle, BottleInfo, BottleSpec, Cancel, ChannelRequest, CleanupRequest, Error, ErrorKind,
+    GetRequest, Host, PutRequest, Result, StartRequest, Stdio, control::SIDECAR_NAMES,
 };
 use bottle_kit::{
     bundle::Bundle,
     container,
     engine::{Engine, Stop, block_on},
     exec::{self, Exec},
+    names::{IDENTITY, OWNER, Role},
     sweep,
 };
 use std::{
@@ -25,8 +26,7 @@ pub(crate) struct DockerBottle {
     owner: String,
     container: String,
     info: BottleInfo,
-    /// The bottle's certificate authority, for provisioning.
-    pub(crate) ca_pem: String,
+    /// With whoever launched the bottle, until it is taken.
     channel: Mutex<Option<OwnedFd>>,
 }
 
@@ -38,21 +38,30 @@ impl DockerBottle {
         (container, name): (String, String),
         bundle: Bundle,
     ) -> Self {
-        Self {
-            host,
-            engine,
-            identity: spec.identity.clone(),
-            owner: spec.owner.clone(),
-            container,
-            info: BottleInfo {
-                name,
-                sidecar_host: bundle.address.to_string(),
-                sidecar_names: SIDECAR_NAMES.iter().map(|n| (*n).to_owned()).collect(),
-            },
-            ca_pem: bundle.ca_pem,
-            channel: Mutex::new(Some(bundle.channel.into())),
-        }
+        let channel = Mutex::new(Some(bundle.channel.into()));
+        let info = info(name, bundle.address.to_string());
+        let (identity, owner) = (spec.identity.clone(), spec.owner.clone());
+        Self { host, engine, identity, owner, container, info, channel }
     }
+
+    /// A bottle that somebody launched, by the labels of its agent's running container.
+    pub(crate) async fn find(host: Host, engine: Engine, req: &AttachRequest) -> Result<Self> {
+        let found = container::running(&engine, &[(IDENTITY, &req.identity), (OWNER, &req.owner)], Role::Agent).await?;
+        let missing = || {
+            let message = format!("the bottle {} does not run on the engine at {}", req.identity, engine.address);
+            Error::new(ErrorKind::NOT_FOUND, message).hint("`bottle list active` shows the bottles that run.")
+        };
+        let found = found.ok_or_else(missing)?;
+        let info = info(found.name, found.resolver);
+        let (identity, owner) = (req.identity.clone(), req.owner.clone());
+        Ok(Self { host, engine, identity, owner, container: found.id, info, channel: Mutex::new(None) })
+    }
+}
+
+/// The sidecar is its bottle's resolver.
+fn info(name: String, sidecar_host: String) -> BottleInfo {
+    let sidecar_names = SIDECAR_NAMES.iter().map(|n| (*n).to_owned()).collect();
+    BottleInfo { name, sidecar_host, sidecar_names }
 }
 
 impl Bottle for DockerBottle {

@@ -37,7 +37,7 @@ fn pinned(spec: &BottleSpec) -> Option<&str> {
     spec.env.get(CONTAINER_ENV).map(String::as_str).filter(|name| !name.is_empty())
 }
 
-/// Makes everything that the bottle consists of, up to provisioning.
+/// Makes everything that the bottle consists of, up to provisioning. Returns its certificate authority too, PEM.
 pub(crate) async fn launch(
     host: &Host,
     engine: &Engine,
@@ -45,7 +45,7 @@ pub(crate) async fn launch(
     req: &LaunchRequest,
     secrets: &Secrets,
     stop: &Stop,
-) -> Result<DockerBottle> {
+) -> Result<(DockerBottle, String)> {
     host.step("make images and networks ready");
     let platform = image::Platform::of(engine, host).await?;
     let (agent_image, sidecar_image, internal, egress) = tokio::join!(
@@ -63,7 +63,8 @@ pub(crate) async fn launch(
     );
     let (sidecar, (id, name)) = (sidecar?, agent?);
     stop.check()?;
-    Ok(DockerBottle::new(host.clone(), engine.clone(), spec, (id, name), sidecar))
+    let ca_pem = sidecar.ca_pem.clone();
+    Ok((DockerBottle::new(host.clone(), engine.clone(), spec, (id, name), sidecar), ca_pem))
 }
 
 /// The agent's container, on the internal network alone, its first process the helper.

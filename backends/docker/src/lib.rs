@@ -12,8 +12,8 @@ mod launch;
 
 use bottle::DockerBottle;
 use bottle_api::{
-    ActiveBottle, Backend, BackendInfo, BottleSpec, Cancel, CleanupOutcome, CleanupRequest, Diagnosis, EnvRequest,
-    Finding, Host, LaunchRequest, Plan, PlanSummary, Result, secret::Secrets,
+    ActiveBottle, AttachRequest, Backend, BackendInfo, BottleSpec, Cancel, CleanupOutcome, CleanupRequest, Diagnosis,
+    EnvRequest, Finding, Host, LaunchRequest, Plan, PlanSummary, Result, secret::Secrets,
 };
 use bottle_kit::{
     blocks::POOL_ENV,
@@ -104,14 +104,19 @@ impl Backend for DockerBackend {
         secrets: &Secrets,
         cancel: &Cancel,
     ) -> Result<DockerBottle> {
-        let bottle = block_on(async {
+        let (bottle, ca_pem) = block_on(async {
             let stop = Stop::follow(cancel)?;
             launch::launch(&self.host, &plan.engine, &plan.spec, req, secrets, &stop).await
         })?;
         self.host.step("provision the bottle");
-        let ca_pem = bottle.ca_pem.clone();
         self.provision(&bottle, &plan.spec.provision, &ca_pem, cancel)?;
         Ok(bottle)
+    }
+
+    fn attach(&self, req: &AttachRequest, cancel: &Cancel) -> Result<DockerBottle> {
+        let engine = Engine::connect(&req.env)?;
+        let finding = DockerBottle::find(self.host.clone(), engine, req);
+        block_on(async { Stop::follow(cancel)?.or(finding).await })
     }
 
     fn list_active(&self, req: &EnvRequest, cancel: &Cancel) -> Result<Vec<ActiveBottle>> {

@@ -2,13 +2,14 @@
 
 use crate::{
     engine::{Engine, Stop, is_status},
-    names::{Role, candidates, labels},
+    names::{ROLE, Role, candidates, label_filter, labels},
 };
 use bollard::{
     body_try_stream,
     models::{ContainerCreateBody, EndpointIpamConfig, EndpointSettings, NetworkingConfig},
     query_parameters::{
-        CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder, UploadToContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder, ListContainersOptionsBuilder,
+        UploadToContainerOptionsBuilder,
     },
 };
 use bottle_api::{BottleSpec, Error, ErrorKind, GetRequest, Host, PutRequest, Result, error::Context};
@@ -72,6 +73,28 @@ pub fn networking(network: &str, endpoint: EndpointSettings) -> NetworkingConfig
 /// Starts a container.
 pub async fn start(engine: &Engine, id: &str, what: &str) -> Result<()> {
     engine.docker.start_container(id, None).await.with_context(|| format!("start {what}"))
+}
+
+/// A running container.
+pub struct Running {
+    /// The engine's id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The resolver that it was given; empty: the engine's own.
+    pub resolver: String,
+}
+
+/// The running container with these labels, in that role.
+pub async fn running(engine: &Engine, labels: &[(&str, &str)], role: Role) -> Result<Option<Running>> {
+    let filter = label_filter(&[labels, &[(ROLE, role.label())]].concat());
+    let options = ListContainersOptionsBuilder::default().filters(&filter).build();
+    let found = engine.docker.list_containers(Some(options)).await.context("list the engine's containers")?;
+    let Some(id) = found.into_iter().next().and_then(|container| container.id) else { return Ok(None) };
+    let found = engine.docker.inspect_container(&id, None).await.context("look at the bottle's container")?;
+    let name = found.name.unwrap_or_default().trim_start_matches('/').to_owned();
+    let resolver = found.host_config.and_then(|config| config.dns?.into_iter().next()).unwrap_or_default();
+    Ok(Some(Running { id, name, resolver }))
 }
 
 /// Unpacks a tar stream into a container, running or not.

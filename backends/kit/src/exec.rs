@@ -3,6 +3,13 @@
 //! An exec with a terminal is *created* with one but *started* without: the engine then frames the terminal's bytes.
 //! Started with one, its answer is a raw stream, which bollard 0.21 takes for frames: a chunk that begins with byte
 //! 0, 1 or 2 would be lost.
+//!
+//! An engine looks for keys in a terminal's input that detach from it, ^P ^Q where it is told no others, and ends the
+//! session there. It holds back what may be the first of them. They cannot be switched off: ours begin with a byte that
+//! is seldom typed and changes nothing on a screen, and go on with what nobody can know.
+//!
+//! The engine cannot send a process a signal. Each is marked when it is started, and the in-bottle helper, run beside
+//! it, sends the signal to whatever has the mark.
 
 use crate::engine::{Engine, Stop, block_on, runtime};
 use bollard::{
@@ -12,7 +19,8 @@ use bollard::{
     query_parameters::ResizeExecOptionsBuilder,
 };
 use bottle_api::{
-    Cancel, Error, ErrorKind, ExitStatus, Process, ResizeRequest, Result, StartRequest, Stdio, error::Context,
+    Cancel, Error, ErrorKind, ExitStatus, HELPER_PATH, Process, ResizeRequest, Result, SignalRequest, StartRequest,
+    Stdio, control::MARK_ENV, error::Context,
 };
 use futures_util::{Stream, StreamExt};
 use std::{os::fd::OwnedFd, pin::Pin, time::Duration};
@@ -30,31 +38,29 @@ type Ended = Option<Result<ExitStatus>>;
 pub struct Exec {
     engine: Engine,
     id: String,
+    container: String,
+    user: String,
+    mark: String,
     ended: watch::Receiver<Ended>,
 }
 
 /// Starts a process. Its terminal, if it has one, has its size when this returns.
 pub async fn start(engine: &Engine, container: &str, req: &StartRequest, io: Stdio) -> Result<Exec> {
-    let what = req.argv.first().cloned().unwrap_or_default();
+    let (mark, user) = (new_mark()?, format!("{}:{}", req.uid, req.gid));
+    let env = req.env.iter().map(|(k, v)| format!("{k}={v}"));
     let config = ExecConfig {
         attach_stdin: Some(true),
         attach_stdout: Some(true),
         attach_stderr: Some(true),
         tty: Some(req.tty.is_some()),
+        detach_keys: Some(mark.chars().fold("ctrl-@".to_owned(), |keys, key| format!("{keys},{key}"))),
         cmd: Some(req.argv.clone()),
-        env: Some(req.env.iter().map(|(k, v)| format!("{k}={v}")).collect()),
+        env: Some(env.chain([format!("{MARK_ENV}={mark}")]).collect()),
         working_dir: Some(req.cwd.clone()).filter(|cwd| !cwd.is_empty()),
-        user: Some(format!("{}:{}", req.uid, req.gid)),
+        user: Some(user.clone()),
         ..ExecConfig::default()
     };
-    let attempt = || format!("run {what} in the bottle");
-    let id = engine.docker.create_exec(container, config).await.with_context(attempt)?.id;
-    let options = StartExecOptions { detach: false, tty: false, output_capacity: None };
-    let StartExecResults::Attached { output, input } =
-        engine.docker.start_exec(&id, Some(options)).await.with_context(attempt)?
-    else {
-        return Err(Error::new(ErrorKind::RUNTIME, "the engine started the process without its streams"));
-    };
+    let (id, output, input) = begin(engine, container, config).await?;
     if let Some((cols, rows)) = req.tty {
         resize(engine, &id, cols, rows).await?;
     }
@@ -71,7 +77,27 @@ pub async fn start(engine: &Engine, container: &str, req: &StartRequest, io: Std
         };
         let _ = set.send(Some(status));
     });
-    Ok(Exec { engine: engine.clone(), id, ended })
+    Ok(Exec { engine: engine.clone(), id, container: container.to_owned(), user, mark, ended })
+}
+
+/// Creates and starts an exec.
+async fn begin(engine: &Engine, container: &str, config: ExecConfig) -> Result<(String, Output, Input)> {
+    let what = config.cmd.iter().flatten().next().cloned().unwrap_or_default();
+    let attempt = || format!("run {what} in the bottle");
+    let id = engine.docker.create_exec(container, config).await.with_context(attempt)?.id;
+    let options = StartExecOptions { detach: false, tty: false, output_capacity: None };
+    match engine.docker.start_exec(&id, Some(options)).await.with_context(attempt)? {
+        StartExecResults::Attached { output, input } => Ok((id, output, input)),
+        StartExecResults::Detached => {
+            Err(Error::new(ErrorKind::RUNTIME, "the engine started the process without its streams"))
+        }
+    }
+}
+
+fn new_mark() -> Result<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).context("random bytes")?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 impl Process for Exec {
@@ -88,6 +114,29 @@ impl Process for Exec {
 
     fn resize(&self, req: &ResizeRequest) -> Result<()> {
         block_on(resize(&self.engine, &self.id, req.cols, req.rows))
+    }
+
+    fn signal(&self, req: &SignalRequest) -> Result<()> {
+        block_on(async {
+            let config = ExecConfig {
+                attach_stdout: Some(true),
+                attach_stderr: Some(true),
+                cmd: Some(vec![HELPER_PATH.into(), "signal".into(), self.mark.clone(), req.signal.to_string()]),
+                user: Some(self.user.clone()),
+                ..ExecConfig::default()
+            };
+            let (id, mut output, _) = begin(&self.engine, &self.container, config).await?;
+            let mut said = String::new();
+            while let Some(frame) = output.next().await {
+                said.push_str(&frame.context("read what the helper says")?.to_string());
+            }
+            let sent = exit_status(&self.engine, &id).await?.code == 0;
+            // One that has ended needs none any more.
+            if sent || self.ended.borrow().is_some() {
+                return Ok(());
+            }
+            Err(Error::new(ErrorKind::RUNTIME, format!("send signal {}: {}", req.signal, said.trim())))
+        })
     }
 }
 

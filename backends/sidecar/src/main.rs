@@ -2,7 +2,8 @@
 //!
 //! * `bottle-sidecar bundle`: PID 1 of a bottle's sidecar. Its control channel is standard input and output; it
 //!   runs each daemon as a child, `bottle-sidecar daemon NAME`.
-//! * `bottle-helper init|run`: inside the bottle: its first process, and what becomes the agent.
+//! * `bottle-helper init|run|signal`: inside the bottle: its first process, what becomes the agent, and what sends it a
+//!   signal.
 
 mod bundle;
 mod daemon;
@@ -20,7 +21,8 @@ fn main() -> ExitCode {
         [BUNDLE_ARGUMENT] => bundle::run(),
         ["daemon", name] => daemon::run(name),
         ["init"] => helper::init(),
-        ["run"] => helper::run(),
+        ["run"] => return helper::run(),
+        ["signal", mark, number] => helper::signal(mark, number),
         _ => {
             eprintln!("bottle-sidecar {}: run by bottle, not by hand", env!("CARGO_PKG_VERSION"));
             return ExitCode::from(2);

@@ -3,6 +3,7 @@
 mod backends;
 mod cleanup;
 mod doctor;
+mod exec;
 mod info;
 mod list;
 mod schema;
@@ -20,6 +21,7 @@ pub fn run(cli: Cli) -> Result<u8> {
     let backend = cli.backend.as_deref();
     match cli.command {
         Command::Start(args) => start::run(backend, &args),
+        Command::Exec(args) => exec::run(&args),
         Command::List(args) => list::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Backends(args) => backends::run(&args),

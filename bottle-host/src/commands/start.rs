@@ -27,15 +27,7 @@ pub(super) fn run(backend: Option<&str>, args: &Start) -> Result<u8> {
     // Secrets pass through this process: a crash must not write them to a core file.
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     let cancel = Cancellation::install()?;
-    let result = start(backend, args, &cancel);
-    match (cancel.signal(), result) {
-        (Some(signal), Err(error)) => {
-            // Whatever went wrong went wrong because of the signal; what could not be removed was said already.
-            ui::say(format!("stopped by signal {signal}: {error:#}"));
-            Ok(u8::try_from(128 + signal).unwrap_or(125))
-        }
-        (_, result) => result,
-    }
+    cancel.conclude(start(backend, args, &cancel))
 }
 
 fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u8> {

@@ -6,6 +6,7 @@
 //! ledger.jsonl    what was created and must be removed
 //! stage/          scratch files of the launch
 //! egress.jsonl    what left the bottle, and what was refused
+//! control.sock    where the owner answers other commands
 //! ```
 //!
 //! The directory appears under its name only once its lock is held, so that nobody ever takes it for abandoned.
@@ -117,6 +118,11 @@ impl State {
         write_atomically(&draft.join("metadata.json"), &serde_json::to_vec_pretty(metadata)?)?;
         files::make_dir(&draft.join("stage"))?;
         Ok((Ledger::begin(&draft.join(LEDGER))?, lock))
+    }
+
+    /// The directory itself.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The scratch directory of the launch.
