@@ -1,7 +1,8 @@
 //! What other commands ask the process that owns a bottle, over a socket in the bottle's state directory.
 //!
 //! What is known to that process alone is not on disk: the agent's environment, which holds the bottle's capability
-//! and its secrets. A connection carries one [`Request`] and one [`Answer`], framed as on the control channel.
+//! and its secrets. A connection carries one request and one answer, JSON with a `type`, framed as on the control
+//! channel.
 
 use crate::{paths::Paths, ui::hinted};
 use anyhow::{Context, Result, bail};
