@@ -3,7 +3,7 @@
 use crate::bottle::{KillOnDrop, eventually};
 use anyhow::{Context, Result, ensure};
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags, open},
     pipe::{PipeFlags, pipe_with},
     process::{Pid, Signal, kill_process},
@@ -149,7 +149,24 @@ impl Pty {
     /// Waits for the program's end; its exit code, or none where a signal ended it.
     pub fn wait(&mut self) -> Result<Option<i32>> {
         let ended = eventually("the program ends", || self.child.0.try_wait().transpose());
-        Ok(ended.with_context(|| self.text())??.code())
+        let code = ended.with_context(|| self.text())??.code();
+        if self.reader.take().is_some() {
+            self.drain()?;
+        }
+        Ok(code)
+    }
+
+    /// Reads what is there, and waits for nothing.
+    fn drain(&self) -> Result<()> {
+        let (master, mut chunk) = (self.master()?, [0; 4096]);
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        while poll(&mut [PollFd::new(&*master, PollFlags::IN)], Some(&at_once))? > 0 {
+            let Ok(n @ 1..) = rustix::io::read(&*master, &mut chunk[..]) else { break };
+            if let Ok(mut shown) = self.shown.lock() {
+                shown.extend_from_slice(&chunk[..n]);
+            }
+        }
+        Ok(())
     }
 
     fn master(&self) -> Result<Arc<File>> {

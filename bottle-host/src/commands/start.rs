@@ -11,7 +11,7 @@ use crate::{
     paths::Paths,
     plan::{self, Resolved, credential::ModelCredential},
     plugin::{self, Backend, Services},
-    preflight::Preflight,
+    preflight::{Asked, Preflight},
     session::terminal::Terminal,
     signals::Cancellation,
     state::{self, Holder, Metadata, State},
@@ -58,12 +58,13 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
         resolved.warnings.push("the agent may reach your clipboard and query your terminal (--raw-terminal)".into());
     }
 
-    let argv = claude_argv(args, !agent.prompt.trim().is_empty());
+    let command = claude_argv(args, !agent.prompt.trim().is_empty());
+    let asked = Asked { agent, bottle: &bottle, sources: &sources, command };
     if args.dry_run {
         let stage = tempfile::tempdir()?;
         let plan = backend.prepare(&resolved.spec, stage.path(), cancel.fd())?;
         let says = plan.summary()?;
-        let preflight = Preflight::new(&paths, agent, &bottle, &sources, &resolved, argv, &backend.info, says);
+        let preflight = Preflight::new(&paths, &asked, &resolved, &backend.info, says);
         match args.format {
             Format::Json => ui::json(&preflight)?,
             Format::Text => {
@@ -80,7 +81,7 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     let life = Life::begin(state, &resolved.spec, services, backend);
     let plan = life.backend().prepare(&resolved.spec, &stage, cancel.fd())?;
     let (says, info) = (plan.summary()?, &life.backend().info);
-    Preflight::new(&paths, agent, &bottle, &sources, &resolved, argv.clone(), info, says).show(args.full);
+    Preflight::new(&paths, &asked, &resolved, info, says).show(args.full);
     approval.show(&paths);
     if !args.yes {
         if !ui::confirm("launch this agent?", cancel)? {
@@ -89,8 +90,12 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
         }
         approval.record()?;
     }
-    let session =
-        Session { argv, env: resolved.environment.collect(cancel)?, headless, raw_terminal: args.raw_terminal };
+    let session = Session {
+        argv: asked.command,
+        env: resolved.environment.collect(cancel)?,
+        headless,
+        raw_terminal: args.raw_terminal,
+    };
     let code = life.live(plan, &resolved, &resolved.sidecar_secrets()?, session, cancel)?;
     Ok(u8::try_from(code).unwrap_or(u8::MAX))
 }

@@ -57,6 +57,18 @@ pub struct Preflight {
     pub warnings: Vec<String>,
 }
 
+/// What the user asked for, as the manifest has it.
+pub struct Asked<'a> {
+    /// The agent.
+    pub agent: &'a Agent,
+    /// Its bottle, folded.
+    pub bottle: &'a Bottle,
+    /// The bottle's files, its own last.
+    pub sources: &'a [&'a Source],
+    /// The agent's command line.
+    pub command: Vec<String>,
+}
+
 /// A thing of the manifest.
 #[derive(Debug, Serialize)]
 pub struct Named {
@@ -117,14 +129,12 @@ impl Preflight {
     /// Gathers it.
     pub fn new(
         paths: &Paths,
-        agent: &Agent,
-        bottle: &Bottle,
-        sources: &[&Source],
+        asked: &Asked<'_>,
         resolved: &Resolved,
-        command: Vec<String>,
         backend: &BackendInfo,
         says: PlanSummary,
     ) -> Self {
+        let Asked { agent, bottle, sources, command } = asked;
         let model = resolved.credential.host_variable();
         let model_secret = resolved.credential.auth().secret;
         let provision = &resolved.spec.provision;
@@ -144,7 +154,7 @@ impl Preflight {
             identity: resolved.spec.identity.clone(),
             backend: BackendShown { name: backend.name.clone(), isolation: backend.isolation.clone(), says },
             daemons: resolved.spec.daemons.clone(),
-            command,
+            command: command.clone(),
             prompt: agent.prompt.trim().into(),
             skills: agent.fields.skills.clone(),
             env: bottle.env.shown(),

@@ -61,6 +61,8 @@ pub(super) struct Filter {
     state: State,
     held: Vec<u8>,
     unfiltered: bool,
+    /// The last byte shown: what is taken out after the first byte of a C1 control must not join it with the second.
+    last: u8,
     /// What the guest has switched on.
     pub(super) modes: Modes,
 }
@@ -68,7 +70,7 @@ pub(super) struct Filter {
 impl Filter {
     /// `unfiltered`: everything passes; the modes are followed all the same.
     pub(super) const fn new(unfiltered: bool) -> Self {
-        Self { state: State::Ground, held: vec![], unfiltered, modes: Modes::new() }
+        Self { state: State::Ground, held: vec![], unfiltered, last: 0, modes: Modes::new() }
     }
 
     /// What of these bytes, and of those held back before, may be shown.
@@ -77,6 +79,10 @@ impl Filter {
         let mut rest = bytes;
         while !rest.is_empty() {
             if self.state == State::Ground {
+                if out.last().copied().unwrap_or(self.last) == LATIN {
+                    let second = rest.iter().position(|b| !(0x80..=0x9f).contains(b)).unwrap_or(rest.len());
+                    rest = &rest[second..];
+                }
                 let plain = rest.iter().position(|b| is_special(*b)).unwrap_or(rest.len());
                 out.extend_from_slice(&rest[..plain]);
                 rest = &rest[plain..];
@@ -86,6 +92,7 @@ impl Filter {
                 rest = after;
             }
         }
+        self.last = out.last().copied().unwrap_or(self.last);
         if self.unfiltered { Cow::Borrowed(bytes) } else { Cow::Owned(out) }
     }
 
@@ -105,6 +112,7 @@ impl Filter {
             (State::Ground | State::Escape | State::Csi, ESC) => self.begin(byte),
             (State::Ground, ENQ) => {}
             (State::Ground, LATIN) => self.state = State::Latin,
+            (State::Ground, 0x80..=0x9f) if out.last().copied().unwrap_or(self.last) == LATIN => {}
             (State::Ground, _) => {
                 match byte {
                     SHIFT_OUT => self.modes.shift(true),
