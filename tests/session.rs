@@ -90,7 +90,7 @@ fn a_failing_agent_passes_its_code_on_and_its_log_is_kept() -> Result<()> {
 
 #[test]
 fn a_dry_run_and_a_refusal_create_nothing() -> Result<()> {
-    let (lab, standin, home) = home("")?;
+    let (_, standin, home) = home("")?;
     let run = home.run(&["start", "dev", "--dry-run"])?;
     assert_eq!(run.code, Some(0), "{run:?}");
     assert!(run.stdout.is_empty() && run.stderr.contains("AGENT_SECRET (secret, from $HOST_SECRET)"), "{run:?}");
@@ -102,7 +102,7 @@ fn a_dry_run_and_a_refusal_create_nothing() -> Result<()> {
     let run = home.run(&["start", "dev", "--prompt", "x"])?;
     assert_eq!(run.code, Some(2), "{run:?}");
     assert!(run.stderr.contains("--yes") && home.identities().is_empty(), "{run:?}");
-    assert!(standin.seen().is_empty() && lab.docker(&["ps", "-aq", "--filter", "name=claude-bottle-dev"])?.is_empty());
+    assert!(standin.seen().is_empty());
     Ok(())
 }
 

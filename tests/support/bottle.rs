@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use std::{
     fs,
+    hash::{DefaultHasher, Hash, Hasher},
     io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -40,8 +41,8 @@ impl Home {
             env: vec![
                 ("DOCKER_HOST".into(), lab.docker_host.clone()),
                 ("CLAUDE_BOTTLE_BASE_IMAGE".into(), lab.base_image.clone()),
-                ("CLAUDE_BOTTLE_IMAGE".into(), "bottle-test:latest".into()),
-                ("CLAUDE_BOTTLE_SIDECAR_IMAGE".into(), "bottle-test-sidecars:latest".into()),
+                ("CLAUDE_BOTTLE_IMAGE".into(), images("bottle-test")),
+                ("CLAUDE_BOTTLE_SIDECAR_IMAGE".into(), images("bottle-test-sidecars")),
                 ("CLAUDE_BOTTLE_UPSTREAM_CA".into(), dir.path().join("ca.pem").display().to_string()),
                 ("CLAUDE_BOTTLE_OAUTH_TOKEN".into(), REAL_TOKEN.into()),
                 ("HOST_SECRET".into(), ENV_SECRET.into()),
@@ -159,6 +160,13 @@ impl Home {
             .flat_map(|text| text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect::<Vec<_>>())
             .collect()
     }
+}
+
+/// The name of an image of this checkout's: another one's may be built otherwise.
+fn images(name: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    env!("CARGO_MANIFEST_DIR").hash(&mut hasher);
+    format!("{name}-{:016x}:latest", hasher.finish())
 }
 
 /// A run of `bottle`.

@@ -2,16 +2,19 @@
 //! namespace whose addresses (198.51.100.128/25, RFC 5737) are the test hosts of this machine.
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::{
+    fs::{FlockOperation, flock},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 use std::{
-    fs::File,
+    fs::{self, File},
     io::Read,
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU8, Ordering},
     },
     thread,
@@ -19,6 +22,8 @@ use std::{
 
 const HINT: &str = "run `cargo xtask setup` first (as root; it installs and starts what is missing)";
 const NAMESPACE: &str = "bottle-lab";
+/// A file per address in use, locked for as long as it is.
+const ADDRESSES: &str = "/var/tmp/bottle-lab/addresses";
 
 /// What `cargo xtask setup` wrote down.
 pub struct Lab {
@@ -73,10 +78,18 @@ impl Lab {
         output(command.env("DOCKER_HOST", &self.docker_host).args(args))
     }
 
-    /// An address of the lab that no other test uses.
-    pub fn address() -> Ipv4Addr {
-        static NEXT: AtomicU8 = AtomicU8::new(130);
-        Ipv4Addr::new(198, 51, 100, NEXT.fetch_add(1, Ordering::SeqCst))
+    /// An address of the lab that nobody else uses, in this or another run of tests. It is this process's to its end.
+    pub fn address() -> Result<Ipv4Addr> {
+        static HELD: Mutex<Vec<File>> = Mutex::new(vec![]);
+        let claim = |host: u8| -> Result<File> {
+            fs::create_dir_all(ADDRESSES)?;
+            let file = File::create(format!("{ADDRESSES}/{host}"))?;
+            flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            Ok(file)
+        };
+        let (host, file) = (130..=254).find_map(|host| Some((host, claim(host).ok()?))).context("a free address")?;
+        HELD.lock().unwrap_or_else(PoisonError::into_inner).push(file);
+        Ok(Ipv4Addr::new(198, 51, 100, host))
     }
 
     /// Runs something in a thread that stands in the lab's network namespace. Sockets that it opens stay there.
@@ -116,7 +129,7 @@ pub struct Target {
 impl Target {
     /// Listens on TCP 80, 443 and 8000 and UDP and TCP 53 of a new address of the lab.
     pub fn new() -> Result<Self> {
-        let address = Lab::address();
+        let address = Lab::address()?;
         let seen: Arc<Mutex<Vec<String>>> = Arc::default();
         for port in [80, 443, 53, 8000] {
             let listener = Lab::listen((address, port).into())?;

@@ -74,7 +74,7 @@ struct Shared {
 impl Standin {
     /// Serves as `hosts`; anything but `credential` (the whole header: `Bearer …`, or the key) gets 401 on the API.
     pub fn start(authority: &Authority, hosts: &[&str], credential: &str) -> Result<Self> {
-        let address = Lab::address();
+        let address = Lab::address()?;
         let listener = Lab::listen((address, 443).into())?;
         listener.set_nonblocking(true)?;
         let acceptor = TlsAcceptor::from(authority.server_config(hosts)?);
