@@ -5,6 +5,7 @@ pub mod layout;
 use crate::{session::terminal::Terminal, signals::Cancellation};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::termios::tcgetwinsize;
 use std::{
     fmt,
     io::{self, BufRead, IsTerminal, Write},
@@ -159,16 +160,16 @@ pub fn progress(step: &str, detail: &str) {
     let mut slot = PROGRESS.lock().unwrap_or_else(PoisonError::into_inner);
     let bar = slot.get_or_insert_with(|| {
         let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("bottle: {spinner} {wide_msg}") {
+        if let Ok(style) = ProgressStyle::with_template("bottle: {spinner} {msg}") {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(100));
         bar
     });
-    bar.set_message(match detail {
-        "" => printable(step),
-        detail => format!("{}: {}", printable(step), printable(detail)),
-    });
+    let text = if detail.is_empty() { step.to_owned() } else { format!("{step}: {detail}") };
+    // Short of the last columns: a ^C that the terminal echoes there must not break the line.
+    let columns = tcgetwinsize(io::stderr()).map_or(80, |size| usize::from(size.ws_col));
+    bar.set_message(printable(&text).chars().take(columns.saturating_sub(14)).collect::<String>());
 }
 
 /// Takes the moving line away.

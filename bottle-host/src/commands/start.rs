@@ -59,7 +59,7 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     }
 
     let command = claude_argv(args, !agent.prompt.trim().is_empty());
-    let asked = Asked { agent, bottle: &bottle, sources: &sources, command };
+    let asked = Asked { agent, bottle: &bottle, sources: &sources, command, approval: approval.state().clone() };
     if args.dry_run {
         let stage = tempfile::tempdir()?;
         let plan = backend.prepare(&resolved.spec, stage.path(), cancel.fd())?;

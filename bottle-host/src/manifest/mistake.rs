@@ -64,7 +64,11 @@ const SYNTAX: [(&str, &str, &str); 11] = [
     ("could not find expected ':'", "a key has no `:` after it", "Write `key: value`, with a space after the colon."),
     ("did not find expected ',' or ']'", "a list that begins with `[` is not closed", "Close it with `]`."),
     ("did not find expected ',' or '}'", "a mapping that begins with `{` is not closed", "Close it with `}`."),
-    ("did not find expected node content", "a value is missing", "Write it; `[]`, `{}` and `\"\"` are empty ones."),
+    (
+        "did not find expected node content",
+        "a value is missing",
+        "Write it; `[]`, `{}` and `\"\"` are empty ones, and between braces text that begins with `?` goes in quotes.",
+    ),
     ("found unexpected end of stream", "quotes are not closed", "Close them where the text ends."),
     ("unknown anchor", "`*` names an anchor that there is not", "Put text that begins with `*` in quotes."),
 ];

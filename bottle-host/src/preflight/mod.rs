@@ -4,7 +4,7 @@
 mod text;
 
 use crate::{
-    manifest::{Agent, Bottle, Isolation, Source, env::Variable},
+    manifest::{Agent, Bottle, Isolation, Source, approval, env::Variable},
     paths::Paths,
     plan::Resolved,
 };
@@ -67,6 +67,8 @@ pub struct Asked<'a> {
     pub sources: &'a [&'a Source],
     /// The agent's command line.
     pub command: Vec<String>,
+    /// How the agent stands.
+    pub approval: approval::State,
 }
 
 /// A thing of the manifest.
@@ -78,8 +80,8 @@ pub struct Named {
     pub file: String,
     /// A file of the same name that is not used.
     pub shadows: Option<String>,
-    /// It comes with the working directory.
-    pub from_project: bool,
+    /// How it stands, should it come with the working directory.
+    pub approval: approval::State,
 }
 
 /// The backend.
@@ -134,7 +136,7 @@ impl Preflight {
         backend: &BackendInfo,
         says: PlanSummary,
     ) -> Self {
-        let Asked { agent, bottle, sources, command } = asked;
+        let Asked { agent, bottle, sources, command, .. } = asked;
         let model = resolved.credential.host_variable();
         let model_secret = resolved.credential.auth().secret;
         let provision = &resolved.spec.provision;
@@ -145,7 +147,7 @@ impl Preflight {
                 name: agent.name.clone(),
                 file: agent.source.shown(paths),
                 shadows: agent.shadows.as_ref().map(|s| s.shown(paths)),
-                from_project: agent.from_project,
+                approval: asked.approval.clone(),
             },
             bottle: agent.fields.bottle.clone(),
             bottle_files: sources.iter().map(|source| source.shown(paths)).collect(),

@@ -1,7 +1,10 @@
 //! The preflight as a person reads it: on standard error, in eighty columns, what is weaker than the default last.
 
 use super::{Preflight, RouteShown};
-use crate::ui::{self, layout};
+use crate::{
+    manifest::approval::State,
+    ui::{self, layout},
+};
 
 /// Paths of a route that are shown one by one, unless all are asked for.
 const FEW: usize = 3;
@@ -22,7 +25,11 @@ impl Preflight {
     fn rows(&self, full: bool) -> Vec<(&str, Vec<String>)> {
         let mut agent = vec![format!("{}  {}", self.agent.name, self.agent.file)];
         agent.extend(self.agent.shadows.as_ref().map(|file| format!("shadows {file}")));
-        agent.extend(self.agent.from_project.then(|| "comes with the working directory".into()));
+        agent.extend(match self.agent.approval {
+            State::NotNeeded => None,
+            State::Approved => Some("comes with the working directory, and is approved".into()),
+            State::Denied | State::Needed => Some("comes with the working directory, and is not approved yet".into()),
+        });
         let limits = if self.limits.is_empty() { "the backend's own".into() } else { self.limits.join(", ") };
         let backend = format!("{}, isolation {}", self.backend.name, self.backend.isolation);
         let model = format!("${}, injected by the sidecar; the bottle has a placeholder", self.model_credential);
