@@ -111,8 +111,10 @@ fn start_survives_its_backend_in_every_verb() -> Result<()> {
             let run = place.strike(&START, &format!("{how}@{verb}"), &[])?;
             check_code(how_said, verb_said, &run);
         }
-        let run = place.strike(&START, &format!("panic-twice@{verb}"), &[])?;
-        assert_eq!(run.code, Some(125), "panic-twice@{verb}: {run:?}");
+        for how in ["panic-twice", "panic-in-task"] {
+            let run = place.strike(&START, &format!("{how}@{verb}"), &[])?;
+            assert_eq!(run.code, Some(125), "{how}@{verb}: {run:?}");
+        }
     }
     for verb in ["drop-plan", "drop-bottle", "drop-process"] {
         for how in ["panic", "hang", "kill", "cancel"] {

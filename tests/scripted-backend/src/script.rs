@@ -43,6 +43,11 @@ fn act(how: &str, place: &str, cancel: &Cancel) -> Result<()> {
         "fail" => Err(told()),
         "panic" => panic!("{place} panics, as scripted"),
         "panic-in-thread" => thread::spawn(|| panic!("a thread panics, as scripted")).join().map_err(|_| told()),
+        "panic-in-task" => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build()?;
+            let task = runtime.spawn(async { panic!("a task panics, as scripted") });
+            runtime.block_on(task).map_err(|_| told())
+        }
         // A payload whose own end panics.
         "panic-twice" => std::panic::panic_any(PanicsAgain),
         "hang" => hang(),
