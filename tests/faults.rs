@@ -4,10 +4,10 @@
 
 use anyhow::{Context, Result, ensure};
 use bottle_tests::{
-    bottle::{KillOnDrop, Run, eventually},
+    bottle::{KillOnDrop, Run, eventually, report},
     scripted::Scripted,
 };
-use std::process::Command;
+use std::{fs, process::Command};
 
 const START: [&str; 5] = ["start", "dev", "--yes", "--prompt", "hello"];
 const HOWS: [&str; 7] = ["fail", "panic", "panic-in-thread", "hang", "kill", "cancel", "cancel-and-hang"];
@@ -58,7 +58,7 @@ impl Neighbourhood {
         let run = self.neighbour.finish()?;
         ensure!(run.code == Some(0), "the neighbour: {run:?}");
         ensure!(self.home.things()?.is_empty() && self.home.state().is_empty(), "the neighbour left something");
-        println!("{} points", self.points);
+        report(format!("{} points", self.points));
         Ok(())
     }
 }
@@ -173,14 +173,29 @@ fn start_survives_a_fault_of_its_own_at_every_event_of_the_ledger() -> Result<()
 fn a_crash_between_any_two_writes_is_cleaned_up() -> Result<()> {
     let mut place = Neighbourhood::new()?;
     let mut writes = 0;
-    for script in ["", "fail@launch"] {
+    // A session that ends well, one whose log is kept, and a launch that fails.
+    for (prompt, script) in [("hello", ""), ("7", ""), ("hello", "fail@launch")] {
         for nth in 1.. {
-            let run = place.strike(&START, script, &[("CLAUDE_BOTTLE_FAULT", &format!("kill@write:{nth}"))])?;
+            let start = ["start", "dev", "--yes", "--prompt", prompt];
+            let run = place.strike(&start, script, &[("CLAUDE_BOTTLE_FAULT", &format!("kill@write:{nth}"))])?;
             if run.code.is_some() {
                 break; // it has lived through all of them
             }
             writes += 1;
         }
+    }
+    // The very first start of all.
+    for nth in 1.. {
+        let home = Scripted::new()?;
+        let mut command = home.command(&START, "");
+        let run: Run = command.env("CLAUDE_BOTTLE_FAULT", format!("kill@write:{nth}")).output()?.into();
+        let after = home.run(&["cleanup", "--yes"], "")?;
+        let left = (after.code, home.things()?.len(), home.state().len());
+        ensure!(left == (Some(0), 0, 0), "after kill@write:{nth}: {left:?}, {after:?}");
+        if run.code.is_some() {
+            break;
+        }
+        writes += 1;
     }
     // And a crash of the cleanup itself.
     for nth in 1.. {
@@ -192,14 +207,15 @@ fn a_crash_between_any_two_writes_is_cleaned_up() -> Result<()> {
         writes += 1;
     }
     assert!(writes > 30, "{writes}");
-    println!("{writes} writes");
+    report(format!("{writes} writes"));
     place.end()
 }
 
 #[test]
 fn cleanup_and_the_lists_survive_the_backend() -> Result<()> {
     let mut place = Neighbourhood::new()?;
-    for verb in ["create", "info", "prepare_cleanup", "items", "execute", "drop-cleanup"] {
+    let within = ["removed-sidecar", "forgotten-network"];
+    for verb in ["create", "info", "prepare_cleanup", "items", "execute", "drop-cleanup"].into_iter().chain(within) {
         for how in HOWS {
             place.home.run(&START, "kill@launch")?;
             let run = place.strike(&["cleanup", "--yes"], &format!("{how}@{verb}"), &[])?;
@@ -227,17 +243,15 @@ fn cleanup_and_the_lists_survive_the_backend() -> Result<()> {
 #[test]
 fn the_verbs_that_no_command_needs_alone_are_contained_too() -> Result<()> {
     let mut place = Neighbourhood::new()?;
-    for verb in
-        ["attach", "describe", "put", "get", "detach", "start", "resize", "signal", "drop-bottle", "drop-process"]
-    {
+    for verb in ["attach", "describe", "put", "get", "start", "resize", "signal", "drop-bottle", "drop-process"] {
         for how in HOWS.into_iter().chain([""]) {
             let script = if how.is_empty() { String::new() } else { format!("{how}@{verb}") };
             let mut command = Command::new(env!("CARGO_BIN_EXE_drive"));
             place.home.prepare(&mut command, &script);
             let run: Run = command.args([verb, &place.identity]).output()?.into();
-            // `detach` is the adapter's own, and an object's end says nothing.
-            let untouched = how.is_empty() || verb == "detach" || verb.starts_with("drop") || how == "cancel";
-            let expected = if how == "kill" && verb != "detach" { None } else { Some(i32::from(!untouched)) };
+            // An object's end says nothing.
+            let untouched = how.is_empty() || verb.starts_with("drop") || how == "cancel";
+            let expected = if how == "kill" { None } else { Some(i32::from(!untouched)) };
             let also = (how == "cancel" && run.code == Some(1)) || (how == "kill" && run.code.is_none());
             assert!(run.code == expected || also, "{script}: {run:?}");
             place.points += 1;
@@ -245,7 +259,46 @@ fn the_verbs_that_no_command_needs_alone_are_contained_too() -> Result<()> {
         // Nobody who only looked at a bottle has closed it.
         place.check_after().with_context(|| format!("after {verb}"))?;
     }
+    for verb in ["attach", "start", "wait", "drop-bottle", "drop-process"] {
+        for how in HOWS.into_iter().filter(|how| (verb, *how) != ("wait", "hang")) {
+            let args = ["exec", &place.identity.clone(), "--", "7"];
+            let run = place.strike(&args, &format!("{how}@{verb}"), &[])?;
+            let own = run.code == Some(7) && (verb.starts_with("drop") || how.starts_with("cancel"));
+            let expected = own || matches!((how, run.code), ("kill", None) | (_, Some(125 | 143)));
+            assert!(expected, "exec {how}@{verb}: {run:?}");
+        }
+    }
     place.end()
+}
+
+#[test]
+fn what_cannot_be_judged_from_here_is_left_alone() -> Result<()> {
+    let home = Scripted::new()?;
+    home.run(&START, "kill@launch")?;
+    let [dir] = &home.state()[..] else { anyhow::bail!("{:?}", home.state()) };
+    let (metadata, things) = (dir.join("metadata.json"), home.things()?.len());
+    let own = fs::read_to_string(&metadata)?;
+    let mut others: serde_json::Value = serde_json::from_str(&own)?;
+    others["holder"]["machine"] = "another".into();
+    // Another machine's goes with `--foreign` only; one that cannot be read is taken to be alive.
+    for (text, said) in
+        [(others.to_string(), "of another machine or user"), ("{\"holder\": 7}".into(), "taken to be alive")]
+    {
+        fs::write(&metadata, text)?;
+        let run = home.run(&["cleanup", "--yes"], "")?;
+        ensure!(run.code == Some(0) && run.stderr.contains(said) && home.things()?.len() == things, "{run:?}");
+    }
+    fs::write(&metadata, others.to_string())?;
+    let run = home.run(&["cleanup", "--yes", "--foreign"], "")?;
+    ensure!(run.code == Some(0) && home.things()?.is_empty() && home.state().is_empty(), "{run:?}");
+    // A state directory that cannot be listed may be full of life.
+    home.run(&START, "kill@launch")?;
+    let state = home.path().join(".claude-bottle/state");
+    fs::rename(&state, home.path().join("aside"))?;
+    fs::write(&state, "")?;
+    let run = home.run(&["cleanup", "--yes"], "")?;
+    ensure!(run.code == Some(1) && run.stderr.contains("look into") && home.things()?.len() == things, "{run:?}");
+    Ok(())
 }
 
 #[test]

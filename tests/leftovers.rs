@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use bottle_tests::{
     bottle::{
         Home, REAL_TOKEN, Run, assert_nothing_left, assert_only_log_left, eventually, identity_in, left_in_engine,
+        report,
     },
     lab::Lab,
     standin::Standin,
@@ -58,7 +59,7 @@ fn an_error_or_a_panic_or_a_signal_at_any_point_of_the_launch_leaves_nothing() -
             points += 1;
         }
     }
-    println!("{points} points");
+    report(format!("{points} points"));
     Ok(())
 }
 
@@ -141,7 +142,7 @@ fn the_sidecar_refuses_everything_once_its_host_is_dead() -> Result<()> {
     child.wait()?;
     let began = std::time::Instant::now();
     eventually("the sidecar has ended", || (running("sidecar").ok()? == 0).then_some(()))?;
-    println!("the sidecar ended {:?} after its host's death", began.elapsed());
+    report(format!("the sidecar ended {:?} after its host's death", began.elapsed()));
     assert_eq!(home.run(&["cleanup", "--yes"])?.code, Some(0));
     assert_nothing_left(lab, &home, &identity)
 }

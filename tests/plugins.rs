@@ -39,9 +39,11 @@ fn a_backend_built_apart_loads_beside_docker_and_runs_the_same_session() -> Resu
     let probed = run(&home, &second_dir(), &["backends", "--probe"], &[])?;
     assert_eq!(probed.code, Some(0), "{probed:?}");
     for line in
-        ["docker   1.0.0    1.0.0  loads, isolation container", "second   0.3.1    1.0.0  loads, isolation process"]
+        ["docker   1.0.0    1.0.0  |loads, isolation container", "second   0.3.1    1.0.0  |loads, isolation process"]
     {
-        assert!(probed.stdout.contains(line), "{}", probed.stdout);
+        let (begins, ends) = line.split_once('|').expect("both halves");
+        let shown = probed.stdout.lines().any(|line| line.starts_with(begins) && line.ends_with(ends));
+        assert!(shown, "{}", probed.stdout);
     }
     let start = ["start", "dev", "--yes", "--prompt", "hello", "--", "--model", "x"];
     for (args, env) in [

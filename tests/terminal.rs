@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use bottle_tests::{
     bottle::{
         ENV_SECRET, Home, KillOnDrop, REAL_TOKEN, Run, assert_nothing_left, assert_only_log_left, contains, eventually,
-        identity_in,
+        identity_in, report,
     },
     lab::Lab,
     pty::Pty,
@@ -295,7 +295,7 @@ fn a_burst_arrives_whole_and_nothing_piles_up_before_a_terminal_that_does_not_re
     terminal.read_on()?;
     terminal.until("it is over")?;
     let took = began.elapsed();
-    println!("the writer stood at {stands} of {BURST}; memory {before} → {after} kB; the burst took {took:?}");
+    report(format!("the writer stood at {stands} of {BURST}; memory {before} → {after} kB; the burst took {took:?}"));
     let shown = terminal.bytes();
     assert!(shown.len() > BURST && shown[..BURST] == wanted, "{} bytes", shown.len());
     terminal.press(b"\n")?;
@@ -465,11 +465,11 @@ fn a_session_that_waits_costs_nothing() -> Result<()> {
     let before = (switches(&terminal)?, ticks(&terminal)?);
     thread::sleep(Duration::from_secs(3)); // the thing measured is time in which nothing happens
     let after = (switches(&terminal)?, ticks(&terminal)?);
-    println!(
+    report(format!(
         "idle for 3 s: {} wake-ups of the main thread, {} ms of CPU",
         after.0 - before.0,
         (after.1 - before.1) * 10
-    );
+    ));
     assert!(after.1 - before.1 <= 2 && after.0 - before.0 < 10, "{before:?} {after:?}");
     bottle.end()
 }

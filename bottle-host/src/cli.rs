@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "bottle", version, disable_help_subcommand = true)]
 pub struct Cli {
-    /// Where bottles run; over CLAUDE_BOTTLE_BACKEND, over docker
+    /// Where bottles run, over CLAUDE_BOTTLE_BACKEND, over docker; the only backend that is asked
     #[arg(long, global = true, value_name = "NAME")]
     pub backend: Option<String>,
     /// What to do.
@@ -45,12 +45,6 @@ pub enum Command {
     },
     /// Print the man page
     Man,
-    /// Load one plugin and say what it is (what `backends --probe` runs)
-    #[command(name = "__probe", hide = true)]
-    Probe {
-        /// The plugin's file
-        path: PathBuf,
-    },
 }
 
 impl Command {
@@ -157,7 +151,7 @@ pub struct Cleanup {
     /// Only say what would be removed
     #[arg(long)]
     pub dry_run: bool,
-    /// What another machine or user has left, too: nobody can tell from here whether it is still in use
+    /// Also remove what another machine or user left, whether it is in use or not
     #[arg(long)]
     pub foreign: bool,
     /// Print JSON
@@ -180,6 +174,15 @@ pub struct Backends {
 pub fn command() -> clap::Command {
     Cli::command()
 }
+
+/// The plugin that this process is to load, where it is the child that goes first. Not a command: nobody types it.
+pub fn probed() -> Option<PathBuf> {
+    let mut arguments = std::env::args_os().skip(1);
+    (arguments.next()? == PROBE).then(|| arguments.next())?.map(PathBuf::from)
+}
+
+/// The first argument of [`probed`].
+pub const PROBE: &str = "__probe";
 
 /// Reads the command line; ends the process with usage (code 2) or help.
 pub fn parse() -> Cli {

@@ -15,6 +15,7 @@ pub mod paths;
 pub mod plan;
 pub mod plugin;
 pub mod preflight;
+mod random;
 pub mod session;
 pub mod signals;
 pub mod state;

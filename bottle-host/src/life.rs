@@ -81,8 +81,9 @@ impl Life {
 
         let log = EgressLog::follow(bottle.channel()?, &state.egress_log())?;
         let capability = secrets.get(CAPABILITY).context("a bottle has a capability")?;
-        let mut env = session.env;
-        env.extend(environment::base(&bottle.describe()?, capability, resolved.credential, &Terminal::kind()));
+        // What leads to the sidecar a manifest cannot set; of the rest (`PATH`, `LANG`, …) its own word counts.
+        let mut env = environment::base(&bottle.describe()?, capability, resolved.credential, &Terminal::kind());
+        env.extend(session.env);
         let surroundings = Surroundings { env, cwd: WORKSPACE.into() };
         let served = Served::begin(state.dir(), surroundings.clone())?;
         let program = Program { argv: session.argv, surroundings };

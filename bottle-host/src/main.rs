@@ -1,9 +1,12 @@
 //! The `bottle` command.
 
-use bottle_host::{cli, commands, ui};
+use bottle_host::{cli, commands, plugin::probe, ui};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(plugin) = cli::probed() {
+        return probe::answer(&plugin).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     let cli = cli::parse();
     let own_error = cli.command.own_error_code();
     match commands::run(cli) {

@@ -63,10 +63,18 @@ impl Paths {
     /// Who owns what is created from here: machine, user, state directory and a random id of its own, hashed. It goes
     /// on every label, so that nobody's cleanup takes another's bottle for its own, not even on a cloned machine.
     pub fn owner(&self) -> String {
-        let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
-        let (machine, own) = (read(Path::new("/etc/machine-id")), read(&self.owner_file()));
+        let (machine, own) = (machine(), std::fs::read_to_string(self.owner_file()).unwrap_or_default());
         let user = rustix::process::getuid().as_raw();
-        let text = format!("{}\n{user}\n{}\n{own}", machine.trim(), self.state().display());
+        let text = format!("{}\n{user}\n{}\n{own}", machine, self.state().display());
         format!("{:x}", Sha256::digest(text))[..16].to_owned()
     }
+}
+
+/// The machine's id, hashed: machine-id(5) asks that it is not shown.
+pub(crate) fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let id = read("/etc/machine-id");
+    // A container often has none; its own name is better than taking all such machines for one.
+    let id = if id.is_empty() { read("/proc/sys/kernel/hostname") } else { id };
+    format!("{:x}", Sha256::digest(format!("bottle machine {id}")))[..16].to_owned()
 }

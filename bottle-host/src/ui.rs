@@ -52,12 +52,14 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Says something, line by line.
+/// Says something. Lines after the first are marked, so that none can pass for one of ours.
 pub fn say(text: impl fmt::Display) {
     clear_progress();
-    for line in text.to_string().lines() {
-        let _ = writeln!(io::stderr(), "bottle: {}", printable(line));
-    }
+    let text = text.to_string();
+    let mut lines = text.trim_end_matches('\n').split('\n');
+    let mut out = format!("bottle: {}\n", printable(lines.next().unwrap_or_default()));
+    lines.for_each(|line| out += &format!("bottle: | {}\n", printable(line)));
+    let _ = io::stderr().write_all(out.as_bytes());
 }
 
 /// Says a line that must not be overlooked: bold on a terminal, unless `NO_COLOR` is set (no-color.org).
@@ -101,9 +103,21 @@ pub fn hint_of(error: &anyhow::Error) -> Option<&str> {
     })
 }
 
-/// Text from outside (a guest, a repository, an engine) without what a terminal would obey.
+/// Text from outside (a guest, a repository, an engine) as a person can see it: without what a terminal would obey, or
+/// show in another order than it stands in, or not at all.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if c != '\t' && is_unseen(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Control characters, marks of direction, joiners and fillers without width, variation selectors, tags: Unicode's
+/// default-ignorable code points and what stands beside them.
+fn is_unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}')
+        || matches!(c, '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}')
+        || matches!(c, '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}')
+        || matches!(c, '\u{e0000}'..='\u{e0fff}')
 }
 
 /// `1 bottle`, `2 bottles`.
@@ -137,7 +151,7 @@ pub fn ask_secret(question: &str, cancel: &Cancellation) -> Result<Zeroizing<Str
         return Err(UsageError(message).into());
     }
     clear_progress();
-    write!(io::stderr(), "bottle: {question}: ")?;
+    write!(io::stderr(), "bottle: {}: ", printable(question))?;
     let silent = Terminal::silent()?;
     cancel.wait_readable(io::stdin())?;
     let mut answer = Zeroizing::new(String::new());
@@ -201,7 +215,15 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> Result<()> {
 
 /// Prints data as JSON on standard output.
 pub fn json(value: &impl serde::Serialize) -> Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    Ok(writeln!(out)?)
+    // JSON leaves most of what a terminal obeys as it is; escaped, it says the same to a program.
+    let mut text = String::new();
+    for c in serde_json::to_string_pretty(value)?.chars() {
+        match c {
+            c if c != '\n' && is_unseen(c) => {
+                c.encode_utf16(&mut [0; 2]).iter().for_each(|u| text += &format!("\\u{u:04x}"))
+            }
+            c => text.push(c),
+        }
+    }
+    Ok(writeln!(io::stdout().lock(), "{text}")?)
 }

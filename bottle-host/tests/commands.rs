@@ -69,6 +69,7 @@ fn commands_say_what_they_say() {
         said += &format!("$ bottle {line}\n{text}[{}]\n\n", out.status.code().unwrap());
     }
     let said = said.replace(&home.path().display().to_string(), "HOME");
+    // Of `env` a name is shown and never a value, a literal's neither.
     for value in ["the-value-itself", "lines", "\x1b"] {
         assert!(!said.contains(value), "{value}");
     }

@@ -35,6 +35,8 @@ pub mod at {
 /// The files that bad ones are made from.
 pub struct Forge {
     witness: Vec<u8>,
+    /// The same, linked to look for libraries in the working directory.
+    astray: Vec<u8>,
     second: Vec<u8>,
     _dir: TempDir,
 }
@@ -61,12 +63,22 @@ impl Forge {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("bad-plugins/witness.rs");
         command.args(["--edition=2024", "--crate-type=cdylib", "-Cstrip=symbols", "-Copt-level=1", "-o"]);
         output(command.arg(&library).arg(source))?;
-        Ok(Self { witness: fs::read(library)?, second, _dir: dir })
+        let witness = fs::read(&library)?;
+        output(command.args(["-Clink-arg=-Wl,-rpath,.", "-Clink-arg=-Wl,--enable-new-dtags"]))?;
+        Ok(Self { witness, astray: fs::read(library)?, second, _dir: dir })
     }
 
     /// A witness that may be called what its file is called, with these orders.
     pub fn witness(&self, file: &Path, deed: &str) -> Result<Vec<u8>> {
-        let mut bytes = self.witness.clone();
+        Self::ordered(self.witness.clone(), file, deed)
+    }
+
+    /// The witness that looks for libraries in the working directory.
+    pub fn astray(&self, file: &Path) -> Result<Vec<u8>> {
+        Self::ordered(self.astray.clone(), file, "none")
+    }
+
+    fn ordered(mut bytes: Vec<u8>, file: &Path, deed: &str) -> Result<Vec<u8>> {
         let orders = find(&bytes, b"ORDERS|")?;
         let text = format!("ORDERS|{deed}|{}|", mark(file).display());
         bytes[orders..][..text.len()].copy_from_slice(text.as_bytes());

@@ -9,8 +9,8 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// How long the host waits for the scripted backend, in milliseconds.
-const PATIENCE_MS: u32 = 150;
+/// How long the host waits for a backend that is told to hang, in milliseconds.
+const PATIENCE_MS: u32 = 500;
 
 /// A throw-away home, and the directory in which the backend's things are.
 pub struct Scripted {
@@ -70,13 +70,15 @@ impl Scripted {
             .env("CLAUDE_BOTTLE_BACKEND", "scripted")
             .env("CLAUDE_BOTTLE_PLUGIN_PATH", self.path().join("plugins"))
             .env("CLAUDE_BOTTLE_OAUTH_TOKEN", "sk-ant-oat01-not-a-real-one")
-            .env("CLAUDE_BOTTLE_FAULT_PATIENCE", PATIENCE_MS.to_string())
             .env("SCRIPT_ROOT", self.path().join("things"))
             .env("SCRIPT", script)
             .current_dir(self.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        if script.contains("hang") {
+            command.env("CLAUDE_BOTTLE_FAULT_PATIENCE", PATIENCE_MS.to_string());
+        }
     }
 
     /// Runs `bottle` to its end.

@@ -32,6 +32,7 @@ pub(crate) fn tidy() -> Result<()> {
             check_source(file, &fs::read_to_string(root().join(file))?, &mut found);
         }
     }
+    check_invariants(&files, &mut found)?;
     for (manifest, never) in FORBIDDEN {
         let dependencies = dependencies(manifest)?;
         for line in dependencies.lines().filter(|line| never.iter().any(|n| line.starts_with(n))) {
@@ -47,6 +48,31 @@ pub(crate) fn tidy() -> Result<()> {
     }
     if !found.is_empty() {
         bail!("not tidy:\n  {}", found.join("\n  "));
+    }
+    Ok(())
+}
+
+/// Every test that ARCHITECTURE.md names as holding an invariant is there.
+fn check_invariants(files: &str, found: &mut Vec<String>) -> Result<()> {
+    let text = fs::read_to_string(root().join("docs/ARCHITECTURE.md"))?;
+    let sources: Vec<String> = files
+        .lines()
+        .filter(|file| file.ends_with(".rs"))
+        .filter_map(|file| fs::read_to_string(root().join(file)).ok())
+        .collect();
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| ")?.rsplit_once(" | "));
+    let named = rows.flat_map(|(_, held_by)| held_by.split('`').skip(1).step_by(2)).filter(|name| name.contains("::"));
+    for name in named {
+        // `module::test`, `module::beginning_…`, `module::*`.
+        let (module, test) = name.rsplit_once("::").unwrap_or_default();
+        let own = module.rsplit("::").next().filter(|own| *own != "tests" && *own != "bottle_api").unwrap_or_default();
+        let begins = test.split(['…', '*']).next().unwrap_or_default();
+        let there = |text: &String| text.contains(&format!("fn {begins}")) || begins == "tests" || begins == own;
+        let has_module =
+            files.lines().any(|file| file.contains(&format!("{own}.rs")) || file.contains(&format!("{own}/")));
+        if !(has_module && (begins.is_empty() || sources.iter().any(there))) {
+            found.push(format!("docs/ARCHITECTURE.md: there is no {name}"));
+        }
     }
     Ok(())
 }

@@ -34,9 +34,10 @@ struct Row {
 }
 
 /// Runs `backends`. The exit code is 1 where a file cannot be used, or there is none.
-pub(super) fn run(args: &Backends) -> Result<u8> {
+pub(super) fn run(only: Option<&str>, args: &Backends) -> Result<u8> {
     let mut backends = vec![];
-    for (name, files) in discover::discover() {
+    let names = discover::names(only)?;
+    for (name, files) in discover::discover().into_iter().filter(|(name, _)| names.contains(name)) {
         backends.extend(files.iter().enumerate().map(|(rank, file)| examine(&name, file, rank > 0, args.probe)));
     }
     let misnamed = || anyhow!("a backend's name is made of a-z, 0-9 and `_`, and its file's name is not");
@@ -51,9 +52,9 @@ pub(super) fn run(args: &Backends) -> Result<u8> {
         let known = |cell: &Option<String>| cell.clone().unwrap_or_else(|| "-".into());
         let cells: Vec<_> = backends
             .iter()
-            .map(|r| vec![r.backend.clone(), known(&r.version), known(&r.api), r.status.clone(), r.file.clone()])
+            .map(|r| vec![r.backend.clone(), known(&r.version), known(&r.api), r.file.clone(), r.status.clone()])
             .collect();
-        ui::table(&["BACKEND", "VERSION", "API", "STATUS", "FILE"], &cells)?;
+        ui::table(&["BACKEND", "VERSION", "API", "FILE", "STATUS"], &cells)?;
     }
     Ok(code)
 }

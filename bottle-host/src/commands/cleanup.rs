@@ -29,6 +29,8 @@ struct Listing<'a> {
     leftovers: &'a [Row],
     /// Bottles of another machine or user, which only `--foreign` takes.
     foreign: &'a [String],
+    /// Backends that cannot say what they left.
+    silent: Vec<&'a str>,
 }
 
 /// One line of the list.
@@ -43,23 +45,26 @@ struct Row {
 }
 
 /// Runs `cleanup`.
-pub(super) fn run(args: &Cleanup) -> Result<u8> {
+pub(super) fn run(only: Option<&str>, args: &Cleanup) -> Result<u8> {
     let paths = Paths::from_env()?;
     let services = Services::from_env();
     let cancel = Cancellation::install()?;
-    let survey = state::survey(&paths, args.foreign)?;
+    let names = discover::names(only)?;
+    let mut survey = state::survey(&paths, args.foreign)?;
+    survey.abandoned.retain(|bottle| only.is_none_or(|only| bottle.metadata.backend == only));
     for bottle in &survey.abandoned {
         bottle.ledger.iter().for_each(|ledger| services.keep_ledger(&bottle.identity, ledger.clone()));
     }
-    let places = places(&survey.abandoned);
+    let places = places(names, &survey.abandoned);
     let planned = plan(&places, &survey, args.foreign, &paths, &services, &cancel);
     // A backend that is not there does not hide what the others have left; having left something itself, it is a failure.
     let mut failed = places.iter().zip(&planned).any(|(place, plan)| plan.is_none() && !place.entries.is_empty());
-    let silent = planned.iter().any(Option::is_none);
+    let silent = places.iter().zip(&planned).filter(|(_, plan)| plan.is_none());
+    let silent: Vec<&str> = silent.map(|(place, _)| place.backend.as_str()).collect();
     let plans: Vec<Planned> = planned.into_iter().flatten().collect();
     let rows = rows(&paths, &plans, &survey.abandoned);
     if args.json {
-        ui::json(&Listing { version: 1, leftovers: &rows, foreign: &survey.foreign })?;
+        ui::json(&Listing { version: 1, leftovers: &rows, foreign: &survey.foreign, silent: silent.clone() })?;
     } else if !rows.is_empty() {
         show(&rows)?;
     }
@@ -68,7 +73,11 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
         ui::say("hint: `bottle cleanup --foreign` takes them, and what other owners have on the engines, too");
     }
     if rows.is_empty() {
-        ui::say(if silent { "nothing to clean up on the backends that answered" } else { "nothing to clean up" });
+        ui::say(if silent.is_empty() {
+            "nothing to clean up"
+        } else {
+            "nothing to clean up on the backends that answered"
+        });
         return Ok(u8::from(failed));
     }
     if args.dry_run {
@@ -82,8 +91,13 @@ pub(super) fn run(args: &Cleanup) -> Result<u8> {
     let mut forgotten = 0;
     for bottle in survey.abandoned {
         if bottle.entries().is_empty() {
-            bottle.remove()?;
-            forgotten += 1;
+            match bottle.remove() {
+                Ok(()) => forgotten += 1,
+                Err(error) => {
+                    failed = true;
+                    ui::warn(format!("{error:#}"));
+                }
+            }
         } else {
             failed = true;
             ui::warn(format!("the state of {} is kept: things of it are left", bottle.identity));
@@ -110,9 +124,8 @@ struct Planned {
 }
 
 /// Every installed backend, and every one that an abandoned bottle was started on: it may not be installed any more.
-fn places(abandoned: &[Abandoned]) -> Vec<Place> {
-    let installed = discover::discover().into_keys();
-    let mut places: Vec<Place> = installed.map(|backend| Place { backend, entries: vec![] }).collect();
+fn places(names: Vec<String>, abandoned: &[Abandoned]) -> Vec<Place> {
+    let mut places: Vec<Place> = names.into_iter().map(|backend| Place { backend, entries: vec![] }).collect();
     for bottle in abandoned.iter().filter(|bottle| !bottle.entries().is_empty()) {
         let (name, env) = (&bottle.metadata.backend, &bottle.metadata.env);
         let at = places.iter().position(|place| place.backend == *name).unwrap_or_else(|| {
@@ -146,7 +159,8 @@ fn plan(
         }
         let mut parts = vec![];
         for (env, entries) in entries {
-            let (live, owner) = (survey.live.clone(), paths.owner());
+            // Without `--foreign` what is another's counts as alive.
+            let (live, owner) = ([survey.live.clone(), survey.foreign.clone()].concat(), paths.owner());
             // Beyond the ledgers' entries only the engine that is in use now is searched.
             let req = CleanupRequest { entries, sweep: env == now, foreign, live, owner, env };
             let (needed, asked) = (!req.entries.is_empty(), prepare(&backend, req, paths, &survey.abandoned, cancel));

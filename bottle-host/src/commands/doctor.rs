@@ -28,9 +28,9 @@ struct Row {
 }
 
 /// Runs `doctor`. The exit code is 1 where something is missing.
-pub(super) fn run(args: &Doctor) -> Result<u8> {
+pub(super) fn run(backend: Option<&str>, args: &Doctor) -> Result<u8> {
     let (paths, services, cancel) = (Paths::from_env()?, Services::from_env(), Cancellation::install()?);
-    let names: Vec<String> = discover::discover().into_keys().collect();
+    let names = discover::names(backend)?;
     let ask = |name: &str| {
         let found = plugin::select(name, &services).and_then(|b| b.diagnose(&paths.owner(), cancel.fd()));
         found.map_or_else(|error| vec![of_error("plugin", &error)], |diagnosis| diagnosis.findings)

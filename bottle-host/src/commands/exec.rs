@@ -1,23 +1,22 @@
 //! `exec`: a command in a running bottle, surrounded as its agent is, while the agent goes on.
 
+use super::{exit_code, forbid_core_files};
 use crate::{
     cli::Exec,
     paths::Paths,
     plugin::{self, Services},
     session::{self, Input, Program, Streams, owner, terminal::Terminal},
     signals::Cancellation,
-    state::Metadata,
+    state::{self, Metadata},
     ui::hinted,
 };
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bottle_api::{AttachRequest, Secret};
-use rustix::process::{Resource, Rlimit, setrlimit};
-use std::fs;
 
 /// Runs `exec`; the exit code is the command's.
 pub(super) fn run(args: &Exec) -> Result<u8> {
     // The agent's secrets pass through this process: a crash must not write them to a core file.
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    forbid_core_files()?;
     let cancel = Cancellation::install()?;
     cancel.conclude(exec(args, &cancel))
 }
@@ -35,7 +34,7 @@ fn exec(args: &Exec, cancel: &Cancellation) -> Result<u8> {
     let input = if Terminal::is_there() { Input::Terminal } else { Input::Pipe };
     let streams = Streams { input, unfiltered: args.raw_terminal };
     let code = session::run_beside(&bottle, &program, streams, cancel)?;
-    Ok(u8::try_from(code).unwrap_or(u8::MAX))
+    Ok(exit_code(code))
 }
 
 /// What was recorded when the bottle was started.
@@ -51,7 +50,5 @@ fn metadata(paths: &Paths, identity: &str) -> Result<Metadata> {
         };
         return Err(hinted(format!("no bottle `{identity}` in {}", paths.short(&paths.state())), hint));
     }
-    let file = dir.join("metadata.json");
-    let text = fs::read(&file).with_context(|| format!("read {}", paths.short(&file)))?;
-    serde_json::from_slice(&text).with_context(|| format!("read {}", paths.short(&file)))
+    state::metadata(paths, identity)
 }

@@ -3,7 +3,8 @@
 use crate::{
     cli::Info,
     manifest::{
-        Agent, Bottle, GitEntry, GitUser, Isolation, Manifest, ProjectAgents, Route, Source, Step, Transport,
+        Agent, Bottle, GitEntry, GitUser, Isolation, LimitFields, Manifest, ProjectAgents, Route, Source, Step,
+        Transport,
         approval::{self, Approval},
         egress::Mode,
         env::Variable,
@@ -38,8 +39,7 @@ struct Shown {
     isolation: Isolation,
     project_agents: ProjectAgents,
     supervise: bool,
-    /// Each as the manifest writes it.
-    limits: Vec<String>,
+    limits: LimitFields,
     skills: Vec<String>,
     prompt_characters: usize,
     env: Vec<Variable>,
@@ -97,7 +97,7 @@ impl Shown {
             isolation: bottle.isolation,
             project_agents: bottle.project_agents,
             supervise: bottle.supervise,
-            limits: bottle.limits.shown(),
+            limits: bottle.limits.clone(),
             skills: agent.fields.skills.clone(),
             prompt_characters: agent.prompt.trim().chars().count(),
             env: bottle.env.shown(),
@@ -119,7 +119,7 @@ impl Shown {
             ("bottle", [vec![self.chain()], self.bottle_files.clone()].concat()),
             ("isolation", vec![format!("{} at least", self.isolation)]),
             ("lets in", vec![self.lets_in().into()]),
-            ("limits", or(vec![self.limits.join(", ")], "the backend's own")),
+            ("limits", or(vec![self.limits.shown().join(", ")], "the backend's own")),
             ("skills", or(vec![self.skills.join(", ")], "none")),
             ("prompt", vec![format!("{} characters", self.prompt_characters)]),
             ("env", or(self.env.iter().map(Variable::line).collect(), "none")),
@@ -138,7 +138,7 @@ impl Shown {
             rows.push(("NOT BUILT", vec![format!("start refuses this bottle for {}", self.not_built.join(", "))]));
         }
         let lines = rows.iter().flat_map(|(label, values)| layout::lines(label, values, 80));
-        lines.map(|line| ui::printable(&line) + "\n").collect()
+        lines.map(|line| line + "\n").collect()
     }
 
     /// The bottle's own name first.

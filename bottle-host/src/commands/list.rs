@@ -6,7 +6,7 @@ use crate::{
     paths::Paths,
     plugin::{self, Services, discover},
     signals::Cancellation,
-    ui,
+    state, ui,
 };
 use anyhow::Result;
 use bottle_api::ActiveBottle;
@@ -21,11 +21,11 @@ use std::{
 const ANSWER_TIME: Duration = Duration::from_secs(3);
 
 /// Runs `list`.
-pub(super) fn run(args: &List) -> Result<u8> {
+pub(super) fn run(backend: Option<&str>, args: &List) -> Result<u8> {
     let paths = Paths::from_env()?;
     match args.what {
         ListWhat::Agents => agents(&paths, args.json),
-        ListWhat::Active => active(&paths, args.json),
+        ListWhat::Active => active(backend, &paths, args.json),
     }
 }
 
@@ -51,6 +51,7 @@ struct AgentRow {
     bottle: Option<String>,
     file: Option<String>,
     error: Option<String>,
+    hint: Option<String>,
 }
 
 fn agents(paths: &Paths, json: bool) -> Result<u8> {
@@ -63,12 +64,14 @@ fn agents(paths: &Paths, json: bool) -> Result<u8> {
                 bottle: Some(agent.fields.bottle.clone()),
                 file: Some(agent.source.shown(paths)),
                 error: None,
+                hint: None,
             },
             Err(error) => {
                 if !json {
                     ui::warn_of(name, &error);
                 }
-                AgentRow { agent: name.into(), bottle: None, file: None, error: Some(format!("{error:#}")) }
+                let (error, hint) = (Some(format!("{error:#}")), ui::hint_of(&error).map(str::to_owned));
+                AgentRow { agent: name.into(), bottle: None, file: None, error, hint }
             }
         })
         .collect();
@@ -89,16 +92,18 @@ fn agents(paths: &Paths, json: bool) -> Result<u8> {
 #[derive(Serialize)]
 struct ActiveRow {
     backend: String,
+    /// The process that started it is gone: `cleanup` removes it.
+    abandoned: bool,
     #[serde(flatten)]
     bottle: ActiveBottle,
 }
 
 /// Asks every backend at once; one that is slow or broken is named and hides none of the others.
-fn active(paths: &Paths, json: bool) -> Result<u8> {
+fn active(backend: Option<&str>, paths: &Paths, json: bool) -> Result<u8> {
     let services = Services::from_env();
     let cancel = Cancellation::install()?;
     let (answers, asked) = mpsc::channel();
-    let names: Vec<String> = discover::discover().into_keys().collect();
+    let names = discover::names(backend)?;
     for name in &names {
         let (name, services, owner) = (name.clone(), services.clone(), paths.owner());
         let (answers, cancel) = (answers.clone(), cancel.clone());
@@ -108,12 +113,16 @@ fn active(paths: &Paths, json: bool) -> Result<u8> {
         });
     }
     drop(answers);
+    let live = state::survey(paths, false)?.live;
     let (mut rows, mut waiting, mut silent) = (vec![], names, vec![]);
     let deadline = Instant::now() + ANSWER_TIME;
     while let Ok((name, found)) = asked.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         waiting.retain(|waited| *waited != name);
         match found {
-            Ok(bottles) => rows.extend(bottles.into_iter().map(|bottle| ActiveRow { backend: name.clone(), bottle })),
+            Ok(bottles) => rows.extend(bottles.into_iter().map(|bottle| {
+                let abandoned = !live.contains(&bottle.identity);
+                ActiveRow { backend: name.clone(), abandoned, bottle }
+            })),
             Err(error) => {
                 ui::warn_of(format!("the backend {name}"), &error);
                 silent.push(name);
@@ -135,7 +144,8 @@ fn active(paths: &Paths, json: bool) -> Result<u8> {
             .iter()
             .map(|r| {
                 let b = &r.bottle;
-                vec![r.backend.clone(), b.identity.clone(), b.agent.clone(), b.started.clone(), b.daemons.join(",")]
+                let identity = if r.abandoned { format!("{} (abandoned)", b.identity) } else { b.identity.clone() };
+                vec![r.backend.clone(), identity, b.agent.clone(), b.started.clone(), b.daemons.join(",")]
             })
             .collect();
         ui::table(&["BACKEND", "IDENTITY", "AGENT", "STARTED", "DAEMONS"], &cells)?;

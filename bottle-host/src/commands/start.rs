@@ -4,6 +4,7 @@
 //! manifest ─ resolve ─▶ spec ─ prepare ─▶ plan ─ preflight, y/N ─▶ secrets ─▶ life ─▶ the agent's exit code
 //! ```
 
+use super::{exit_code, forbid_core_files};
 use crate::{
     cli::{Format, Start},
     life::{Life, Session},
@@ -19,18 +20,20 @@ use crate::{
 };
 use anyhow::Result;
 use bottle_api::BackendInfo;
-use rustix::process::{Resource, Rlimit, setrlimit};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Runs `start`; the exit code is the agent's.
 pub(super) fn run(backend: Option<&str>, args: &Start) -> Result<u8> {
     // Secrets pass through this process: a crash must not write them to a core file.
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    forbid_core_files()?;
     let cancel = Cancellation::install()?;
     cancel.conclude(start(backend, args, &cancel))
 }
 
 fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u8> {
+    if args.format == Format::Json && !args.dry_run {
+        return Err(UsageError("--format json prints the plan of a dry run; say --dry-run, too".into()).into());
+    }
     let paths = Paths::from_env()?;
     let manifest = Manifest::load(&paths)?;
     let (agent, bottle, sources) = manifest.resolve(&paths, &args.agent)?;
@@ -88,7 +91,7 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
             ui::say("aborted by user");
             return Ok(0);
         }
-        approval.record()?;
+        approval.record(&paths)?;
     }
     let session = Session {
         argv: asked.command,
@@ -97,7 +100,7 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
         raw_terminal: args.raw_terminal,
     };
     let code = life.live(plan, &resolved, &resolved.sidecar_secrets()?, session, cancel)?;
-    Ok(u8::try_from(code).unwrap_or(u8::MAX))
+    Ok(exit_code(code))
 }
 
 /// What a crash has left is taken away by `cleanup`, and remembered until then.

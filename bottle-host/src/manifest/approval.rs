@@ -7,8 +7,8 @@
 use super::{Agent, Bottle, ProjectAgents};
 use crate::{
     paths::Paths,
-    state::{private_dirs, write_atomically},
-    ui::{self, UsageError, hinted},
+    state::{alone, private_dirs, write_atomically},
+    ui::{self, UsageError, hinted, layout},
 };
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -99,15 +99,20 @@ impl<'a> Approval<'a> {
             return;
         }
         ui::say(format!("{} is not approved yet. This is all it says:", self.agent.source.shown(paths)));
-        self.agent.text.lines().for_each(|line| ui::say(format!("  | {line}")));
-        ui::say("");
+        // Broken here and not by the terminal, so that no row of it can pass for one of ours.
+        let rows = self.agent.text.lines().flat_map(|line| layout::folded(line, ui::WIDTH - 4));
+        rows.for_each(|row| ui::say(format!("  | {row}")));
+        ui::stand_out(
+            "It comes with the working directory. A yes lets it start from now on without being asked about.",
+        );
     }
 
     /// Somebody has read it and said yes.
-    pub fn record(&self) -> Result<()> {
+    pub fn record(&self, paths: &Paths) -> Result<()> {
         if self.state != State::Needed {
             return Ok(());
         }
+        let _alone = alone(paths)?;
         let mut approved = match read(&self.book) {
             Ok(approved) => approved,
             Err(_) => {
@@ -188,7 +193,7 @@ mod tests {
         let may_start = approval.check(paths, true).is_ok();
         assert_eq!(may_start, matches!(approval.state(), State::NotNeeded | State::Approved));
         if yes {
-            approval.record().unwrap();
+            approval.record(&paths).unwrap();
         }
         approval.state.clone()
     }

@@ -228,7 +228,8 @@ fn wrong_type(rest: &str) -> (String, Option<String>) {
 }
 
 /// The known word that differs least, if by little.
-fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+/// The known word that is meant, if one is near enough.
+pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let lower = word.to_ascii_lowercase();
     let near = known.iter().map(|k| (distance(&lower, &k.to_ascii_lowercase()), *k));
     near.filter(|(d, k)| *d <= 1 + k.len() / 4).min().map(|(_, k)| k)

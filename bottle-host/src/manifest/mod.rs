@@ -101,7 +101,10 @@ impl Manifest {
                 [] => hinted(format!("no agent `{name}`: there is none at all"), format!("Write one: {dir}/{name}.md")),
                 _ => hinted(
                     format!("no agent `{name}`; there are: {}", known.join(", ")),
-                    format!("Agents are {dir}/NAME.md."),
+                    match mistake::nearest(name, &known) {
+                        Some(near) => format!("Do you mean `{near}`?"),
+                        None => format!("Agents are {dir}/NAME.md."),
+                    },
                 ),
             });
         };
@@ -134,7 +137,10 @@ impl Manifest {
                 format!("{named}: there is no bottle `{name}`"),
                 match known.as_slice() {
                     [] => format!("Write it: {dir}/{name}.md"),
-                    _ => format!("Bottles are {dir}/NAME.md; there are: {}.", known.join(", ")),
+                    _ => match mistake::nearest(name, &known) {
+                        Some(near) => format!("Do you mean `{near}`? There are: {}.", known.join(", ")),
+                        None => format!("Bottles are {dir}/NAME.md; there are: {}.", known.join(", ")),
+                    },
                 },
             ));
         };

@@ -10,6 +10,7 @@ pub mod unbuilt;
 use crate::{
     manifest::{Agent, Bottle, Step},
     paths::Paths,
+    random,
     ui::{self, hinted},
 };
 use anyhow::{Result, bail};
@@ -135,10 +136,7 @@ impl Resolved {
     /// The secrets that the sidecar injects, and the bottle's capability: read from the host now, not before.
     pub fn sidecar_secrets(&self) -> Result<Secrets> {
         let mut secrets = Secrets::default();
-        let mut bytes = [0; 24];
-        getrandom::fill(&mut bytes)?;
-        let capability: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-        secrets.insert(CAPABILITY, bottle_api::Secret::new(capability));
+        secrets.insert(CAPABILITY, bottle_api::Secret::new(random::hex::<24>()?));
         self.credential.add_to(&mut secrets)?;
         for name in &self.token_refs {
             match host_variable(name) {

@@ -32,7 +32,15 @@ pub fn render(bottle: &Bottle, model: &ModelCredential) -> Result<(Policy, Vec<S
     }
     match routes.iter_mut().find(|r| r.host == credential::HOST) {
         // The manifest may say more about the model's host; the credential stays the host's.
-        Some(route) => complete(route, *model),
+        Some(route) => {
+            if !route.paths.is_empty() || route.ports.iter().any(|port| ![80, 443].contains(port)) {
+                warnings.push(format!(
+                    "{} is reached otherwise than the client needs, with the model's credential",
+                    credential::HOST
+                ));
+            }
+            complete(route, *model);
+        }
         None => {
             let mut route = Route::to(credential::HOST);
             complete(&mut route, *model);
@@ -51,6 +59,9 @@ fn complete(route: &mut Route, model: ModelCredential) {
         route.paths = credential::PATHS.iter().map(|p| (*p).to_owned()).collect();
     }
     route.ports.retain(|port| *port != 80);
+    if route.ports.is_empty() {
+        route.ports.push(443);
+    }
     route.strip_credentials = true;
     route.auth = Some(model.auth());
 }

@@ -4,7 +4,7 @@ use super::{
     call::{ANSWER, GRACE, LOOK, SILENCE, Until, call, drop_apart},
     services::{Lent, Services},
 };
-use crate::plan;
+use crate::{manifest::env::MODEL_CREDENTIALS, plan};
 use abi_stable::{
     sabi_trait::prelude::TD_Opaque,
     std_types::{RArc, RErr, RSlice, RStr},
@@ -132,6 +132,9 @@ impl Backend {
         let info: BackendInfo = parse(caller.call("info", until(), UNCANCELLED, || raw.info(empty()))?)?;
         if info.name != name {
             return Err(anyhow!("it calls itself `{}` once loaded, and `{name}` in its descriptor", info.name));
+        }
+        if let Some(secret) = info.env.iter().find(|name| MODEL_CREDENTIALS.contains(&name.as_str())) {
+            return Err(anyhow!("it asks for {secret}: no backend is given the model's credential"));
         }
         Ok(Self { raw, caller, info })
     }

@@ -1,5 +1,7 @@
 //! Where plugins are looked for. Nothing here runs any of their code.
 
+use crate::ui::hinted;
+use anyhow::Result;
 use bottle_api::descriptor::is_name;
 use std::{
     collections::BTreeMap,
@@ -41,6 +43,26 @@ pub fn beside_program(path: &str) -> Option<PathBuf> {
 
 fn absolute(variable: &str) -> Option<PathBuf> {
     std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+/// The names of the installed backends, or the one that was asked for; an unknown one is an error.
+pub fn names(only: Option<&str>) -> Result<Vec<String>> {
+    let found = discover();
+    match only {
+        Some(name) if !found.contains_key(name) => Err(unknown(name, &found)),
+        Some(name) => Ok(vec![name.to_owned()]),
+        None => Ok(found.into_keys().collect()),
+    }
+}
+
+/// No backend of that name.
+pub(super) fn unknown(name: &str, found: &BTreeMap<String, Vec<PathBuf>>) -> anyhow::Error {
+    let known: Vec<&str> = found.keys().map(String::as_str).collect();
+    let known = if known.is_empty() { "none is installed".into() } else { known.join(", ") };
+    hinted(
+        format!("unknown backend `{name}`; known backends: {known}"),
+        "Choose one with --backend or CLAUDE_BOTTLE_BACKEND; `bottle backends` shows where they are looked for.",
+    )
 }
 
 /// Every backend's name with the files that provide it, best first.

@@ -18,7 +18,6 @@ pub mod vet;
 pub use backend::{Backend, Bottle, Cleanup, Plan, Process};
 pub use services::Services;
 
-use crate::ui::hinted;
 use anyhow::{Context, Result};
 use std::{path::Path, sync::Arc};
 
@@ -35,14 +34,7 @@ pub fn chosen_name(option: Option<&str>) -> String {
 /// Loads a backend by name. An unknown name lists the known ones.
 pub fn select(name: &str, services: &Arc<Services>) -> Result<Backend> {
     let found = discover::discover();
-    let Some(files) = found.get(name) else {
-        let known: Vec<&str> = found.keys().map(String::as_str).collect();
-        let known = if known.is_empty() { "none is installed".into() } else { known.join(", ") };
-        return Err(hinted(
-            format!("unknown backend `{name}`; known backends: {known}"),
-            "Choose one with --backend or CLAUDE_BOTTLE_BACKEND; `bottle backends` shows where they are looked for.",
-        ));
-    };
+    let Some(files) = found.get(name) else { return Err(discover::unknown(name, &found)) };
     open(&files[0], services)
 }
 

@@ -2,15 +2,16 @@
 //! at the file can tell.
 
 use super::{Services, start, vet};
-use crate::ui::{hint_of, hinted, printable};
+use crate::{
+    cli,
+    commands::forbid_core_files,
+    ui::{hint_of, hinted, printable},
+};
 use anyhow::{Result, bail};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, ioctl_fionbio},
-    process::{
-        Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process_group, pidfd_open, set_parent_process_death_signal,
-        setrlimit,
-    },
+    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, set_parent_process_death_signal},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -44,7 +45,7 @@ struct Failed {
 pub fn probe(file: &Path) -> Result<Loaded> {
     // Not by its path: bottle may have been updated since it was started.
     let mut command = Command::new("/proc/self/exe");
-    command.arg("__probe").arg(file).env_clear().process_group(0);
+    command.arg(cli::PROBE).arg(file).env_clear().process_group(0);
     let mut group = Group(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?);
     if !group.ends_in_time()? {
         bail!("it was still loading after {PATIENCE_SECONDS} s");
@@ -66,7 +67,7 @@ pub fn probe(file: &Path) -> Result<Loaded> {
 /// What the child does: loads the plugin and says how that went.
 pub fn answer(file: &Path) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    forbid_core_files()?;
     let began = Instant::now();
     let backend = vet::vet(file).and_then(|vetted| start(vetted, &Services::from_env()));
     let load_micros = u64::try_from(began.elapsed().as_micros())?;

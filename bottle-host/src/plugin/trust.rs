@@ -1,6 +1,7 @@
 //! Who can have written a file? Code is taken from root and from this user, and from nobody else.
 
 use anyhow::{Context, Result, bail};
+use rustix::{fs::getxattr, io::Errno};
 use std::{
     fs::{File, Metadata},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
@@ -14,7 +15,7 @@ pub fn open_trusted(path: &Path) -> Result<File> {
     for place in [path, &real] {
         let dir = place.parent().unwrap_or(Path::new("/")).canonicalize().context("its directory")?;
         for above in dir.ancestors() {
-            check_writers(&format!("the directory {}", above.display()), &std::fs::metadata(above)?)?;
+            check_writers(&format!("the directory {}", above.display()), &std::fs::metadata(above)?, has_acl(above))?;
         }
     }
     // A FIFO would wait for a writer.
@@ -24,11 +25,16 @@ pub fn open_trusted(path: &Path) -> Result<File> {
     if !metadata.is_file() {
         bail!("it is not a regular file");
     }
-    check_writers("the file", &metadata)?;
+    check_writers("the file", &metadata, has_acl(&real))?;
     Ok(file)
 }
 
-fn check_writers(what: &str, metadata: &Metadata) -> Result<()> {
+/// Has it an access control list, acl(5)? The group's bits are then the most that anybody on the list may do.
+fn has_acl(path: &Path) -> bool {
+    !matches!(getxattr(path, "system.posix_acl_access", &mut [0u8; 0]), Err(Errno::NODATA | Errno::NOTSUP))
+}
+
+fn check_writers(what: &str, metadata: &Metadata, has_acl: bool) -> Result<()> {
     let me = rustix::process::geteuid().as_raw();
     if metadata.uid() != 0 && metadata.uid() != me {
         bail!("{what} belongs to user {}, neither root nor you", metadata.uid());
@@ -37,9 +43,11 @@ fn check_writers(what: &str, metadata: &Metadata) -> Result<()> {
     if metadata.mode() & 0o002 != 0 && !sticky_dir {
         bail!("{what} may be written by everybody (`chmod o-w` it)");
     }
-    let own_group = || metadata.uid() == me && is_own_group(metadata.gid(), me);
+    let own_group = || !has_acl && metadata.uid() == me && is_own_group(metadata.gid(), me);
     if metadata.mode() & 0o020 != 0 && !sticky_dir && !own_group() {
-        bail!("{what} may be written by group {} (`chmod g-w` it)", metadata.gid());
+        let who =
+            if has_acl { "whom its access control list names".into() } else { format!("group {}", metadata.gid()) };
+        bail!("{what} may be written by {who} (`chmod g-w` it)");
     }
     Ok(())
 }
@@ -53,8 +61,15 @@ fn is_own_group(gid: u32, uid: u32) -> bool {
 /// A group that is not in these files is nobody's own: who is in it cannot be known here.
 fn alone_in(gid: &str, uid: &str, passwd: &str, group: &str) -> bool {
     let rows = |text| str::lines(text).map(|line| line.split(':').collect::<Vec<_>>());
-    let Some(group) = rows(group).find(|group| group.get(2) == Some(&gid)) else { return false };
-    let mut members = group.get(3).into_iter().flat_map(|names| names.split(',')).filter(|name| !name.is_empty());
+    let groups: Vec<_> = rows(group).filter(|group| group.get(2) == Some(&gid)).collect();
+    if groups.is_empty() {
+        return false;
+    }
+    let mut members = groups
+        .iter()
+        .filter_map(|group| group.get(3))
+        .flat_map(|names| names.split(','))
+        .filter(|name| !name.is_empty());
     let is_me = |user: &[&str]| user.get(2) == Some(&uid);
     let by_primary_group = rows(passwd).filter(|user| user.get(3) == Some(&gid)).all(|user| is_me(&user));
     by_primary_group && members.all(|name| rows(passwd).any(|user| user[0] == name && is_me(&user)))

@@ -2,13 +2,14 @@
 //! cut one ends the process with SIGBUS.
 
 use super::{discover::name_of, sealed::sealed, trust::open_trusted};
+use crate::ui::printable;
 use anyhow::{Context, Result, anyhow, bail};
 use bottle_api::descriptor::{Descriptor, FLAG_PANIC_UNWIND, SECTION, TARGET};
 use object::{
     Endianness, FileKind, Object, ObjectSection, elf,
     read::{
         ReadCache,
-        elf::{ElfFile64, FileHeader, ProgramHeader},
+        elf::{Dyn, ElfFile64, FileHeader, ProgramHeader},
     },
 };
 use sha2::{Digest, Sha256};
@@ -78,8 +79,31 @@ fn read_descriptor(library: &File) -> Result<Descriptor> {
         bail!("it is cut short: it should have {end} bytes at least, and has {length}");
     }
     let file = ElfFile64::<Endianness, _>::parse(bytes).map_err(unreadable)?;
+    check_linking(&file)?;
     let section = file.section_by_name(SECTION).context("it is no bottle backend: it has no plugin descriptor")?;
     Descriptor::parse(section.data()?).context("its plugin descriptor has a format that this bottle does not know")
+}
+
+/// What it is linked with comes from the system: a path of its own could lead to the working directory.
+fn check_linking<'a>(file: &ElfFile64<'a, Endianness, &'a ReadCache<&File>>) -> Result<()> {
+    let (endian, data) = (file.endian(), file.data());
+    let table = file.elf_section_table();
+    let Ok(Some((entries, link))) = table.dynamic(endian, data) else { return Ok(()) };
+    let strings = table.strings(endian, data, link).map_err(|e| anyhow!("it is no shared library: {e}"))?;
+    for entry in entries {
+        let tag = entry.d_tag(endian);
+        let text = || {
+            let bytes = entry.val32(endian).and_then(|at| strings.get(at).ok());
+            bytes.map(String::from_utf8_lossy).unwrap_or_default()
+        };
+        if [u64::from(elf::DT_RPATH), u64::from(elf::DT_RUNPATH)].contains(&tag) {
+            bail!("it looks for libraries in `{}`: link it without a path (-rpath)", printable(&text()));
+        }
+        if tag == u64::from(elf::DT_NEEDED) && text().contains('/') {
+            bail!("it is linked with the file `{}`: link it by name", printable(&text()));
+        }
+    }
+    Ok(())
 }
 
 /// Where a whole file ends, as far as it can still be told: behind its tables and what is mapped of it.

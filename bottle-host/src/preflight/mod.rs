@@ -4,7 +4,7 @@
 mod text;
 
 use crate::{
-    manifest::{Agent, Bottle, Isolation, Source, approval, env::Variable},
+    manifest::{Agent, Bottle, GitUser, Isolation, LimitFields, Source, approval, env::Variable},
     paths::Paths,
     plan::Resolved,
 };
@@ -28,7 +28,7 @@ pub struct Preflight {
     /// The weakest boundary that will do for it.
     pub isolation_floor: Isolation,
     /// Its limits, where they are not the backend's own.
-    pub limits: Vec<String>,
+    pub limits: LimitFields,
     /// One per launch.
     pub identity: String,
     /// The backend and the strength of its boundary.
@@ -44,7 +44,7 @@ pub struct Preflight {
     /// The agent's variables, with where each value comes from.
     pub env: Vec<Variable>,
     /// Who commits in the bottle are by.
-    pub git_user: Option<String>,
+    pub git_user: GitUser,
     /// The files that go into the bottle, beside its certificate authority.
     pub files: Vec<FileShown>,
     /// The host's variable that holds the model's credential.
@@ -152,7 +152,7 @@ impl Preflight {
             bottle: agent.fields.bottle.clone(),
             bottle_files: sources.iter().map(|source| source.shown(paths)).collect(),
             isolation_floor: bottle.isolation,
-            limits: bottle.limits.shown(),
+            limits: bottle.limits.clone(),
             identity: resolved.spec.identity.clone(),
             backend: BackendShown { name: backend.name.clone(), isolation: backend.isolation.clone(), says },
             daemons: resolved.spec.daemons.clone(),
@@ -160,7 +160,7 @@ impl Preflight {
             prompt: agent.prompt.trim().into(),
             skills: agent.fields.skills.clone(),
             env: bottle.env.shown(),
-            git_user: bottle.git_user_of(agent).shown(),
+            git_user: bottle.git_user_of(agent),
             files: steps.into_iter().flatten().map(FileShown::from).collect(),
             model_credential: model.into(),
             routes: resolved
@@ -185,13 +185,20 @@ fn shown(route: &Route, credential: Option<String>, preset: Option<String>) -> R
     RouteShown {
         host: route.host.clone(),
         ports: route.ports.clone(),
-        paths: route.paths.clone(),
+        paths: widest_first(&route.paths),
         methods: route.methods.clone(),
         credential,
         preset,
         address: route.address,
         allow_private: route.allow_private,
     }
+}
+
+/// The prefix that lets the most through must not hide behind others.
+fn widest_first(paths: &[String]) -> Vec<String> {
+    let mut paths = paths.to_vec();
+    paths.sort_by_key(|path| path.trim_end_matches('/').matches('/').count() + usize::from(path != "/"));
+    paths
 }
 
 impl From<&FileEntry> for FileShown {

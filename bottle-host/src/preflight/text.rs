@@ -12,14 +12,13 @@ const FEW: usize = 3;
 impl Preflight {
     /// Says it; `full` with the whole prompt, every path and every file.
     pub fn show(&self, full: bool) {
-        ui::say("");
         for (label, values) in self.rows(full) {
             layout::lines(label, &values, ui::WIDTH).iter().for_each(ui::say);
         }
-        for weaker in self.warnings.iter().chain(&self.backend.says.warnings) {
-            layout::lines("WEAKER", std::slice::from_ref(weaker), ui::WIDTH).iter().for_each(ui::stand_out);
+        let theirs = self.backend.says.warnings.iter().map(|warning| format!("{} says: {warning}", self.backend.name));
+        for weaker in self.warnings.iter().cloned().chain(theirs) {
+            layout::lines("WEAKER", &[weaker], ui::WIDTH).iter().for_each(ui::stand_out);
         }
-        ui::say("");
     }
 
     fn rows(&self, full: bool) -> Vec<(&str, Vec<String>)> {
@@ -28,9 +27,11 @@ impl Preflight {
         agent.extend(match self.agent.approval {
             State::NotNeeded => None,
             State::Approved => Some("comes with the working directory, and is approved".into()),
-            State::Denied | State::Needed => Some("comes with the working directory, and is not approved yet".into()),
+            State::Needed => Some("comes with the working directory, and is not approved yet".into()),
+            State::Denied => Some("comes with the working directory, and its bottle lets none of those in".into()),
         });
-        let limits = if self.limits.is_empty() { "the backend's own".into() } else { self.limits.join(", ") };
+        let limits = self.limits.shown();
+        let limits = if limits.is_empty() { "the backend's own".into() } else { limits.join(", ") };
         let backend = format!("{}, isolation {}", self.backend.name, self.backend.isolation);
         let model = format!("${}, injected by the sidecar; the bottle has a placeholder", self.model_credential);
         let mut egress: Vec<String> = self.routes.iter().map(|route| route.line(full)).collect();
@@ -46,7 +47,7 @@ impl Preflight {
             ("prompt", self.prompt_lines(full)),
             ("skills", vec![listed(&self.skills)]),
             ("env", vec![listed(&self.env.iter().map(|variable| variable.line()).collect::<Vec<_>>())]),
-            ("git user", self.git_user.iter().cloned().collect()),
+            ("git user", self.git_user.shown().into_iter().collect()),
             ("model", vec![model]),
             ("egress", egress),
         ];
@@ -57,7 +58,7 @@ impl Preflight {
         }
         let own: Vec<String> =
             self.backend.says.lines.iter().map(|(label, value)| format!("{label}: {value}")).collect();
-        rows.push((&self.backend.name, own));
+        rows.push(("plugin", own));
         rows
     }
 

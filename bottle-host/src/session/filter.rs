@@ -140,6 +140,9 @@ impl Filter {
             (State::Escape, b' '..=b'/') => self.hold(State::Escape, byte),
             (State::Escape, _) => {
                 self.held.push(byte);
+                if is_forbidden_escape(&self.held[1..]) {
+                    return self.forget();
+                }
                 self.modes.escape(&self.held);
                 self.release(out);
             }
@@ -223,6 +226,13 @@ impl Filter {
         out.extend(STRING_TERMINATOR);
         self.forget();
     }
+}
+
+/// `ESC % x` takes the terminal out of UTF-8, where single bytes begin sequences that nobody here has seen (`G` takes it
+/// back in); `ESC SP F`, `ESC SP G` choose such bytes for its answers; to `ESC G` some answer with a line end
+/// (CVE-2021-33477).
+fn is_forbidden_escape(body: &[u8]) -> bool {
+    matches!(body, [b'%', rest @ ..] if rest != b"G") || matches!(body, [b' ', ..] | [b'G'])
 }
 
 /// Everything else in ground state is shown as it is.
@@ -381,6 +391,10 @@ mod tests {
             b"a\x1b[1;1;1;1;1;1*yb",
             b"a\x1b[5ib",
             b"a\x1b[?2lb",
+            b"a\x1b%@b",
+            b"a\x1b%/Gb",
+            b"a\x1b Gb",
+            b"a\x1bGb",
             b"a\xc2\x9db",
         ] {
             assert_eq!(shown(text), b"ab", "{}", text.escape_ascii());

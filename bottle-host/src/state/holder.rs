@@ -1,7 +1,7 @@
 //! Who holds a bottle: a process, told from every later one, of a user, on a machine.
 
+use crate::paths::machine;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -52,13 +52,6 @@ impl Holder {
     }
 }
 
-fn machine() -> String {
-    let id = read(Path::new("/etc/machine-id"));
-    // A container often has none; its own name is better than taking all such machines for one.
-    let id = if id.is_empty() { read(Path::new("/proc/sys/kernel/hostname")) } else { id };
-    format!("{:x}", Sha256::digest(format!("bottle machine {id}")))[..16].to_owned()
-}
-
 fn own_namespace() -> String {
     fs::read_link("/proc/self/ns/pid").map(|link| link.display().to_string()).unwrap_or_default()
 }
@@ -67,6 +60,10 @@ fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(PathBuf::from("/proc").join(pid.to_string()).join("stat")).ok()?;
     // The second field is the program's name in parentheses, and may hold anything, parentheses too.
     let (_, rest) = stat.rsplit_once(") ")?;
+    // Field 3: a zombie has ended, whether or not its parent has noticed.
+    if rest.starts_with(['Z', 'X']) {
+        return None;
+    }
     rest.split(' ').nth(22 - 3)?.parse().ok()
 }
 
@@ -77,6 +74,16 @@ fn read(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_that_has_ended_is_gone_before_its_parent_notices() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        let ended = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(rustix::process::WaitId::Pid(pid), ended).unwrap();
+        assert_eq!(start_time(child.id()), None);
+        child.wait().unwrap();
+    }
 
     #[test]
     fn a_process_is_told_from_a_later_one_with_its_pid_and_from_another_machines() {

@@ -1,17 +1,17 @@
 //! The ledger: every thing that a backend creates is announced here before it exists and confirmed after, on disk, so
 //! that it can be taken away whatever happens to the process.
 //!
-//! One JSON object per line, appended and synced: `{"event":"intent"|"created"|"gone", "entry":{…}}`. A last line that
-//! a crash cut short is skipped: its event was never acknowledged.
+//! One JSON object per line, appended and synced: `{"event":"intent"|"created"|"gone", "entry":{…}}`. A line that a crash cut short
+//! is skipped, for its event was never acknowledged; one that cannot be read for another reason is an error.
 
 use super::files::open_private;
-use crate::fault;
+use crate::{fault, random};
 use anyhow::{Context, Result};
-use bottle_api::{Error, LedgerEntry};
+use bottle_api::{Error, ErrorKind, LedgerEntry};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
-    io::{BufRead, BufReader, ErrorKind, Write},
+    io::{self, BufRead, BufReader, Write},
     path::Path,
     sync::{Mutex, PoisonError},
 };
@@ -48,15 +48,19 @@ impl Ledger {
     /// Goes on with a ledger, where there is one.
     pub fn read(path: &Path) -> Result<Option<Self>> {
         let file = match File::options().read(true).append(true).open(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file.with_context(|| format!("open {}", path.display()))?,
         };
         let mut open = vec![];
         for line in BufReader::new(&file).split(b'\n') {
-            let Ok(line) = serde_json::from_slice::<Line>(&line?) else {
-                continue;
-            };
-            apply(&mut open, line.event, &line.entry);
+            let line = line?;
+            // Blocks that a power cut left unwritten read as zeros.
+            let line = line.split(|byte| *byte == 0).next_back().unwrap_or_default();
+            match serde_json::from_slice::<Line>(line) {
+                Ok(line) => apply(&mut open, line.event, &line.entry),
+                Err(error) if error.is_eof() => {} // cut short
+                Err(error) => Err(error).with_context(|| format!("{}: a line that is no event", path.display()))?,
+            }
         }
         Ok(Some(Self(Mutex::new(Book { file, open }))))
     }
@@ -64,10 +68,7 @@ impl Ledger {
     /// Announces a thing; the entry comes back with its uuid.
     pub fn intent(&self, mut entry: LedgerEntry) -> Result<LedgerEntry, Error> {
         fault::point("ledger-intent")?;
-        let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes)
-            .map_err(|e| Error::new(bottle_api::ErrorKind::RUNTIME, format!("random bytes: {e}")))?;
-        entry.uuid = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        entry.uuid = random::hex::<16>().map_err(|e| Error::new(ErrorKind::RUNTIME, format!("{e:#}")))?;
         self.record(Event::Intent, &entry)?;
         Ok(entry)
     }
@@ -139,5 +140,8 @@ mod tests {
         assert_eq!(again.entries(), [c.clone(), b.clone()]);
         again.gone(&c).unwrap();
         assert_eq!(Ledger::read(&path).unwrap().unwrap().entries(), [b]);
+        // What it says, but we cannot read, is not as good as nothing.
+        file.write_all(b"\n{\"event\":\"from a later version\",\"entry\":{}}\n").unwrap();
+        assert!(Ledger::read(&path).is_err());
     }
 }

@@ -20,7 +20,7 @@ pub use files::{private_dirs, write_atomically};
 pub use holder::Holder;
 pub use survey::{Abandoned, Survey, survey};
 
-use crate::paths::Paths;
+use crate::{paths::Paths, random};
 use anyhow::{Context, Result, bail};
 use files::Kind;
 use ledger::Ledger;
@@ -40,6 +40,7 @@ const HIDDEN: char = '.';
 /// Held for as long as the owning process lives.
 const LOCK: &str = "lock";
 const LEDGER: &str = "ledger.jsonl";
+const METADATA: &str = "metadata.json";
 
 /// The agent's name made safe: lower-case letters, digits and single dashes, 40 characters at most.
 pub fn slug(name: &str) -> String {
@@ -115,7 +116,7 @@ impl State {
         if !files::try_lock(&lock, Kind::Exclusive) {
             bail!("somebody else holds {}", draft.display());
         }
-        write_atomically(&draft.join("metadata.json"), &serde_json::to_vec_pretty(metadata)?)?;
+        write_atomically(&draft.join(METADATA), &serde_json::to_vec_pretty(metadata)?)?;
         files::make_dir(&draft.join("stage"))?;
         Ok((Ledger::begin(&draft.join(LEDGER))?, lock))
     }
@@ -159,7 +160,10 @@ fn remove_dir(dir: &Path) -> Result<()> {
     if hidden != dir {
         files::rename_dir(dir, &hidden)?;
     }
-    files::remove_tree(&hidden, LOCK)
+    match files::remove_tree(&hidden, LOCK) {
+        Err(_) if !hidden.exists() => Ok(()), // somebody else was quicker
+        removed => removed,
+    }
 }
 
 /// The file whose lock whoever makes or removes a directory shares: one that has no lock of its own, while nobody holds
@@ -170,21 +174,35 @@ fn makers(state: &Path) -> Result<File> {
     file.with_context(|| format!("open {}", path.display()))
 }
 
+/// Held by whoever changes a file that all of this user's processes share.
+pub fn alone(paths: &Paths) -> Result<Alone> {
+    private_dirs(&paths.state())?;
+    let makers = makers(&paths.state())?;
+    files::lock(&makers, Kind::Exclusive)?;
+    Ok(Alone(makers))
+}
+
+/// Nobody else makes, removes or changes anything of this user's while this is held.
+pub struct Alone(#[allow(dead_code)] File);
+
+/// What was recorded of a bottle.
+pub fn metadata(paths: &Paths, identity: &str) -> Result<Metadata> {
+    let file = paths.state().join(identity).join(METADATA);
+    let text = fs::read(&file).with_context(|| format!("read {}", paths.short(&file)))?;
+    serde_json::from_slice(&text).with_context(|| format!("read {}", paths.short(&file)))
+}
+
 /// Makes sure that this user's bottles on this machine have an owner that nobody else has.
 pub fn make_owner(paths: &Paths) -> Result<()> {
     private_dirs(&paths.state())?;
     if paths.owner_file().exists() {
         return Ok(());
     }
-    let makers = makers(&paths.state())?;
-    files::lock(&makers, Kind::Exclusive)?;
+    let _alone = alone(paths)?;
     if paths.owner_file().exists() {
         return Ok(()); // somebody else was first: theirs it is
     }
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)?;
-    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    write_atomically(&paths.owner_file(), text.as_bytes())
+    write_atomically(&paths.owner_file(), random::hex::<16>()?.as_bytes())
 }
 
 #[cfg(test)]

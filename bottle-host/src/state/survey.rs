@@ -10,7 +10,7 @@
 //! In doubt a bottle is alive: what cannot be read or vanishes under our eyes is not for anybody else to take away.
 
 use super::{
-    HIDDEN, LEDGER, LOCK, Metadata,
+    HIDDEN, LEDGER, LOCK, METADATA, Metadata,
     files::{self, Kind},
     ledger::Ledger,
     makers,
@@ -72,7 +72,11 @@ enum Verdict {
 /// Looks at all of them. With `foreign`, another machine's or user's bottles count as abandoned.
 pub fn survey(paths: &Paths, foreign: bool) -> Result<Survey> {
     let mut survey = Survey::default();
-    let Ok(entries) = fs::read_dir(paths.state()) else { return Ok(survey) };
+    // What cannot be listed may be full of life.
+    let entries = match fs::read_dir(paths.state()) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(survey),
+        entries => entries.with_context(|| format!("look into {}", paths.short(&paths.state())))?,
+    };
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
@@ -114,8 +118,10 @@ fn judge(state: &Path, name: &str, identity: &str, foreign: bool) -> Result<Verd
         Err(error) => return Err(error).with_context(what),
     };
     let Ok(metadata) = fs::metadata(&dir) else { return Ok(Verdict::Nothing) };
-    let recorded = fs::read(dir.join("metadata.json")).unwrap_or_default();
-    let recorded: Metadata = serde_json::from_slice(&recorded).unwrap_or_default();
+    let recorded: Metadata = match fs::read(dir.join(METADATA)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Metadata::default(), // nothing was created yet
+        text => serde_json::from_slice(&text?).with_context(what)?,
+    };
     let others = recorded.holder.is_foreign() || metadata.uid() != rustix::process::getuid().as_raw();
     if others && !foreign {
         return Ok(Verdict::Foreign);
