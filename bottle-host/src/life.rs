@@ -115,7 +115,7 @@ impl Drop for Life {
     fn drop(&mut self) {
         ui::clear_progress();
         let Some(state) = self.state.take() else { return };
-        self.services.seal_ledger(&self.identity);
+        state.ledger.seal();
         let left = state.ledger.entries();
         if !left.is_empty()
             && let Err(error) = take_away(&self.backend, &self.owner, left)

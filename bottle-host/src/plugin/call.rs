@@ -7,7 +7,7 @@
 //! ```
 //!
 //! What stays behind is never waited for again, and ends with the process. What it might still create is refused by the
-//! ledger, which is sealed before it is replayed ([`super::Services::seal_ledger`]).
+//! ledger, which is sealed before it is replayed ([`crate::state::ledger::Ledger::seal`]).
 
 use super::Services;
 use crate::fault;

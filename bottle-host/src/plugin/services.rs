@@ -24,14 +24,8 @@ const ARTIFACT_ENV: &str = "CLAUDE_BOTTLE_ARTIFACT_PATH";
 pub struct Services {
     /// The most verbose level shown: 1 error … 5 trace.
     pub log_level: u32,
-    ledgers: Mutex<HashMap<String, Kept>>,
+    ledgers: Mutex<HashMap<String, Arc<Ledger>>>,
     heard: Mutex<Instant>,
-}
-
-/// A bottle's ledger, and whether more may be announced in it.
-struct Kept {
-    ledger: Arc<Ledger>,
-    sealed: bool,
 }
 
 impl Services {
@@ -44,14 +38,7 @@ impl Services {
 
     /// From now on, the ledger of that bottle.
     pub fn keep_ledger(&self, identity: &str, ledger: Arc<Ledger>) {
-        self.ledgers().insert(identity.to_owned(), Kept { ledger, sealed: false });
-    }
-
-    /// From now on nothing more may be created for that bottle: a call that was given up may still be at work.
-    pub fn seal_ledger(&self, identity: &str) {
-        if let Some(kept) = self.ledgers().get_mut(identity) {
-            kept.sealed = true;
-        }
+        self.ledgers().insert(identity.to_owned(), ledger);
     }
 
     /// When a plugin last called back.
@@ -63,21 +50,12 @@ impl Services {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    fn ledgers(&self) -> MutexGuard<'_, HashMap<String, Kept>> {
+    fn ledgers(&self) -> MutexGuard<'_, HashMap<String, Arc<Ledger>>> {
         self.ledgers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ledger(&self, identity: &str) -> Option<Arc<Ledger>> {
-        self.ledgers().get(identity).map(|kept| kept.ledger.clone())
-    }
-
-    /// The ledger to announce a new thing in.
-    fn open_ledger(&self, identity: &str) -> Result<Arc<Ledger>> {
-        match self.ledgers().get(identity) {
-            Some(kept) if !kept.sealed => Ok(kept.ledger.clone()),
-            Some(_) => Err(Error::new(ErrorKind::CANCELLED, format!("the bottle {identity} is being torn down"))),
-            None => Err(Error::new(ErrorKind::PROTOCOL, format!("there is no ledger for the bottle {identity}"))),
-        }
+        self.ledgers().get(identity).cloned()
     }
 }
 
@@ -113,7 +91,9 @@ impl HostServices for Lent {
         self.0.hear();
         contained(|| {
             let entry: LedgerEntry = read(req)?;
-            let ledger = self.0.open_ledger(&entry.identity)?;
+            let ledger = self.0.ledger(&entry.identity).ok_or_else(|| {
+                Error::new(ErrorKind::PROTOCOL, format!("there is no ledger for the bottle {}", entry.identity))
+            })?;
             Ok(serde_json::to_vec(&ledger.intent(entry)?)?.into())
         })
     }

@@ -37,12 +37,14 @@ struct Book {
     file: File,
     /// What is announced and not gone, oldest first.
     open: Vec<LedgerEntry>,
+    /// Nothing more may come into being.
+    sealed: bool,
 }
 
 impl Ledger {
     /// Begins a ledger.
     pub fn begin(path: &Path) -> Result<Self> {
-        Ok(Self(Mutex::new(Book { file: open_private(path)?, open: vec![] })))
+        Ok(Self(Mutex::new(Book { file: open_private(path)?, open: vec![], sealed: false })))
     }
 
     /// Goes on with a ledger, where there is one.
@@ -62,7 +64,7 @@ impl Ledger {
                 Err(error) => Err(error).with_context(|| format!("{}: a line that is no event", path.display()))?,
             }
         }
-        Ok(Some(Self(Mutex::new(Book { file, open }))))
+        Ok(Some(Self(Mutex::new(Book { file, open, sealed: false }))))
     }
 
     /// Announces a thing; the entry comes back with its uuid.
@@ -85,6 +87,12 @@ impl Ledger {
         self.record(Event::Gone, entry)
     }
 
+    /// From now on nothing more is created: a call that was given up may still be at work. What it confirms is kept, and
+    /// it is told that it must not go on.
+    pub fn seal(&self) {
+        self.book().sealed = true;
+    }
+
     /// What must still be taken away, newest first.
     pub fn entries(&self) -> Vec<LedgerEntry> {
         self.book().open.iter().rev().cloned().collect()
@@ -93,6 +101,11 @@ impl Ledger {
     fn record(&self, event: Event, entry: &LedgerEntry) -> Result<(), Error> {
         fault::point("write")?;
         let mut book = self.book();
+        let refused = book.sealed && event != Event::Gone;
+        let torn_down = || Error::new(ErrorKind::CANCELLED, "the bottle is being torn down");
+        if refused && event == Event::Intent {
+            return Err(torn_down());
+        }
         // A newline on both sides, should the last write have been cut short.
         let mut line = vec![b'\n'];
         serde_json::to_writer(&mut line, &Line { event, entry: entry.clone() })?;
@@ -100,7 +113,7 @@ impl Ledger {
         book.file.write_all(&line)?;
         book.file.sync_data()?;
         apply(&mut book.open, event, entry);
-        Ok(())
+        if refused { Err(torn_down()) } else { Ok(()) }
     }
 
     fn book(&self) -> std::sync::MutexGuard<'_, Book> {
@@ -122,6 +135,21 @@ fn apply(open: &mut Vec<LedgerEntry>, event: Event, entry: &LedgerEntry) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sealed_ledger_takes_nothing_new_in_and_forgets_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::begin(&dir.path().join("ledger.jsonl")).unwrap();
+        let mut entry = ledger.intent(LedgerEntry::default()).unwrap();
+        ledger.seal();
+        assert!(ledger.intent(LedgerEntry::default()).is_err());
+        // It came into being all the same: that is remembered, and whoever made it hears that it must not go on.
+        entry.id = Some("engine-id".into());
+        assert!(ledger.created(&entry).is_err());
+        assert_eq!(ledger.entries(), [entry.clone()]);
+        ledger.gone(&entry).unwrap();
+        assert!(ledger.entries().is_empty());
+    }
 
     #[test]
     fn what_is_not_gone_is_remembered_newest_first_and_a_cut_line_is_survived() {
