@@ -193,7 +193,7 @@ mod tests {
         let may_start = approval.check(paths, true).is_ok();
         assert_eq!(may_start, matches!(approval.state(), State::NotNeeded | State::Approved));
         if yes {
-            approval.record(&paths).unwrap();
+            approval.record(paths).unwrap();
         }
         approval.state.clone()
     }
