@@ -78,7 +78,7 @@ pub(super) fn remove_file(path: &Path) -> Result<()> {
     fs::remove_file(path).with_context(|| format!("remove {}", path.display()))
 }
 
-/// How long a [`Lock`] is held: for as long as its file is open.
+/// Who else may hold a lock beside this one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Beside others of this kind.
