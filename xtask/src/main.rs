@@ -10,7 +10,8 @@ mod stage;
 mod test;
 mod tidy;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use bench::Bench;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask COMMAND
@@ -22,7 +23,10 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   compat     build hosts and plugins of other versions into target/compat, for the compatibility matrix
   demo       one bottle whose real Claude asks a stand-in model; prints a table of verdicts
   package    dist/bottle-VERSION-TARGET.tar.gz, and plugins/
-  bench      the packaged program's processor time, and a plugin's loading, beside their limits
+  bench      what the packaged program costs, beside its limits, on a machine that does nothing else
+             program: processor time, and a plugin's loading
+             launch [RUNS]: a bottle up and down, beside the same by raw engine calls and by the docker command;
+             the list of 50 bottles (needs the lab; medians of 20)
   tidy       the invariants that are text: file lengths, heads, unsafe
   teardown   stop the lab's engine and remove its network";
 
@@ -47,7 +51,10 @@ fn dispatch() -> Result<ExitCode> {
         ["compat"] => compat::compat()?,
         ["demo"] => return demo::demo(),
         ["package"] => package::package().map(drop)?,
-        ["bench"] => bench::bench()?,
+        ["bench"] => bench::bench(&[Bench::Program, Bench::Launch(bench::RUNS)])?,
+        ["bench", "program"] => bench::bench(&[Bench::Program])?,
+        ["bench", "launch"] => bench::bench(&[Bench::Launch(bench::RUNS)])?,
+        ["bench", "launch", runs] => bench::bench(&[Bench::Launch(runs.parse().context("RUNS is a number")?)])?,
         ["tidy"] => tidy::tidy()?,
         ["teardown"] => setup::teardown()?,
         _ => bail!("{USAGE}"),

@@ -1,9 +1,6 @@
-//! `cargo xtask bench`: what the packaged program costs, beside what it may cost. Prints; a machine under load is no
-//! reason to fail.
+//! The packaged program's processor and wall time, and a plugin's loading. Needs no engine.
 
-#![allow(clippy::print_stdout)] // the result is what it prints
-
-use crate::{package, run::root};
+use super::{Figure, print, scratch};
 use anyhow::{Context, Result, ensure};
 use nix::sys::{
     resource::{UsageWho, getrusage},
@@ -18,19 +15,9 @@ use std::{
 
 const RUNS: usize = 30;
 
-/// A figure's best, middle and worst.
-struct Figure {
-    what: String,
-    unit: &'static str,
-    limit: f64,
-    values: Vec<f64>,
-}
-
-/// Measures the package that is in `dist`, made anew where it is older than its sources.
-pub(crate) fn bench() -> Result<()> {
-    let tarball = package::package()?;
-    let tree = tarball.with_extension("").with_extension("");
-    let home = root().join("target/bench-home");
+/// Measures the package in `tree`.
+pub(super) fn bench(tree: &Path) -> Result<()> {
+    let home = scratch("program")?;
     let manifest = home.join(".claude-bottle");
     for (file, text) in [("bottles/box.md", "---\n---\n"), ("agents/dev.md", "---\nbottle: box\n---\n")] {
         let path = manifest.join(file);
@@ -42,24 +29,10 @@ pub(crate) fn bench() -> Result<()> {
     for (arguments, code) in
         [("--help", 0), ("list", 0), ("start nobody", 125), ("start dev", 2), ("start dev --yes --prompt x", 125)]
     {
-        figures.extend(program(&tree, &home, arguments, code)?);
+        figures.extend(program(tree, &home, arguments, code)?);
     }
-    figures.push(load(&tree, &home)?);
-    println!(
-        "{:<34} {:>9} {:>9} {:>9} {:>9}",
-        format!("{RUNS} runs, one after another"),
-        "best",
-        "median",
-        "worst",
-        "limit"
-    );
-    for Figure { what, unit, limit, mut values } in figures {
-        values.sort_by(f64::total_cmp);
-        let (best, median, worst) = (values[0], values[values.len() / 2], values[values.len() - 1]);
-        let over = if median > limit { "  OVER" } else { "" };
-        println!("{:<34} {best:>9.2} {median:>9.2} {worst:>9.2} {limit:>9.2}{over}", format!("{what} ({unit})"));
-    }
-    Ok(())
+    figures.push(load(tree, &home)?);
+    print(&format!("{RUNS} runs, one after another"), &figures)
 }
 
 /// Processor time and wall time of a command, its children's included.
@@ -76,7 +49,7 @@ fn program(tree: &Path, home: &Path, arguments: &str, code: i32) -> Result<[Figu
     let figure = |what: &str, values: Vec<f64>, limit| Figure {
         what: format!("bottle {arguments}: {what}"),
         unit: "ms",
-        limit,
+        limit: Some(limit),
         values: values[1..].to_vec(),
     };
     Ok([figure("cpu", cpu, 50.0), figure("wall", wall, 100.0)])
@@ -92,7 +65,7 @@ fn load(tree: &Path, home: &Path) -> Result<Figure> {
         values.push(micros / 1e3);
     }
     values.remove(0);
-    Ok(Figure { what: "load the docker plugin, with hash".into(), unit: "ms", limit: 3.0, values })
+    Ok(Figure { what: "load the docker plugin, with hash".into(), unit: "ms", limit: Some(3.0), values })
 }
 
 fn bottle(tree: &Path, home: &Path) -> Command {
