@@ -1,6 +1,6 @@
 //! The requests and answers of the verbs: JSON on the wire, these types on both ends.
 
-use crate::spec::Finding;
+use crate::spec::{Finding, Image};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -22,6 +22,16 @@ pub struct EnvRequest {
     pub env: BTreeMap<String, String>,
     /// Only things with this owner are ours.
     pub owner: String,
+    /// `diagnose`: first make the images ready that bottles are made of.
+    pub build: Option<ImageBuild>,
+}
+
+/// How images are to be made ready.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageBuild {
+    /// Claude Code's version; empty: the one that the backend pins.
+    pub claude: String,
 }
 
 /// `diagnose`'s answer.
@@ -30,6 +40,8 @@ pub struct EnvRequest {
 pub struct Diagnosis {
     /// One per need.
     pub findings: Vec<Finding>,
+    /// The images that bottles are made of; `None` where the backend has none, or cannot look.
+    pub images: Option<Vec<Image>>,
 }
 
 /// `attach`: find a running bottle again.
@@ -78,6 +90,8 @@ pub struct CleanupRequest {
     pub sweep: bool,
     /// With `sweep`: what carries our labels with another owner, too.
     pub foreign: bool,
+    /// Instead of all that: what carries no label of ours, and a name like ours.
+    pub unlabelled: bool,
     /// Identities whose owner is alive: never touched.
     pub live: Vec<String>,
     /// Only things with this owner are ours.
@@ -102,6 +116,8 @@ pub struct CleanupItem {
     pub uuid: String,
     /// It has another owner.
     pub foreign: bool,
+    /// Nothing but its name says that it may have been a bottle's.
+    pub unlabelled: bool,
 }
 
 impl From<&LedgerEntry> for CleanupItem {
@@ -113,6 +129,7 @@ impl From<&LedgerEntry> for CleanupItem {
             identity: entry.identity.clone(),
             uuid: entry.uuid.clone(),
             foreign: false,
+            unlabelled: false,
         }
     }
 }

@@ -73,6 +73,9 @@ pub struct PlanSummary {
     pub lines: Vec<(String, String)>,
     /// What is weaker than the default.
     pub warnings: Vec<String>,
+    /// Values of the host's variables that lead back to where this plan goes, should what they lead through change: they
+    /// are remembered over the host's own.
+    pub env: BTreeMap<String, String>,
 }
 
 /// A running bottle, for `list active`.
@@ -87,6 +90,27 @@ pub struct ActiveBottle {
     pub started: String,
     /// The sidecar's daemons, by name.
     pub daemons: Vec<String>,
+}
+
+/// An image that bottles are made of.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct Image {
+    /// What it is for: `agent`, `sidecar`…
+    pub role: String,
+    /// Its name.
+    pub name: String,
+    /// `current`, `outdated` (built from another recipe: the next start builds it anew), `own` (not built by bottle, used
+    /// as it is) or `missing`.
+    pub state: String,
+    /// The engine's id; empty where it is missing.
+    pub id: String,
+    /// Claude Code's version, where the backend knows it.
+    pub claude: Option<String>,
+    /// Bytes on the engine's disk.
+    pub bytes: u64,
+    /// When it was built, RFC 3339; empty where it is missing.
+    pub created: String,
 }
 
 /// One thing that a backend needs and whether it is there, for `doctor`.

@@ -29,6 +29,9 @@ pub enum Command {
     Cleanup(Cleanup),
     /// List the installed backends
     Backends(Backends),
+    /// Build and list the images that bottles are made of
+    #[command(subcommand, disable_help_subcommand = true)]
+    Image(Image),
     /// Show an agent resolved: its bottle, where it comes from, what it may reach
     Info(Info),
     /// Say what each backend needs, whether it is there, and what to type to get it
@@ -124,6 +127,23 @@ pub enum ListWhat {
     Active,
 }
 
+/// `image`
+#[derive(Debug, Subcommand)]
+pub enum Image {
+    /// Build what is missing, or was built from another recipe
+    Build {
+        /// Claude Code's version, like 2.1.329; without it the one that bottle pins by hash
+        #[arg(long, value_name = "VERSION")]
+        claude: Option<String>,
+    },
+    /// List the images, and whether they are what the next start wants
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
 /// `info`
 #[derive(Debug, Args)]
 pub struct Info {
@@ -154,6 +174,9 @@ pub struct Cleanup {
     /// Also remove what another machine or user left, whether it is in use or not
     #[arg(long)]
     pub foreign: bool,
+    /// With --yes: what carries no label of bottle's and is only named like its own, too
+    #[arg(long)]
+    pub unlabelled: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -48,13 +48,21 @@ pub struct Life {
     owner: String,
     services: Arc<Services>,
     backend: Backend,
+    /// The variables that lead the backend back to the bottle.
+    env: BTreeMap<String, String>,
 }
 
 impl Life {
     /// Begins with a state in which nothing is recorded yet.
     pub fn begin(state: State, spec: &BottleSpec, services: Arc<Services>, backend: Backend) -> Self {
         let (identity, owner) = (spec.identity.clone(), spec.owner.clone());
-        Self { state: Some(state), identity, owner, services, backend }
+        Self { state: Some(state), identity, owner, services, env: backend.env(), backend }
+    }
+
+    /// What else leads the backend back to where its plan goes is remembered before anything is made there.
+    pub fn remember(&mut self, env: &BTreeMap<String, String>) -> Result<()> {
+        self.env.extend(env.clone());
+        self.state.as_ref().map_or(Ok(()), |state| state.remember(&self.env))
     }
 
     /// Its backend.
@@ -118,7 +126,7 @@ impl Drop for Life {
         state.ledger.seal();
         let left = state.ledger.entries();
         if !left.is_empty()
-            && let Err(error) = take_away(&self.backend, &self.owner, left)
+            && let Err(error) = take_away(&self.backend, &self.owner, &self.env, left)
         {
             ui::error(&error.context("remove what the launch had created"));
         }
@@ -148,8 +156,8 @@ fn close(bottle: &Bottle) -> Result<()> {
 }
 
 /// Removes a ledger's entries, whatever state they are in. Nothing but the deadline cuts it short.
-fn take_away(backend: &Backend, owner: &str, entries: Vec<LedgerEntry>) -> Result<()> {
-    let req = CleanupRequest { entries, owner: owner.into(), env: backend.env(), ..CleanupRequest::default() };
+fn take_away(backend: &Backend, owner: &str, env: &BTreeMap<String, String>, entries: Vec<LedgerEntry>) -> Result<()> {
+    let req = CleanupRequest { entries, owner: owner.into(), env: env.clone(), ..CleanupRequest::default() };
     let outcome = backend.prepare_cleanup(&req, UNCANCELLED)?.execute(CLOSE_DEADLINE)?;
     match outcome.left.first() {
         Some((item, why)) => bail!("the {} {} is left: {why}", item.kind, item.name),

@@ -20,7 +20,7 @@ use bottle_kit::{
     bundle,
     container::{self, endpoint, networking},
     engine::{Engine, Stop},
-    image,
+    image::{self, Platform},
     names::Role,
     network::{self, Network},
 };
@@ -33,7 +33,7 @@ pub(crate) fn container_name(spec: &BottleSpec) -> String {
     pinned(spec).map_or_else(|| Role::Agent.base_name(&spec.slug), str::to_owned)
 }
 
-fn pinned(spec: &BottleSpec) -> Option<&str> {
+pub(crate) fn pinned(spec: &BottleSpec) -> Option<&str> {
     spec.env.get(CONTAINER_ENV).map(String::as_str).filter(|name| !name.is_empty())
 }
 
@@ -42,12 +42,12 @@ pub(crate) async fn launch(
     host: &Host,
     engine: &Engine,
     spec: &BottleSpec,
+    platform: Platform,
     req: &LaunchRequest,
     secrets: &Secrets,
     stop: &Stop,
 ) -> Result<(DockerBottle, String)> {
     host.step("make images and networks ready");
-    let platform = image::Platform::of(engine, host).await?;
     let (agent_image, sidecar_image, internal, egress) = tokio::join!(
         image::agent(engine, host, spec, &platform, stop),
         image::sidecar(engine, host, spec, &platform, stop),
@@ -59,7 +59,7 @@ pub(crate) async fn launch(
     host.step("start the sidecar and the agent's container");
     let (sidecar, agent) = tokio::join!(
         bundle::start(engine, host, spec, &sidecar_image, &internal, &egress, req, secrets, stop),
-        start_agent(engine, host, spec, &agent_image, platform.helper, &internal, stop),
+        start_agent(engine, host, spec, &agent_image, platform, &internal, stop),
     );
     let (sidecar, (id, name)) = (sidecar?, agent?);
     stop.check()?;
@@ -73,24 +73,25 @@ async fn start_agent(
     host: &Host,
     spec: &BottleSpec,
     image: &str,
-    helper: Vec<u8>,
+    platform: Platform,
     internal: &Network,
     stop: &Stop,
 ) -> Result<(String, String)> {
-    let body = agent_body(spec, image, internal);
+    let body = agent_body(spec, image, platform.runtime, internal);
     let (id, name) = container::create(engine, host, spec, Role::Agent, pinned(spec), body, stop).await?;
-    let helper = FileEntry::root(HELPER_PATH, helper).mode(0o755);
+    let helper = FileEntry::root(HELPER_PATH, platform.helper).mode(0o755);
     container::put(engine, &id, &PutRequest { dest: "/".into(), owner: None }, pack(&[helper])?).await?;
     stop.check()?;
     container::start(engine, &id, &name).await?;
     Ok((id, name))
 }
 
-fn agent_body(spec: &BottleSpec, image: &str, internal: &Network) -> ContainerCreateBody {
+fn agent_body(spec: &BottleSpec, image: &str, runtime: Option<&str>, internal: &Network) -> ContainerCreateBody {
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let memory = signed(spec.limits.memory.unwrap_or(DEFAULT_MEMORY));
     let host_config = HostConfig {
         network_mode: Some(internal.id.clone()),
+        runtime: runtime.map(str::to_owned),
         // The engine's own resolver asks this one for every name that is not on the network.
         dns: Some(vec![bundle::sidecar_address(internal).to_string()]),
         dns_search: Some(vec![".".into()]),
@@ -109,5 +110,20 @@ fn agent_body(spec: &BottleSpec, image: &str, internal: &Network) -> ContainerCr
         host_config: Some(host_config),
         networking_config: Some(networking(&internal.id, endpoint(bundle::agent_address(internal), &[]))),
         ..ContainerCreateBody::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bottle_kit::blocks::{DEFAULT_POOL, blocks};
+
+    #[test]
+    fn the_agent_runs_on_gvisor_where_the_engine_has_it_and_else_on_the_engines_own_runtime() {
+        let internal = Network { id: "n".into(), block: blocks(DEFAULT_POOL, "x", &[]).unwrap()[0] };
+        for runtime in [None, Some("runsc")] {
+            let asked = agent_body(&BottleSpec::default(), "i", runtime, &internal).host_config.unwrap();
+            assert_eq!(asked.runtime.as_deref(), runtime);
+        }
     }
 }

@@ -8,17 +8,20 @@
 //! ```
 
 mod bottle;
+mod diagnose;
 mod launch;
 
 use bottle::DockerBottle;
 use bottle_api::{
     ActiveBottle, AttachRequest, Backend, BackendInfo, BottleSpec, Cancel, CleanupOutcome, CleanupRequest, Diagnosis,
-    EnvRequest, Finding, Host, LaunchRequest, Plan, PlanSummary, Result, secret::Secrets,
+    EnvRequest, Host, LaunchRequest, Plan, PlanSummary, Result, secret::Secrets,
 };
 use bottle_kit::{
+    address::ENGINE_ENV,
     blocks::POOL_ENV,
-    engine::{ENGINE_ENV, Engine, Stop, block_on},
-    image::{IMAGE_ENV, agent_tag},
+    container,
+    engine::{About, Engine, Stop, block_on},
+    image::{IMAGE_ENV, Platform, agent_tag},
     sweep,
 };
 use std::{path::Path, time::Duration};
@@ -35,19 +38,20 @@ struct DockerBackend {
 struct DockerPlan {
     spec: BottleSpec,
     engine: Engine,
+    about: About,
+    platform: Platform,
     container: String,
 }
 
 impl Plan for DockerPlan {
     fn summary(&self) -> PlanSummary {
-        PlanSummary {
-            lines: vec![
-                ("engine".into(), self.engine.address.to_string()),
-                ("container".into(), self.container.clone()),
-                ("image".into(), agent_tag(&self.spec)),
-            ],
-            warnings: vec![],
-        }
+        let mut lines = vec![
+            ("engine".into(), format!("{}, {}", self.engine.address, self.about.product)),
+            ("container".into(), self.container.clone()),
+            ("image".into(), agent_tag(&self.spec.env)),
+        ];
+        lines.extend(self.platform.runtime.map(|runtime| ("runtime".into(), runtime.into())));
+        PlanSummary { lines, warnings: self.about.warning().into_iter().collect(), env: self.engine.address.pinned() }
     }
 }
 
@@ -72,28 +76,34 @@ impl Backend for DockerBackend {
     }
 
     fn diagnose(&self, req: &EnvRequest, cancel: &Cancel) -> Result<Diagnosis> {
-        let found = Engine::connect(&req.env).and_then(|engine| {
-            block_on(async { Stop::follow(cancel)?.or(engine.ping()).await })?;
-            Ok(engine.address.to_string())
+        let looked = block_on(async {
+            let stop = Stop::follow(cancel)?;
+            let engine = Engine::connect(&req.env)?;
+            let about = stop.or(engine.check()).await?;
+            Ok((engine, about, stop))
         });
-        let what = "Docker engine".to_owned();
-        let finding = match found {
-            Ok(found) => Finding { what, ok: true, found, hint: None },
-            Err(error) => Finding { what, ok: false, found: error.to_string(), hint: error.hint },
-        };
-        Ok(Diagnosis { findings: vec![finding] })
+        match (looked, &req.build) {
+            (Ok((engine, about, stop)), build) => {
+                block_on(diagnose::images(&self.host, &engine, &about, &req.env, build.as_ref(), &stop))
+            }
+            (Err(error), None) => {
+                Ok(Diagnosis { findings: vec![diagnose::missing("Docker engine", error)], images: None })
+            }
+            (Err(error), Some(_)) => Err(error),
+        }
     }
 
-    fn validate(&self, spec: &BottleSpec, cancel: &Cancel) -> Result<()> {
-        let engine = Engine::connect(&spec.env)?;
-        block_on(async { Stop::follow(cancel)?.or(engine.ping()).await })
-    }
-
-    fn resolve_plan(&self, spec: &BottleSpec, _stage_dir: &Path, _cancel: &Cancel) -> Result<DockerPlan> {
-        Ok(DockerPlan {
-            engine: Engine::connect(&spec.env)?,
-            container: launch::container_name(spec),
-            spec: spec.clone(),
+    fn resolve_plan(&self, spec: &BottleSpec, _stage_dir: &Path, cancel: &Cancel) -> Result<DockerPlan> {
+        block_on(async {
+            let stop = Stop::follow(cancel)?;
+            let engine = Engine::connect(&spec.env)?;
+            let about = stop.or(engine.check()).await?;
+            let platform = stop.or(Platform::of(&engine, &about, &self.host)).await?;
+            if let Some(name) = launch::pinned(spec) {
+                stop.or(container::check_free(&engine, name)).await?;
+            }
+            let container = launch::container_name(spec);
+            Ok(DockerPlan { spec: spec.clone(), engine, about, platform, container })
         })
     }
 
@@ -106,7 +116,7 @@ impl Backend for DockerBackend {
     ) -> Result<DockerBottle> {
         let (bottle, ca_pem) = block_on(async {
             let stop = Stop::follow(cancel)?;
-            launch::launch(&self.host, &plan.engine, &plan.spec, req, secrets, &stop).await
+            launch::launch(&self.host, &plan.engine, &plan.spec, plan.platform, req, secrets, &stop).await
         })?;
         self.host.step("provision the bottle");
         self.provision(&bottle, &plan.spec.provision, &ca_pem, cancel)?;

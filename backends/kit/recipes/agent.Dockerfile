@@ -16,19 +16,20 @@ RUN set -eu; \
         break; \
     done
 
-# The tarball is held against npm's integrity of this version, the program inside against its own hash.
+# The tarball is held against npm's integrity of this version, the program inside against its own hash; of a version that
+# somebody asked for, nobody has written these down, and npm's own check has to do.
 RUN set -eu; \
     claude=/usr/local/bin/claude; \
-    if ! echo "$CLAUDE_SHA256  $claude" | sha256sum --check --status 2>/dev/null; then \
+    if [ -z "$CLAUDE_SHA256" ] || ! echo "$CLAUDE_SHA256  $claude" | sha256sum --check --status 2>/dev/null; then \
         command -v npm >/dev/null || { echo "the base image has neither npm nor claude $CLAUDE_VERSION" >&2; exit 1; }; \
         cd /tmp; \
         file=$(npm pack --silent "$CLAUDE_PACKAGE@$CLAUDE_VERSION"); \
-        echo "$CLAUDE_INTEGRITY  $file" | sha512sum --check --status \
+        [ -z "$CLAUDE_INTEGRITY" ] || echo "$CLAUDE_INTEGRITY  $file" | sha512sum --check --status \
             || { echo "$CLAUDE_PACKAGE@$CLAUDE_VERSION is not the package that this bottle was made for" >&2; exit 1; }; \
         tar -xzf "$file" --strip-components=1 package/claude; \
         install -D -m 0755 claude "$claude"; \
         rm -rf "$file" claude /root/.npm; \
-        echo "$CLAUDE_SHA256  $claude" | sha256sum --check --status; \
+        [ -z "$CLAUDE_SHA256" ] || echo "$CLAUDE_SHA256  $claude" | sha256sum --check --status; \
     fi
 
 RUN set -eu; \

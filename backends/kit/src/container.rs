@@ -47,10 +47,24 @@ pub async fn create(
             Err(error) => return Err(error).with_context(|| format!("create the container {name}")),
         }
     }
-    Err(Error::new(ErrorKind::CONFLICT, format!("the container name {base} is taken")).hint(match pinned {
-        Some(name) => format!("Remove it with `docker rm -f {name}`, or unset CLAUDE_BOTTLE_CONTAINER."),
-        None => "Clean up what is left of old bottles: `bottle cleanup`.".into(),
-    }))
+    Err(taken(&base, pinned.is_some()))
+}
+
+/// Is nobody using a name that somebody wants to be used and no other?
+pub async fn check_free(engine: &Engine, name: &str) -> Result<()> {
+    match engine.docker.inspect_container(name, None).await {
+        Err(error) if is_status(&error, 404) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("look for a container named {name}")),
+        Ok(_) => Err(taken(name, true)),
+    }
+}
+
+fn taken(name: &str, pinned: bool) -> Error {
+    let error = Error::new(ErrorKind::CONFLICT, format!("the container name {name} is taken"));
+    error.hint(match pinned {
+        true => format!("Remove it with `docker rm -f {name}`, or unset CLAUDE_BOTTLE_CONTAINER."),
+        false => "Clean up what is left of old bottles: `bottle cleanup`.".into(),
+    })
 }
 
 /// A container's place on a network: its address, and names that others there know it by.

@@ -1,18 +1,18 @@
 //! The connection to a Docker engine, and the runtime that everything runs on.
 
-use bollard::{API_DEFAULT_VERSION, Docker};
+use crate::{address::Address, tls, trouble};
+use bollard::{API_DEFAULT_VERSION, Docker, models::SystemVersion};
 use bottle_api::{Cancel, Error, ErrorKind, Result, error::Context};
 use std::{
     collections::BTreeMap,
     future::Future,
-    path::PathBuf,
+    os::unix::fs::FileTypeExt,
     sync::{Arc, OnceLock},
 };
 use tokio::{net::unix::pipe, runtime::Runtime, sync::watch};
 
-/// The host's variables that say where the engine is.
-pub const ENGINE_ENV: &[&str] = &["DOCKER_HOST"];
-const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+/// Docker 20.10's.
+const OLDEST_API: &str = "1.41";
 /// Seconds that one answer of the engine may take; builds stream, so they are never silent for this long.
 const ANSWER_SECONDS: u64 = 120;
 
@@ -26,9 +26,10 @@ pub fn runtime() -> Result<&'static Runtime> {
 }
 
 /// Runs a future to its end on the caller's thread. Calls that create things are never cut short in the middle:
-/// they look at their [`Stop`] between two calls to the engine.
+/// they look at their [`Stop`] between two calls to the engine. What the engine says of its troubles leaves with what to
+/// type.
 pub fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
-    runtime()?.block_on(future)
+    runtime()?.block_on(future).map_err(trouble::explain)
 }
 
 /// A call's cancellation, for asynchronous code.
@@ -75,62 +76,94 @@ impl Stop {
 /// A connection to an engine. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
-    /// The client; the connection is made at the first call.
+    /// The client; a connection is made at each call.
     pub docker: Docker,
-    /// Where it is, for messages.
-    pub address: Arc<str>,
+    /// Where it is.
+    pub address: Arc<Address>,
+    /// What names it, for messages.
+    source: Arc<str>,
+}
+
+/// What an engine says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// `Docker 20.10.24`, `Podman 4.3.1`.
+    pub product: String,
+    /// The newest version of the API that it speaks.
+    pub api: String,
+    /// `amd64`, `arm64`.
+    pub arch: String,
+    /// It is Podman, whose internal networks are not as closed as Docker's.
+    pub podman: bool,
 }
 
 impl Engine {
     /// The engine that the host's variables name. Makes no call yet.
     pub fn connect(env: &BTreeMap<String, String>) -> Result<Self> {
-        let socket = socket_path(env.get("DOCKER_HOST").map(String::as_str))?;
-        let address = format!("unix://{}", socket.display());
-        if !socket.exists() {
-            return Err(Error::new(ErrorKind::PREREQUISITE, format!("no Docker engine at {address}")).hint(
-                "Install and start Docker (`apt-get install docker.io`), or set DOCKER_HOST=unix:///path/to/docker.sock.",
-            ));
-        }
-        let text =
-            socket.to_str().ok_or_else(|| Error::new(ErrorKind::INVALID_SPEC, format!("{address} is not UTF-8")))?;
-        let docker = Docker::connect_with_unix(text, ANSWER_SECONDS, API_DEFAULT_VERSION)?;
-        Ok(Self { docker, address: address.into() })
+        let (address, source) = Address::resolve(env)?;
+        let docker = match &address {
+            Address::Socket(path) => {
+                let there = path.metadata().map_err(|error| trouble::no_socket(&address, &source, &error))?;
+                if !there.file_type().is_socket() {
+                    let message = format!("{address}, which {source} names, is no socket");
+                    return Err(Error::new(ErrorKind::PREREQUISITE, message)
+                        .hint("Name the engine's: DOCKER_HOST=unix:///path/to/docker.sock."));
+                }
+                let path = path
+                    .to_str()
+                    .ok_or_else(|| Error::new(ErrorKind::INVALID_SPEC, format!("{address} is not UTF-8")))?;
+                Docker::connect_with_unix(path, ANSWER_SECONDS, API_DEFAULT_VERSION)?
+            }
+            Address::Tls { host, port, certificates } => tls::client(host, *port, certificates, ANSWER_SECONDS)?,
+        };
+        Ok(Self { docker, address: Arc::new(address), source: source.into() })
     }
 
-    /// Asks whether the engine answers.
-    pub async fn ping(&self) -> Result<()> {
-        match self.docker.ping().await {
-            Ok(_) => Ok(()),
-            Err(e) => {
-                let e = Error::from(e);
-                let denied = e.to_string().contains("ermission denied");
-                Err(e
-                    .kind(ErrorKind::PREREQUISITE)
-                    .context(format!("the Docker engine at {} does not answer", self.address))
-                    .hint(if denied {
-                        "Your user may not use the engine: `sudo usermod -aG docker $USER`, then log in again."
-                    } else {
-                        "Start it: `systemctl start docker`, or set DOCKER_HOST."
-                    }))
-            }
+    /// Asks what it is: an engine that does not answer, or is too old, is an error that says what to type.
+    pub async fn check(&self) -> Result<About> {
+        let found = self.docker.version().await;
+        let about = About::of(found.map_err(|error| trouble::no_answer(&self.address, &self.source, error.into()))?)?;
+        if number(&about.api) < number(OLDEST_API) {
+            let About { product, api, .. } = about;
+            let message =
+                format!("{product} at {} speaks version {api} of the API; bottle needs {OLDEST_API}", self.address);
+            return Err(Error::new(ErrorKind::PREREQUISITE, message).hint(
+                "Install Docker 20.10 or newer: `sudo apt-get install docker.io`; or name another: DOCKER_HOST.",
+            ));
         }
+        Ok(about)
     }
 }
 
-/// A unix socket is the only transport yet: a TCP engine without TLS is open to every neighbour.
-fn socket_path(docker_host: Option<&str>) -> Result<PathBuf> {
-    let refused = |why: &str| {
-        Error::new(ErrorKind::UNSUPPORTED, format!("DOCKER_HOST={}: {why}", docker_host.unwrap_or_default()))
-            .hint("Use a unix socket; a remote one can be brought here: `ssh -nNT -L /tmp/docker.sock:/var/run/docker.sock HOST`.")
-    };
-    match docker_host {
-        None | Some("") => Ok(DEFAULT_SOCKET.into()),
-        Some(host) => match host.strip_prefix("unix://") {
-            Some(path) if path.starts_with('/') => Ok(path.into()),
-            Some(_) => Err(refused("not an absolute path")),
-            None => Err(refused("only unix:// sockets are supported")),
-        },
+impl About {
+    fn of(version: SystemVersion) -> Result<Self> {
+        let unknown = || Error::new(ErrorKind::RUNTIME, "the engine does not say what it is and what it runs on");
+        let components = version.components.into_iter().flatten().map(|component| component.name);
+        let podman = components.into_iter().any(|name| name.contains("Podman"));
+        let product = if podman { "Podman" } else { "Docker" };
+        Ok(Self {
+            product: format!("{product} {}", version.version.ok_or_else(unknown)?),
+            api: version.api_version.ok_or_else(unknown)?,
+            arch: version.arch.ok_or_else(unknown)?,
+            podman,
+        })
     }
+
+    /// What is weaker on it than on Docker.
+    pub fn warning(&self) -> Option<String> {
+        self.podman.then(|| {
+            format!(
+                "{} is not Docker: it answers for names outside, and its host is reachable from its networks",
+                self.product
+            )
+        })
+    }
+}
+
+/// `1.41` as something that can be compared. What is no version is older than any.
+fn number(version: &str) -> Option<(u32, u32)> {
+    let (major, minor) = version.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// Is this the engine's answer with that HTTP status?
@@ -143,11 +176,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_absolute_unix_sockets_are_taken() {
-        assert_eq!(socket_path(None).unwrap(), PathBuf::from(DEFAULT_SOCKET));
-        assert_eq!(socket_path(Some("unix:///x/y.sock")).unwrap(), PathBuf::from("/x/y.sock"));
-        for bad in ["tcp://127.0.0.1:2375", "ssh://host", "unix://relative", "/var/run/docker.sock"] {
-            assert!(socket_path(Some(bad)).unwrap_err().hint.is_some(), "{bad}");
+    fn versions_of_the_api_are_compared_as_numbers() {
+        for (old, new) in
+            [("1.9", "1.41"), ("1.40", "1.41"), ("1.41", "1.41"), ("0.99", "1.0"), ("", "1.0"), ("x.y", "0.0")]
+        {
+            assert!(number(old) <= number(new), "{old} {new}");
+            assert_eq!(number(old) < number(new), old != new, "{old} {new}");
         }
     }
 }

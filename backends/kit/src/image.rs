@@ -1,66 +1,42 @@
 //! The agent's and the sidecar's image: built from the recipes in this crate when they are missing or differ.
 //!
 //! An image carries the hash of what it was built from as a label. One without that label is somebody's own: it is
-//! used as it is, and never built over.
+//! used as it is, and never built over. An agent's image that was asked for with another Claude Code than the pinned one
+//! carries that version, too, and keeps it when it is built anew.
 
 use crate::{
-    engine::{Engine, Stop, is_status},
-    names::RECIPE,
+    build::{self, Build},
+    engine::{About, Engine, Stop, is_status},
+    names::{CLAUDE, RECIPE},
+    pins::Pin,
 };
-use bollard::{
-    body_full,
-    query_parameters::{BuildImageOptionsBuilder, RemoveImageOptions},
-};
-use bottle_api::{BottleSpec, Error, ErrorKind, Host, Progress, Result, SIDECAR_ARTIFACT, error::Context};
-use futures_util::StreamExt;
+use bollard::query_parameters::RemoveImageOptions;
+use bottle_api::{BottleSpec, Error, ErrorKind, Host, Image, ImageBuild, Result, SIDECAR_ARTIFACT, error::Context};
 use sha2::{Digest, Sha256};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
+const AGENT_ENV: &str = "CLAUDE_BOTTLE_IMAGE";
+const SIDECAR_ENV: &str = "CLAUDE_BOTTLE_SIDECAR_IMAGE";
+const BASE_ENV: &str = "CLAUDE_BOTTLE_BASE_IMAGE";
 /// The host's variables that name images.
-pub const IMAGE_ENV: &[&str] = &["CLAUDE_BOTTLE_IMAGE", "CLAUDE_BOTTLE_SIDECAR_IMAGE", "CLAUDE_BOTTLE_BASE_IMAGE"];
+pub const IMAGE_ENV: &[&str] = &[AGENT_ENV, SIDECAR_ENV, BASE_ENV];
 
 const AGENT_RECIPE: &str = include_str!("../recipes/agent.Dockerfile");
 const SIDECAR_RECIPE: &str = include_str!("../recipes/sidecar.Dockerfile");
+/// gVisor: an agent's system calls end in a kernel of its own.
+const GVISOR: &str = "runsc";
 const DEFAULT_BASE: &str = "node:22-bookworm";
 
-/// Lines of a build's output that an error shows.
-const LAST_WORDS: usize = 3;
-
-/// The pinned client: `version V`, then `ARCH PACKAGE SHA512 SHA256` per platform.
-const PINS: &str = include_str!("../recipes/claude.pins");
-
-/// Where Claude Code's package for a platform is pinned.
-#[derive(Debug, PartialEq)]
-struct Pin {
-    version: &'static str,
-    package: &'static str,
-    /// SHA-512 of the package's tarball, hexadecimal: npm's `dist.integrity`.
-    integrity: &'static str,
-    /// SHA-256 of the program inside, hexadecimal.
-    sha256: &'static str,
-}
-
-impl Pin {
-    fn of(arch: &str) -> Option<Self> {
-        let mut lines = PINS.lines().filter(|line| !line.starts_with('#')).map(str::split_whitespace);
-        let version = lines.next()?.nth(1)?;
-        let mut words = lines.find_map(|mut words| (words.next() == Some(arch)).then_some(words))?;
-        Some(Self { version, package: words.next()?, integrity: words.next()?, sha256: words.next()? })
-    }
-}
-
-/// An image that is about to be built.
-struct Recipe {
-    tag: String,
-    what: &'static str,
-    hash: String,
-    context: Vec<u8>,
-    arguments: HashMap<String, String>,
-}
+/// The host's variables that the backend was given.
+type Env = BTreeMap<String, String>;
 
 /// Name of the agent's image.
-pub fn agent_tag(spec: &BottleSpec) -> String {
-    setting(spec, "CLAUDE_BOTTLE_IMAGE", "claude-bottle:latest")
+pub fn agent_tag(env: &Env) -> String {
+    setting(env, AGENT_ENV, "claude-bottle:latest")
+}
+
+fn sidecar_tag(env: &Env) -> String {
+    setting(env, SIDECAR_ENV, "claude-bottle-sidecars:latest")
 }
 
 /// What the engine runs on, and the static program that is both sidecar and in-bottle helper there.
@@ -68,17 +44,18 @@ pub struct Platform {
     arch: String,
     /// The program's bytes.
     pub helper: Vec<u8>,
+    /// The runtime for agents, where the engine has a stronger one than its own.
+    pub runtime: Option<&'static str>,
 }
 
 impl Platform {
-    /// Asks the engine, which need not run on a machine like this one, and reads the program that fits.
-    pub async fn of(engine: &Engine, host: &Host) -> Result<Self> {
-        let version = engine.docker.version().await.context("ask the engine for its version")?;
-        let unknown = || Error::new(ErrorKind::RUNTIME, "the engine does not say what it runs on");
-        let arch = version.arch.ok_or_else(unknown)?;
-        let path = host.artifact(SIDECAR_ARTIFACT, &format!("linux/{arch}"))?;
+    /// Asks the engine for its runtimes, and reads the program that fits: it need not run on a machine like this one.
+    pub async fn of(engine: &Engine, about: &About, host: &Host) -> Result<Self> {
+        let path = host.artifact(SIDECAR_ARTIFACT, &format!("linux/{}", about.arch))?;
         let helper = tokio::fs::read(&path).await.with_context(|| format!("read {}", path.display()))?;
-        Ok(Self { arch, helper })
+        let info = engine.docker.info().await.context("ask the engine for its runtimes")?;
+        let runtime = info.runtimes.is_some_and(|has| has.contains_key(GVISOR)).then_some(GVISOR);
+        Ok(Self { arch: about.arch.clone(), helper, runtime })
     }
 }
 
@@ -90,31 +67,9 @@ pub async fn agent(
     platform: &Platform,
     stop: &Stop,
 ) -> Result<String> {
-    let base = setting(spec, "CLAUDE_BOTTLE_BASE_IMAGE", DEFAULT_BASE);
-    let arch = &platform.arch;
-    let pin = Pin::of(arch).ok_or_else(|| {
-        Error::new(
-            ErrorKind::UNSUPPORTED,
-            format!("the engine runs on {arch}; Claude Code is pinned for amd64 and arm64"),
-        )
-    })?;
-    let arguments = HashMap::from([
-        ("BASE".to_owned(), base),
-        ("CLAUDE_VERSION".into(), pin.version.into()),
-        ("CLAUDE_PACKAGE".into(), pin.package.into()),
-        ("CLAUDE_INTEGRITY".into(), pin.integrity.into()),
-        ("CLAUDE_SHA256".into(), pin.sha256.into()),
-    ]);
-    let mut words: Vec<_> = arguments.iter().map(|(k, v)| format!("{k}={v}")).collect();
-    words.sort();
-    let recipe = Recipe {
-        tag: agent_tag(spec),
-        what: "agent image",
-        hash: hash(&[AGENT_RECIPE.as_bytes(), words.join("\n").as_bytes()]),
-        context: context(&[("Dockerfile", 0o644, AGENT_RECIPE.as_bytes())])?,
-        arguments,
-    };
-    ensure(engine, host, recipe, stop).await
+    let found = find(engine, &agent_tag(&spec.env)).await?;
+    let claude = claude(platform, found.as_ref())?;
+    ensure(engine, host, agent_recipe(&spec.env, &claude)?, found, stop).await
 }
 
 /// The sidecar image's id, built if need be.
@@ -125,93 +80,146 @@ pub async fn sidecar(
     platform: &Platform,
     stop: &Stop,
 ) -> Result<String> {
-    let recipe = Recipe {
-        tag: setting(spec, "CLAUDE_BOTTLE_SIDECAR_IMAGE", "claude-bottle-sidecars:latest"),
-        what: "sidecar image",
-        hash: hash(&[SIDECAR_RECIPE.as_bytes(), &platform.helper]),
-        context: context(&[
-            ("Dockerfile", 0o644, SIDECAR_RECIPE.as_bytes()),
-            (SIDECAR_ARTIFACT, 0o755, &platform.helper),
-        ])?,
-        arguments: HashMap::new(),
-    };
-    ensure(engine, host, recipe, stop).await
+    let found = find(engine, &sidecar_tag(&spec.env)).await?;
+    ensure(engine, host, sidecar_recipe(&spec.env, platform)?, found, stop).await
 }
 
-async fn ensure(engine: &Engine, host: &Host, recipe: Recipe, stop: &Stop) -> Result<String> {
-    let outdated = match engine.docker.inspect_image(&recipe.tag).await {
-        Ok(found) => {
-            let label = found.config.and_then(|c| c.labels).and_then(|mut l| l.remove(RECIPE));
-            match found.id {
-                Some(id) if label.is_none_or(|hash| hash == recipe.hash) => return Ok(id),
-                id => id,
-            }
+/// Makes both images ready, the agent's with the version of Claude Code that was asked for.
+pub async fn make(
+    engine: &Engine,
+    host: &Host,
+    env: &Env,
+    platform: &Platform,
+    wanted: &ImageBuild,
+    stop: &Stop,
+) -> Result<()> {
+    let pinned = Pin::of(&platform.arch)?;
+    let claude = if wanted.claude.is_empty() { pinned } else { pinned.at(&wanted.claude)? };
+    let (agent_tag, sidecar_tag) = (agent_tag(env), sidecar_tag(env));
+    let (agent, sidecar) = (find(engine, &agent_tag).await?, find(engine, &sidecar_tag).await?);
+    for (tag, found, variable) in [(&agent_tag, &agent, AGENT_ENV), (&sidecar_tag, &sidecar, SIDECAR_ENV)] {
+        if found.as_ref().is_some_and(|found| found.recipe.is_none()) {
+            let message = format!("the image {tag} was not built by bottle, and is not built over");
+            return Err(Error::new(ErrorKind::CONFLICT, message).hint(format!("Name another: {variable}=NAME.")));
         }
-        Err(error) if is_status(&error, 404) => None,
-        Err(error) => return Err(error).with_context(|| format!("look for the image {}", recipe.tag)),
+    }
+    if !claude.is_pinned() {
+        host.warn(format!("Claude Code {} is not the pinned version: npm alone vouches for it", claude.version));
+    }
+    ensure(engine, host, agent_recipe(env, &claude)?, agent, stop).await?;
+    ensure(engine, host, sidecar_recipe(env, platform)?, sidecar, stop).await?;
+    Ok(())
+}
+
+/// Both images as they are.
+pub async fn list(engine: &Engine, env: &Env, platform: &Platform) -> Result<Vec<Image>> {
+    let (agent_tag, sidecar_tag) = (agent_tag(env), sidecar_tag(env));
+    let (agent, sidecar) = tokio::join!(find(engine, &agent_tag), find(engine, &sidecar_tag));
+    let (agent, sidecar) = (agent?, sidecar?);
+    let claude = claude(platform, agent.as_ref())?;
+    let known = agent.as_ref().is_some_and(|found| found.recipe.is_some());
+    let recipes = [agent_recipe(env, &claude)?.hash, sidecar_recipe(env, platform)?.hash];
+    Ok(vec![
+        Image { claude: known.then_some(claude.version), ..image("agent", agent_tag, agent, &recipes[0]) },
+        image("sidecar", sidecar_tag, sidecar, &recipes[1]),
+    ])
+}
+
+fn image(role: &str, name: String, found: Option<Found>, recipe: &str) -> Image {
+    let state = match &found {
+        None => "missing",
+        Some(Found { recipe: None, .. }) => "own",
+        Some(Found { recipe: Some(hash), .. }) if hash == recipe => "current",
+        Some(_) => "outdated",
     };
-    let tag = recipe.tag.clone();
-    stop.or(build(engine, host, recipe)).await?;
-    let built = engine.docker.inspect_image(&tag).await.with_context(|| format!("look for the image {tag}"))?;
+    let Found { id, bytes, created, .. } = found.unwrap_or_default();
+    Image { role: role.into(), name, state: state.into(), id, bytes, created, claude: None }
+}
+
+/// An image of the engine.
+#[derive(Default)]
+struct Found {
+    id: String,
+    recipe: Option<String>,
+    /// The version that was asked for, where it is not the pinned one.
+    claude: Option<String>,
+    bytes: u64,
+    created: String,
+}
+
+async fn find(engine: &Engine, tag: &str) -> Result<Option<Found>> {
+    let found = match engine.docker.inspect_image(tag).await {
+        Ok(found) => found,
+        Err(error) if is_status(&error, 404) => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("look for the image {tag}")),
+    };
+    let mut labels = found.config.and_then(|config| config.labels).unwrap_or_default();
+    let nameless = || Error::new(ErrorKind::RUNTIME, format!("the engine gives no id for the image {tag}"));
+    Ok(Some(Found {
+        id: found.id.ok_or_else(nameless)?,
+        recipe: labels.remove(RECIPE),
+        claude: labels.remove(CLAUDE),
+        bytes: found.size.and_then(|bytes| bytes.try_into().ok()).unwrap_or_default(),
+        created: found.created.unwrap_or_default(),
+    }))
+}
+
+/// The Claude Code that an agent's image has or is to have.
+fn claude(platform: &Platform, found: Option<&Found>) -> Result<Pin> {
+    let pinned = Pin::of(&platform.arch)?;
+    match found.and_then(|found| found.claude.as_deref()) {
+        Some(version) => pinned.at(version),
+        None => Ok(pinned),
+    }
+}
+
+/// An image as it should be.
+struct Recipe {
+    hash: String,
+    build: Build,
+}
+
+fn agent_recipe(env: &Env, claude: &Pin) -> Result<Recipe> {
+    let mut arguments = claude.arguments();
+    arguments.insert("BASE".into(), setting(env, BASE_ENV, DEFAULT_BASE));
+    let mut words: Vec<_> = arguments.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    words.sort();
+    let hash = hash(&[AGENT_RECIPE.as_bytes(), words.join("\n").as_bytes()]);
+    let mut labels = HashMap::from([(RECIPE.to_owned(), hash.clone())]);
+    if !claude.is_pinned() {
+        labels.insert(CLAUDE.into(), claude.version.clone());
+    }
+    let context = context(&[("Dockerfile", 0o644, AGENT_RECIPE.as_bytes())])?;
+    Ok(Recipe { hash, build: Build { tag: agent_tag(env), what: "agent image", labels, arguments, context } })
+}
+
+fn sidecar_recipe(env: &Env, platform: &Platform) -> Result<Recipe> {
+    let hash = hash(&[SIDECAR_RECIPE.as_bytes(), &platform.helper]);
+    let labels = HashMap::from([(RECIPE.to_owned(), hash.clone())]);
+    let context =
+        context(&[("Dockerfile", 0o644, SIDECAR_RECIPE.as_bytes()), (SIDECAR_ARTIFACT, 0o755, &platform.helper)])?;
+    let arguments = HashMap::new();
+    Ok(Recipe { hash, build: Build { tag: sidecar_tag(env), what: "sidecar image", labels, arguments, context } })
+}
+
+async fn ensure(engine: &Engine, host: &Host, recipe: Recipe, found: Option<Found>, stop: &Stop) -> Result<String> {
+    let outdated = match found {
+        Some(found) if found.recipe.as_ref().is_none_or(|hash| *hash == recipe.hash) => return Ok(found.id),
+        other => other.map(|found| found.id),
+    };
+    let tag = recipe.build.tag.clone();
+    build::run(engine, host, recipe.build, stop).await?;
+    let built = find(engine, &tag).await?;
     if let Some(old) = outdated {
         // It has lost its name to the new one. Another bottle may still run on it: then it stays.
         let _ = engine.docker.remove_image(&old, None::<RemoveImageOptions>, None).await;
     }
-    built.id.ok_or_else(|| Error::new(ErrorKind::RUNTIME, format!("the engine gives no id for the image {tag}")))
+    let gone = || Error::new(ErrorKind::RUNTIME, format!("the image {tag} was built, and is gone again"));
+    built.map(|built| built.id).ok_or_else(gone)
 }
 
-async fn build(engine: &Engine, host: &Host, recipe: Recipe) -> Result<()> {
-    let step = format!("build the {} {}", recipe.what, recipe.tag);
-    host.step(&step);
-    let labels = HashMap::from([(RECIPE.to_owned(), recipe.hash)]);
-    let options = BuildImageOptionsBuilder::default()
-        .t(&recipe.tag)
-        .labels(&labels)
-        .buildargs(&recipe.arguments)
-        .rm(true)
-        .forcerm(true)
-        .build();
-    let mut events = engine.docker.build_image(options, None, Some(body_full(recipe.context.into())));
-    let mut said = VecDeque::new();
-    while let Some(event) = events.next().await {
-        let event = event.map_err(|e| build_error(&step, &e.to_string(), &said))?;
-        if let Some(error) = event.error_detail.and_then(|detail| detail.message) {
-            return Err(build_error(&step, &error, &said));
-        }
-        for line in event.stream.iter().flat_map(|text| text.lines()).map(str::trim).filter(|l| is_telling(l)) {
-            said.push_back(line.to_owned());
-            if said.len() > LAST_WORDS {
-                said.pop_front();
-            }
-            host.progress(&Progress { step: step.clone(), detail: line.to_owned(), done: false });
-        }
-    }
-    host.progress(&Progress { step, done: true, ..Progress::default() });
-    Ok(())
-}
-
-/// The engine's own book-keeping explains no failure.
-fn is_telling(line: &str) -> bool {
-    !line.is_empty() && !line.starts_with("--->") && !line.starts_with("Removing intermediate container")
-}
-
-fn build_error(step: &str, error: &str, said: &VecDeque<String>) -> Error {
-    // The engine repeats the whole command of the step: its code is enough.
-    let error = match error.rsplit_once("returned a non-zero code: ") {
-        Some((_, code)) => format!("a command of the recipe failed with code {code}"),
-        None => error.trim().to_owned(),
-    };
-    let mut failed = Error::new(ErrorKind::RUNTIME, format!("{step}: {error}"));
-    let words: Vec<&str> = said.iter().map(String::as_str).collect();
-    failed.chain.extend((!words.is_empty()).then(|| format!("its last words: {}", words.join(" | "))));
-    failed.hint(
-        "The base image has to be there, or within the engine's reach, and have a shell, git, curl and npm; name \
-         another: CLAUDE_BOTTLE_BASE_IMAGE=NAME.",
-    )
-}
-
-fn setting(spec: &BottleSpec, name: &str, default: &str) -> String {
-    spec.env.get(name).filter(|v| !v.is_empty()).cloned().unwrap_or_else(|| default.into())
+fn setting(env: &Env, name: &str, default: &str) -> String {
+    env.get(name).filter(|v| !v.is_empty()).cloned().unwrap_or_else(|| default.into())
 }
 
 fn hash(parts: &[&[u8]]) -> String {
@@ -239,12 +247,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_platforms_are_pinned_by_whole_hashes() {
-        for arch in ["amd64", "arm64"] {
-            let pin = Pin::of(arch).unwrap();
-            assert!(pin.package.starts_with("@anthropic-ai/claude-code-linux-"), "{pin:?}");
-            assert_eq!((pin.integrity.len(), pin.sha256.len()), (128, 64), "{pin:?}");
+    fn an_image_keeps_the_claude_that_was_asked_for_and_else_follows_the_pin() {
+        let platform = Platform { arch: "amd64".into(), helper: vec![], runtime: None };
+        let found = |claude: Option<&str>| Found { claude: claude.map(str::to_owned), ..Found::default() };
+        let (pinned, asked) =
+            (claude(&platform, Some(&found(None))).unwrap(), claude(&platform, Some(&found(Some("1.2.3")))).unwrap());
+        assert_eq!((pinned.is_pinned(), asked.version.as_str()), (true, "1.2.3"));
+        let recipes = [&pinned, &asked].map(|pin| agent_recipe(&Env::new(), pin).unwrap());
+        assert_ne!(recipes[0].hash, recipes[1].hash);
+        assert_eq!(recipes[0].build.labels.get(CLAUDE), None);
+        assert_eq!(recipes[1].build.labels[CLAUDE], "1.2.3");
+        assert_eq!(recipes[1].build.arguments["CLAUDE_INTEGRITY"], "");
+        let other = Env::from([(BASE_ENV.to_owned(), "mine".to_owned())]);
+        assert_ne!(agent_recipe(&other, &pinned).unwrap().hash, recipes[0].hash);
+    }
+
+    #[test]
+    fn an_image_is_missing_current_outdated_or_somebodys_own() {
+        let with = |recipe: Option<&str>| Some(Found { recipe: recipe.map(str::to_owned), ..Found::default() });
+        for (found, state) in
+            [(None, "missing"), (with(None), "own"), (with(Some("h")), "current"), (with(Some("g")), "outdated")]
+        {
+            assert_eq!(image("agent", "n".into(), found, "h").state, state);
         }
-        assert_eq!(Pin::of("riscv64"), None);
     }
 }

@@ -18,6 +18,11 @@ pub const DAEMONS: &str = "claude-bottle.daemons";
 /// Hash of the recipe that an image was built from.
 pub const RECIPE: &str = "claude-bottle.recipe";
 
+/// Claude Code's version in an image, where somebody asked for another than the pinned one.
+pub const CLAUDE: &str = "claude-bottle.claude";
+/// How the names of all that is ours begin, and of what other programs of the kind have made.
+pub const PREFIX: &str = "claude-bottle-";
+
 /// Names are tried with `-2`, `-3`… up to this.
 pub const MAX_SUFFIX: u32 = 100;
 

@@ -1,8 +1,9 @@
-//! Finding and removing what is left of bottles: by engine id or by the ledger entry's label, never by name alone.
+//! Finding and removing what is left of bottles: by engine id or by the ledger entry's label, never by name alone. What
+//! has nothing but a name like ours is found apart, when it is asked for, and goes by its id like the rest.
 
 use crate::{
     engine::{Engine, is_status},
-    names::{AGENT, DAEMONS, ENTRY, IDENTITY, OWNER, ROLE, Role, label_filter},
+    names::{AGENT, DAEMONS, ENTRY, IDENTITY, OWNER, PREFIX, ROLE, Role, label_filter},
 };
 use bollard::query_parameters::{
     ListContainersOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
@@ -20,13 +21,26 @@ pub struct Sweep {
     pub items: Vec<CleanupItem>,
 }
 
+/// The engine's filter by one property.
+type Filter = HashMap<String, Vec<String>>;
+
 /// Everything of this owner, or of every owner, that the engine has, running or not.
 async fn owned(engine: &Engine, owner: &str, every: bool) -> Result<Vec<CleanupItem>> {
-    let filter =
-        if every { HashMap::from([("label".into(), vec![OWNER.into()])]) } else { label_filter(&[(OWNER, owner)]) };
+    let any = || HashMap::from([("label".into(), vec![OWNER.into()])]);
+    found(engine, owner, &if every { any() } else { label_filter(&[(OWNER, owner)]) }).await
+}
+
+/// What has a name like ours and no label: an earlier program of the kind made it, or anybody.
+async fn unlabelled(engine: &Engine, owner: &str) -> Result<Vec<CleanupItem>> {
+    let mut items = found(engine, owner, &HashMap::from([("name".into(), vec![PREFIX.into()])])).await?;
+    items.retain(|item| item.unlabelled && item.name.starts_with(PREFIX));
+    Ok(items)
+}
+
+async fn found(engine: &Engine, owner: &str, filter: &Filter) -> Result<Vec<CleanupItem>> {
     let item = |kind: &str, id, name: &str, labels| item(kind, id, name, labels, owner);
-    let containers = ListContainersOptionsBuilder::default().all(true).filters(&filter).build();
-    let networks = ListNetworksOptionsBuilder::default().filters(&filter).build();
+    let containers = ListContainersOptionsBuilder::default().all(true).filters(filter).build();
+    let networks = ListNetworksOptionsBuilder::default().filters(filter).build();
     let (containers, networks) =
         tokio::join!(engine.docker.list_containers(Some(containers)), engine.docker.list_networks(Some(networks)));
     let containers = containers.context("list the engine's containers")?.into_iter().map(|c| {
@@ -55,12 +69,16 @@ fn item(
         identity: labels.remove(IDENTITY).unwrap_or_default(),
         uuid: labels.remove(ENTRY).unwrap_or_default(),
         foreign: labels.get(OWNER).is_none_or(|of| of != owner),
+        unlabelled: !labels.contains_key(OWNER),
     }
 }
 
 /// Works out what a cleanup removes. An entry that has nothing behind it any more is kept, with an empty id, so that
 /// the ledger hears of it.
 pub async fn plan(engine: &Engine, req: &CleanupRequest) -> Result<Sweep> {
+    if req.unlabelled {
+        return Ok(in_order(unlabelled(engine, &req.owner).await?));
+    }
     let mut found = owned(engine, &req.owner, req.foreign).await?;
     let mut items = vec![];
     for entry in &req.entries {
@@ -73,8 +91,12 @@ pub async fn plan(engine: &Engine, req: &CleanupRequest) -> Result<Sweep> {
     if req.sweep {
         items.extend(found.into_iter().filter(|i| !req.live.contains(&i.identity)));
     }
+    Ok(in_order(items))
+}
+
+fn in_order(mut items: Vec<CleanupItem>) -> Sweep {
     items.sort_by_key(|i| i.kind != "container");
-    Ok(Sweep { items })
+    Sweep { items }
 }
 
 /// Removes the items: all containers at once, then all networks.

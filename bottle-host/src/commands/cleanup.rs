@@ -13,6 +13,7 @@ use bottle_api::{CleanupItem, CleanupRequest, LedgerEntry};
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, HashSet},
+    mem::take,
     sync::Arc,
     thread,
     time::Duration,
@@ -31,6 +32,8 @@ struct Listing<'a> {
     foreign: &'a [String],
     /// Backends that cannot say what they left.
     silent: Vec<&'a str>,
+    /// What only its name makes look like a bottle's: it goes with `--unlabelled`, or a y of its own.
+    unlabelled: &'a [Row],
 }
 
 /// One line of the list.
@@ -61,10 +64,12 @@ pub(super) fn run(only: Option<&str>, args: &Cleanup) -> Result<u8> {
     let mut failed = places.iter().zip(&planned).any(|(place, plan)| plan.is_none() && !place.entries.is_empty());
     let silent = places.iter().zip(&planned).filter(|(_, plan)| plan.is_none());
     let silent: Vec<&str> = silent.map(|(place, _)| place.backend.as_str()).collect();
-    let plans: Vec<Planned> = planned.into_iter().flatten().collect();
-    let rows = rows(&paths, &plans, &survey.abandoned);
+    let mut plans: Vec<Planned> = planned.into_iter().flatten().collect();
+    let others: Vec<Planned> = plans.iter_mut().map(Planned::take_unlabelled).collect();
+    let (rows, other_rows) = (rows(&paths, &plans, &survey.abandoned), rows(&paths, &others, &[]));
     if args.json {
-        ui::json(&Listing { version: 1, leftovers: &rows, foreign: &survey.foreign, silent: silent.clone() })?;
+        let (foreign, silent) = (survey.foreign.as_slice(), silent.clone());
+        ui::json(&Listing { version: 1, leftovers: &rows, foreign, silent, unlabelled: &other_rows })?;
     } else if !rows.is_empty() {
         show(&rows)?;
     }
@@ -73,41 +78,79 @@ pub(super) fn run(only: Option<&str>, args: &Cleanup) -> Result<u8> {
         ui::say("hint: `bottle cleanup --foreign` takes them, and what other owners have on the engines, too");
     }
     if rows.is_empty() {
-        ui::say(if silent.is_empty() {
-            "nothing to clean up"
-        } else {
-            "nothing to clean up on the backends that answered"
+        ui::say(match silent.as_slice() {
+            [] => "nothing to clean up",
+            _ => "nothing to clean up on the backends that answered",
         });
-        return Ok(u8::from(failed));
+    } else if !args.dry_run {
+        if !args.yes && !ui::confirm("remove all of this?", &cancel)? {
+            ui::say("aborted by user");
+            return Ok(0);
+        }
+        failed |= !remove(plans, survey.abandoned);
     }
-    if args.dry_run {
-        return Ok(u8::from(failed));
+    if !other_rows.is_empty() {
+        failed |= !remove_unlabelled(args, others, &other_rows, &cancel)?;
     }
-    if !args.yes && !ui::confirm("remove all of this?", &cancel)? {
-        ui::say("aborted by user");
-        return Ok(0);
-    }
-    failed |= !execute(plans);
-    let mut forgotten = 0;
-    for bottle in survey.abandoned {
+    Ok(u8::from(failed))
+}
+
+/// Removes what bottles have left, then the states of those that have nothing left. `false` where something is.
+fn remove(plans: Vec<Planned>, abandoned: Vec<Abandoned>) -> bool {
+    let (mut all, mut forgotten) = (execute(plans), 0);
+    for bottle in abandoned {
         if bottle.entries().is_empty() {
             match bottle.remove() {
                 Ok(()) => forgotten += 1,
                 Err(error) => {
-                    failed = true;
+                    all = false;
                     ui::warn(format!("{error:#}"));
                 }
             }
         } else {
-            failed = true;
+            all = false;
             ui::warn(format!("the state of {} is kept: things of it are left", bottle.identity));
         }
     }
-    match failed {
-        false => ui::say(format!("cleaned up; {} forgotten", ui::count(forgotten, "bottle"))),
-        true => ui::say("not all of it could be removed; mend what the warnings name, then run `bottle cleanup` again"),
+    match all {
+        true => ui::say(format!("cleaned up; {} forgotten", ui::count(forgotten, "bottle"))),
+        false => {
+            ui::say("not all of it could be removed; mend what the warnings name, then run `bottle cleanup` again")
+        }
     }
-    Ok(u8::from(failed))
+    all
+}
+
+/// What is only named like a bottle's may be anybody's, and in use: it goes by a word of its own alone.
+fn remove_unlabelled(args: &Cleanup, others: Vec<Planned>, rows: &[Row], cancel: &Cancellation) -> Result<bool> {
+    ui::say("named like a bottle's, without its labels: another program's (the Python claude-bottle's?), maybe in use");
+    if !args.json {
+        show(rows)?;
+    }
+    let agreed = match (args.dry_run, args.yes) {
+        (true, _) => false,
+        (false, true) => args.unlabelled,
+        (false, false) => ui::can_ask() && ui::confirm("remove these, too?", cancel)?,
+    };
+    if !agreed {
+        ui::say("hint: left alone; `bottle cleanup --yes --unlabelled` takes them, too");
+        return Ok(true);
+    }
+    let all = execute(others);
+    if all {
+        ui::say(format!("removed {}", ui::count(rows.len(), "unlabelled thing")));
+    }
+    Ok(all)
+}
+
+/// What a backend's engine of today has that is only named like a bottle's.
+fn unlabelled(backend: &Backend, paths: &Paths, cancel: &Cancellation) -> Result<Vec<Part>> {
+    let req =
+        CleanupRequest { unlabelled: true, owner: paths.owner(), env: backend.env(), ..CleanupRequest::default() };
+    let cleanup = backend.prepare_cleanup(&req, cancel.fd())?;
+    let items = cleanup.items()?;
+    // A backend that does not know the request would answer another one.
+    Ok(if items.iter().all(|item| item.unlabelled) { vec![(cleanup, items)] } else { vec![] })
 }
 
 /// A backend that may have left something, with each setting of the host's variables that it was used with.
@@ -120,8 +163,18 @@ struct Place {
 /// What a backend would remove, one after another: one engine may be reached by several settings.
 struct Planned {
     backend: String,
-    parts: Vec<(plugin::Cleanup, Vec<CleanupItem>)>,
+    parts: Vec<Part>,
+    /// What is only named like a bottle's.
+    unlabelled: Vec<Part>,
 }
+
+impl Planned {
+    fn take_unlabelled(&mut self) -> Self {
+        Self { backend: self.backend.clone(), parts: take(&mut self.unlabelled), unlabelled: vec![] }
+    }
+}
+
+type Part = (plugin::Cleanup, Vec<CleanupItem>);
 
 /// Every installed backend, and every one that an abandoned bottle was started on: it may not be installed any more.
 fn places(names: Vec<String>, abandoned: &[Abandoned]) -> Vec<Place> {
@@ -162,7 +215,8 @@ fn plan(
             // Without `--foreign` what is another's counts as alive.
             let (live, owner) = ([survey.live.clone(), survey.foreign.clone()].concat(), paths.owner());
             // Beyond the ledgers' entries only the engine that is in use now is searched.
-            let req = CleanupRequest { entries, sweep: env == now, foreign, live, owner, env };
+            let req =
+                CleanupRequest { entries, sweep: env == now, foreign, live, owner, env, ..CleanupRequest::default() };
             let (needed, asked) = (!req.entries.is_empty(), prepare(&backend, req, paths, &survey.abandoned, cancel));
             match asked.and_then(|cleanup| Ok((cleanup.items()?, cleanup))) {
                 Ok((items, cleanup)) => parts.push((cleanup, items)),
@@ -171,7 +225,9 @@ fn plan(
                 Err(error) => return Err(error),
             }
         }
-        Ok(Planned { backend: place.backend.clone(), parts })
+        // An engine that does not answer has been complained of.
+        let unlabelled = unlabelled(&backend, paths, cancel).unwrap_or_default();
+        Ok(Planned { backend: place.backend.clone(), parts, unlabelled })
     };
     let ask = |place: &Place| ask(place).inspect_err(|error| warn_silent(&place.backend, error)).ok();
     thread::scope(|scope| {

@@ -4,6 +4,7 @@ mod backends;
 mod cleanup;
 mod doctor;
 mod exec;
+mod image;
 mod info;
 mod list;
 mod schema;
@@ -33,6 +34,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::List(args) => list::run(backend, &args),
         Command::Cleanup(args) => cleanup::run(backend, &args),
         Command::Backends(args) => backends::run(backend, &args),
+        Command::Image(what) => image::run(backend, &what),
         Command::Info(args) => info::run(&args),
         Command::Schema { kind } => schema::run(kind),
         Command::Doctor(args) => doctor::run(backend, &args),

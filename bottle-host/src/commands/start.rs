@@ -81,9 +81,11 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     mention_leftovers(&paths);
     let state = State::create(&paths, &metadata(&resolved, &backend)?)?;
     let stage = state.stage();
-    let life = Life::begin(state, &resolved.spec, services, backend);
+    let mut life = Life::begin(state, &resolved.spec, services, backend);
     let plan = life.backend().prepare(&resolved.spec, &stage, cancel.fd())?;
-    let (says, info) = (plan.summary()?, &life.backend().info);
+    let says = plan.summary()?;
+    life.remember(&says.env)?;
+    let info = &life.backend().info;
     Preflight::new(&paths, &asked, &resolved, info, says).show(args.full);
     approval.show(&paths);
     if !args.yes {

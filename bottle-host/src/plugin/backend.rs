@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow};
 use bottle_api::{
     ActiveBottle, AttachRequest, BackendInfo, BottleInfo, BottleSpec, ChannelRequest, CleanupItem, CleanupOutcome,
     CleanupRequest, CreateConfig, DeadlineRequest, Diagnosis, EnvRequest, Error, ErrorKind, ExitStatus, GetRequest,
-    LaunchRequest, PlanSummary, PutRequest, ResizeRequest, SignalRequest, StartRequest,
+    ImageBuild, LaunchRequest, PlanSummary, PutRequest, ResizeRequest, SignalRequest, StartRequest,
     abi::{
         AbiResult, AbiSecret, AbiStdio, BackendBox, CleanupBox, HandleBox, HostServices_TO, JsonBuf, JsonRef, PlanBox,
         PluginModuleRef, ProcessBox,
@@ -166,14 +166,25 @@ impl Backend {
 
     /// The running bottles of an owner.
     pub fn list_active(&self, owner: &str, cancel: i32) -> Result<Vec<ActiveBottle>> {
-        let req = json(&EnvRequest { env: self.env(), owner: owner.into() })?;
+        let req = json(&self.env_request(owner))?;
         parse(self.look("list_active", cancel, move |b| b.list_active(req.as_slice().into(), cancel))?)
     }
 
     /// What it needs, and whether it is there.
     pub fn diagnose(&self, owner: &str, cancel: i32) -> Result<Diagnosis> {
-        let req = json(&EnvRequest { env: self.env(), owner: owner.into() })?;
+        let req = json(&self.env_request(owner))?;
         parse(self.look("diagnose", cancel, move |b| b.diagnose(req.as_slice().into(), cancel))?)
+    }
+
+    /// The same, once its images are made ready: that takes as long as it shows signs of life.
+    pub fn build_images(&self, owner: &str, build: ImageBuild, cancel: i32) -> Result<Diagnosis> {
+        let req = json(&EnvRequest { build: Some(build), ..self.env_request(owner) })?;
+        let (raw, until) = (self.raw, Until::Silent(SILENCE, &self.caller.services));
+        parse(self.caller.call("diagnose", until, cancel, move || raw.diagnose(req.as_slice().into(), cancel))?)
+    }
+
+    fn env_request(&self, owner: &str) -> EnvRequest {
+        EnvRequest { env: self.env(), owner: owner.into(), ..EnvRequest::default() }
     }
 
     /// What a cleanup would remove.

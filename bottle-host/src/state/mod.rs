@@ -121,6 +121,14 @@ impl State {
         Ok((Ledger::begin(&draft.join(LEDGER))?, lock))
     }
 
+    /// Records other variables than those at its start.
+    pub fn remember(&self, env: &BTreeMap<String, String>) -> Result<()> {
+        let file = self.dir.join("metadata.json");
+        let mut metadata: Metadata = serde_json::from_slice(&fs::read(&file)?)?;
+        metadata.env.clone_from(env);
+        write_atomically(&file, &serde_json::to_vec_pretty(&metadata)?)
+    }
+
     /// The directory itself.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -58,7 +58,7 @@ impl Backend for Script {
     fn diagnose(&self, _req: &EnvRequest, cancel: &Cancel) -> Result<Diagnosis> {
         during("diagnose", cancel)?;
         let finding = Finding { what: "nothing".into(), ok: true, found: "nothing".into(), hint: None };
-        Ok(Diagnosis { findings: vec![finding] })
+        Ok(Diagnosis { findings: vec![finding], ..Diagnosis::default() })
     }
 
     fn validate(&self, _spec: &BottleSpec, cancel: &Cancel) -> Result<()> {
@@ -129,7 +129,8 @@ impl Plan for Resolved {
         }
         // Whatever a plugin says of routes stands in its own section, and changes nothing in the host's.
         let lines = vec![("egress".into(), "everything, says the plugin".into())];
-        PlanSummary { lines, warnings: vec!["this backend isolates nothing".into()] }
+        let warnings = vec!["this backend isolates nothing".into()];
+        PlanSummary { lines, warnings, ..PlanSummary::default() }
     }
 }
 

@@ -80,6 +80,7 @@ impl World {
                 identity: label.identity,
                 uuid,
                 foreign,
+                ..CleanupItem::default()
             };
             found.push((item, label.agent));
         }

@@ -47,7 +47,8 @@ struct Left(Vec<CleanupItem>);
 impl Plan for Directory {
     fn summary(&self) -> PlanSummary {
         let place = ("directory".into(), self.path.display().to_string());
-        PlanSummary { lines: vec![place], warnings: vec!["this backend isolates nothing".into()] }
+        let warnings = vec!["this backend isolates nothing".into()];
+        PlanSummary { lines: vec![place], warnings, ..PlanSummary::default() }
     }
 }
 

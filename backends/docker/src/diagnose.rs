@@ -1,0 +1,50 @@
+//! What bottles need of an engine, for `doctor`, and their images, for `image`.
+
+use bottle_api::{Diagnosis, Error, Finding, Host, Image, ImageBuild, Result};
+use bottle_kit::{
+    engine::{About, Engine, Stop},
+    image::{self, Platform},
+};
+use std::collections::BTreeMap;
+
+/// The engine answers: it, and the images, built first where that is asked for.
+pub(crate) async fn images(
+    host: &Host,
+    engine: &Engine,
+    about: &About,
+    env: &BTreeMap<String, String>,
+    build: Option<&ImageBuild>,
+    stop: &Stop,
+) -> Result<Diagnosis> {
+    let platform = stop.or(Platform::of(engine, about, host)).await?;
+    if let Some(wanted) = build {
+        image::make(engine, host, env, &platform, wanted, stop).await?;
+    }
+    let images = stop.or(image::list(engine, env, &platform)).await?;
+    let mut findings = vec![found("Docker engine", engine_line(engine, about))];
+    let runtime = platform.runtime.map_or("not there: agents run on the engine's own runtime", |_| "agents run on it");
+    findings.push(found("gVisor", runtime.into()));
+    findings.extend(images.iter().map(finding));
+    Ok(Diagnosis { findings, images: Some(images) })
+}
+
+/// A need that is not met.
+pub(crate) fn missing(what: &str, error: Error) -> Finding {
+    Finding { what: what.into(), ok: false, found: error.to_string(), hint: error.hint }
+}
+
+fn found(what: &str, found: String) -> Finding {
+    Finding { what: what.into(), ok: true, found, hint: None }
+}
+
+fn engine_line(engine: &Engine, about: &About) -> String {
+    let warning = about.warning().map(|warning| format!("; {warning}")).unwrap_or_default();
+    format!("{} at {}, API {}{warning}", about.product, engine.address, about.api)
+}
+
+/// An image that is missing or outdated is built by the next start, which then takes as long as that.
+fn finding(image: &Image) -> Finding {
+    let ok = matches!(image.state.as_str(), "current" | "own");
+    let hint = (!ok).then(|| "Build it: `bottle image build`; the next `bottle start` does the same.".into());
+    Finding { what: format!("{} image", image.role), ok, found: format!("{}, {}", image.name, image.state), hint }
+}
