@@ -19,7 +19,7 @@ use bottle_kit::{
     blocks::POOL_ENV,
     engine::{ENGINE_ENV, Engine, Stop, block_on},
     image::{IMAGE_ENV, agent_tag},
-    sweep,
+    limits, sweep,
 };
 use std::{path::Path, time::Duration};
 
@@ -86,7 +86,11 @@ impl Backend for DockerBackend {
 
     fn validate(&self, spec: &BottleSpec, cancel: &Cancel) -> Result<()> {
         let engine = Engine::connect(&spec.env)?;
-        block_on(async { Stop::follow(cancel)?.or(engine.ping()).await })
+        block_on(async {
+            let stop = Stop::follow(cancel)?;
+            stop.or(engine.ping()).await?;
+            stop.or(limits::check(&engine, &self.host, &spec.limits)).await
+        })
     }
 
     fn resolve_plan(&self, spec: &BottleSpec, _stage_dir: &Path, _cancel: &Cancel) -> Result<DockerPlan> {
