@@ -96,6 +96,7 @@ fn start_survives_its_backend_in_every_verb() -> Result<()> {
         "put",
         "channel",
         "describe",
+        "probe",
         "start",
         "wait",
         "close",
@@ -105,6 +106,9 @@ fn start_survives_its_backend_in_every_verb() -> Result<()> {
             // `put` is called within `launch`, and these two have no error to return but a panic.
             let (verb_said, how_said) = match (verb, how) {
                 ("put", "hang" | "cancel-and-hang") => ("launch", how),
+                // The session, begun beside it, hears of the cancellation.
+                ("probe", "cancel-and-hang") => (verb, "cancel"),
+                ("probe", "hang") => ("start", how),
                 ("info" | "summary", "fail" | "panic-in-thread") => (verb, "panic-in-thread"),
                 _ => (verb, how),
             };

@@ -43,6 +43,7 @@ const LINES: &[Line] = &[
     ("start dev --yes --prompt hello", "hang@launch", &[]),
     ("start dev --yes --prompt hello", "cancel@launch", &[]),
     ("start dev --yes --prompt hello", "cancel-and-hang@launch", &[]),
+    ("start dev --yes --prompt hello", "open@probe", &[]),
     ("start dev --yes --prompt hello", "fail@close", &[]),
     ("start dev --yes --prompt hello", "", &[("CLAUDE_BOTTLE_OAUTH_TOKEN", "")]),
     ("start strict --yes --prompt hello", "", &[]),

@@ -8,7 +8,7 @@
 //!
 //! To run a bundle a backend starts artifact [`crate::SIDECAR_ARTIFACT`] with [`BUNDLE_ARGUMENT`], the variables
 //! [`BIND_ENV`] and [`DAEMONS_ENV`], any user but root, and a network of its own beside the bottle's; then
-//! [`handshake`].
+//! [`handshake`]. Where it can, it starts it as root with [`UIDS_ENV`], so that no daemon shares its user with another.
 
 use crate::secret::{Secret, Secrets};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -38,6 +38,10 @@ pub const BUNDLE_ARGUMENT: &str = "bundle";
 pub const BIND_ENV: &str = "CLAUDE_BOTTLE_SIDECAR_BIND";
 /// The bundle's variable that lists its daemons, separated by commas (the spec's `daemons`).
 pub const DAEMONS_ENV: &str = "CLAUDE_BOTTLE_SIDECAR_DAEMONS";
+/// The bundle's variable that names the first of the users that it and its daemons run as, each as one of its own. The
+/// bundle is then started as root with the capabilities SETUID, SETGID and SETPCAP and no other; all three and root are
+/// given up before it reads anything.
+pub const UIDS_ENV: &str = "CLAUDE_BOTTLE_SIDECAR_UIDS";
 /// The proxy, on [`PROXY_PORT`]. Cannot be left out.
 pub const EGRESS_DAEMON: &str = "egress";
 /// The resolver, on UDP and TCP port 53: the bundle must be allowed to bind it. Cannot be left out.

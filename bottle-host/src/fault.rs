@@ -5,7 +5,7 @@ use bottle_api::Error;
 use std::time::Duration;
 
 /// A point that a test may have chosen. `CLAUDE_BOTTLE_FAULT=error@ledger-created:3` fails the third confirmation;
-/// `panic`, `term` and `kill` panic, and send this process SIGTERM or SIGKILL, instead.
+/// `panic`, `term`, `kill` and `stop` panic, and send this process SIGTERM, SIGKILL or SIGSTOP, instead.
 #[cfg(feature = "fault-points")]
 pub fn point(name: &str) -> Result<(), Error> {
     use rustix::process::{Signal, getpid, kill_process};
@@ -29,6 +29,7 @@ pub fn point(name: &str) -> Result<(), Error> {
             "panic" => panic!("fault point {at}"),
             "term" => drop(kill_process(getpid(), Signal::TERM)),
             "kill" => drop(kill_process(getpid(), Signal::KILL)),
+            "stop" => drop(kill_process(getpid(), Signal::STOP)),
             _ => {
                 return Err(Error::new(bottle_api::ErrorKind::RUNTIME, format!("fault point {at}")));
             }

@@ -3,7 +3,8 @@
 //! * [`manifest`]: what the user wrote; [`plan`]: what that means for one launch; [`preflight`]: how it is shown;
 //! * [`plugin`]: finding, vetting and loading backends, and the safe side of their objects;
 //! * [`state`]: what this machine remembers of a bottle, and what it must take away again;
-//! * [`life`]: a bottle from launch to nothing left; [`session`]: the agent in it, and the terminal;
+//! * [`life`]: a bottle from launch to nothing left; [`probe`]: whether it is closed; [`session`]: the agent in it, and
+//!   the terminal;
 //! * [`commands`]: one file per command.
 
 pub mod cli;
@@ -15,6 +16,7 @@ pub mod paths;
 pub mod plan;
 pub mod plugin;
 pub mod preflight;
+pub mod probe;
 mod random;
 pub mod session;
 pub mod signals;

@@ -1,7 +1,7 @@
 //! A bottle from its launch to its end: whatever happens in between, nothing of it is left behind.
 //!
 //! ```text
-//! launch ─▶ channel, log ─▶ session ─▶ close ─▶ settle
+//! launch ─▶ channel, log ─▶ probe ─▶ session ─▶ close ─▶ settle
 //!    └────────── an error, a panic, a signal ──────▶ drop: the ledger's entries are taken away
 //! ```
 
@@ -9,6 +9,7 @@ use crate::{
     fault,
     plan::{Resolved, environment},
     plugin::{Backend, Bottle, Plan, Services, backend::UNCANCELLED},
+    probe,
     session::{
         self, Input, Program, Streams,
         egress_log::EgressLog,
@@ -19,11 +20,11 @@ use crate::{
     state::State,
     ui,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use bottle_api::{
     BottleSpec, CleanupRequest, LaunchRequest, LedgerEntry, Secret, WORKSPACE, control::CAPABILITY, secret::Secrets,
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
 
 /// How long a bottle may take to be torn down.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(60);
@@ -90,14 +91,23 @@ impl Life {
         let log = EgressLog::follow(bottle.channel()?, &state.egress_log())?;
         let capability = secrets.get(CAPABILITY).context("a bottle has a capability")?;
         // What leads to the sidecar a manifest cannot set; of the rest (`PATH`, `LANG`, …) its own word counts.
-        let mut env = environment::base(&bottle.describe()?, capability, resolved.credential, &Terminal::kind());
+        let info = bottle.describe()?;
+        let mut env = environment::base(&info, capability, resolved.credential, &Terminal::kind());
         env.extend(session.env);
         let surroundings = Surroundings { env, cwd: WORKSPACE.into() };
         let served = Served::begin(state.dir(), surroundings.clone())?;
         let program = Program { argv: session.argv, surroundings };
         let input = if session.headless { Input::Nothing } else { Input::Terminal };
         let streams = Streams { input, unfiltered: session.raw_terminal };
-        let ended = session::run(&bottle, &program, streams, cancel);
+        ui::progress("look from inside whether the bottle is closed", "");
+        let ended = thread::scope(|scope| {
+            let probe = scope.spawn(|| probe::check(&bottle, &info, capability, &resolved.spec.env, cancel));
+            session::run(&bottle, &program, streams, cancel, || {
+                let verdict = probe.join().map_err(|_| anyhow!("the launch probe panicked"))?;
+                ui::clear_progress();
+                verdict
+            })
+        });
         drop(served);
         let summary = log.finish();
         let closed = close(&bottle);

@@ -7,7 +7,7 @@
 use crate::{session::terminal, ui};
 use anyhow::{Result, bail};
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     pipe::{PipeFlags, pipe_with},
 };
@@ -16,12 +16,13 @@ use signal_hook::{
     iterator::Signals,
 };
 use std::{
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicI32, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 /// Signals after which even the teardown is given up.
@@ -93,17 +94,25 @@ impl Cancellation {
 
     /// Waits until there is something to read; an error where it is cancelled first.
     pub fn wait_readable(&self, from: impl AsFd) -> Result<()> {
+        self.wait(from.as_fd(), None).map(drop)
+    }
+
+    /// The same for so long at most; is there something to read?
+    pub fn wait_readable_within(&self, from: impl AsFd, limit: Duration) -> Result<bool> {
+        self.wait(from.as_fd(), Some(&limit.try_into()?))
+    }
+
+    fn wait(&self, from: BorrowedFd<'_>, limit: Option<&Timespec>) -> Result<bool> {
         loop {
-            let from = from.as_fd();
             let mut fds = [PollFd::new(&from, PollFlags::IN), PollFd::new(&self.0.readable, PollFlags::IN)];
-            match poll(&mut fds, None) {
+            match poll(&mut fds, limit) {
                 Err(Errno::INTR) => continue,
                 result => result?,
             };
             if !fds[1].revents().is_empty() {
                 bail!("cancelled");
             }
-            return Ok(());
+            return Ok(!fds[0].revents().is_empty());
         }
     }
 

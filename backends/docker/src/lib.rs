@@ -22,7 +22,7 @@ use bottle_kit::{
     container,
     engine::{About, Engine, Stop, block_on},
     image::{IMAGE_ENV, Platform, agent_tag},
-    sweep,
+    limits, sweep,
 };
 use std::{path::Path, time::Duration};
 
@@ -98,6 +98,7 @@ impl Backend for DockerBackend {
             let stop = Stop::follow(cancel)?;
             let engine = Engine::connect(&spec.env)?;
             let about = stop.or(engine.check()).await?;
+            stop.or(limits::check(&engine, &self.host, &spec.limits)).await?;
             let platform = stop.or(Platform::of(&engine, &about, &self.host)).await?;
             if let Some(name) = launch::pinned(spec) {
                 stop.or(container::check_free(&engine, name)).await?;

@@ -17,7 +17,7 @@ use bollard::{
 };
 use bottle_api::{
     BottleSpec, Error, ErrorKind, Host, LaunchRequest, Result,
-    control::{BIND_ENV, DAEMONS_ENV, First, SIDECAR_NAMES, handshake},
+    control::{BIND_ENV, DAEMONS_ENV, First, SIDECAR_NAMES, UIDS_ENV, handshake},
     error::Context,
     secret::Secrets,
 };
@@ -34,8 +34,9 @@ use tokio::{
     net::UnixStream,
 };
 
-/// The user that the bundle runs as; it exists in no image.
-const SIDECAR_USER: &str = "65532:65532";
+/// The bundle's user, which its daemons' follow; they exist in no image. It begins as root, to hand them out: see
+/// [`UIDS_ENV`].
+const FIRST_UID: u32 = 65200;
 const SIDECAR_MEMORY: i64 = 512 << 20;
 const SIDECAR_PIDS: i64 = 256;
 /// How long the bundle may take from its start to `ready`.
@@ -121,6 +122,7 @@ fn body(spec: &BottleSpec, image: &str, internal: &Network, address: Ipv4Addr) -
         memory: Some(SIDECAR_MEMORY),
         memory_swap: Some(SIDECAR_MEMORY),
         pids_limit: Some(SIDECAR_PIDS),
+        cap_add: Some(["SETUID", "SETGID", "SETPCAP"].map(str::to_owned).into()),
         // The bundle stands on two networks: it must never carry packets from one to the other.
         sysctls: Some(HashMap::from([
             ("net.ipv4.ip_forward".into(), "0".into()),
@@ -130,8 +132,12 @@ fn body(spec: &BottleSpec, image: &str, internal: &Network, address: Ipv4Addr) -
     };
     ContainerCreateBody {
         image: Some(image.into()),
-        user: Some(SIDECAR_USER.into()),
-        env: Some(vec![format!("{BIND_ENV}={address}"), format!("{DAEMONS_ENV}={}", spec.daemons.join(","))]),
+        user: Some("0:0".into()),
+        env: Some(vec![
+            format!("{BIND_ENV}={address}"),
+            format!("{DAEMONS_ENV}={}", spec.daemons.join(",")),
+            format!("{UIDS_ENV}={FIRST_UID}"),
+        ]),
         attach_stdin: Some(true),
         attach_stdout: Some(true),
         attach_stderr: Some(true),

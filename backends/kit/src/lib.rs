@@ -8,6 +8,7 @@
 //! * [`image`], [`build`], [`pins`]: the agent's and the sidecar's image, from recipes in this crate;
 //! * [`container`]: creating, starting, and files in and out;
 //! * [`bundle`]: the sidecar and its control channel;
+//! * [`limits`]: whether the engine can enforce a bottle's limits;
 //! * [`exec`]: processes in a container;
 //! * [`sweep`]: finding and removing what is left.
 
@@ -19,6 +20,7 @@ pub mod container;
 pub mod engine;
 pub mod exec;
 pub mod image;
+pub mod limits;
 pub mod names;
 pub mod network;
 pub mod pins;

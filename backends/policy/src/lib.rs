@@ -7,13 +7,15 @@
 //! * [`decide`](mod@decide): the verdict over one request;
 //! * [`path`]: which paths may be judged at all;
 //! * [`address`]: which addresses may be dialled;
-//! * [`message`]: what host and sidecar say to each other.
+//! * [`message`]: what host and sidecar say to each other;
+//! * [`probe`]: what the host asks the helper in a bottle before its agent runs.
 
 pub mod address;
 pub mod decide;
 pub mod document;
 pub mod message;
 pub mod path;
+pub mod probe;
 
 pub use decide::{Denial, Request, Scheme, Verdict, decide, decide_tunnel};
 pub use document::{Auth, AuthScheme, Policy, Route, SCHEMA};

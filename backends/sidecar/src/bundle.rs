@@ -10,6 +10,7 @@
 use crate::{
     daemon::{self, DaemonStart, DaemonUp},
     egress::ca,
+    users::Users,
 };
 use anyhow::{Context, Result, bail};
 use bottle_api::control::{
@@ -53,6 +54,7 @@ enum Event {
 }
 
 struct Daemons {
+    /// Each with its standard input, whose end is the daemon's.
     children: Vec<(&'static str, Child)>,
     events: Receiver<Event>,
     wake: Sender<Event>,
@@ -60,7 +62,12 @@ struct Daemons {
 
 fn start(up: &Channel) -> Result<Daemons> {
     let bind: IpAddr = env(BIND_ENV)?.parse().context(BIND_ENV)?;
-    let names = env(DAEMONS_ENV)?;
+    let users = Users::from_env()?;
+    let names = daemon::known(&env(DAEMONS_ENV)?)?;
+    let children = names.into_iter().enumerate().map(|(place, name)| Ok((name, spawn(name, place, &users)?)));
+    let mut children = children.collect::<Result<Vec<_>>>()?;
+    users.settle()?;
+
     let mut stdin = io::stdin().lock();
     let hello: Start = read_frame(&mut stdin)?.context("the channel closed before the first frame")?;
     if hello.version != CONTROL_VERSION {
@@ -77,12 +84,11 @@ fn start(up: &Channel) -> Result<Daemons> {
     let mut first = up.lock().unwrap_or_else(PoisonError::into_inner);
     let (wake, events) = channel();
     let (ready, ready_events) = channel();
-    let mut children = vec![];
-    for name in daemon::known(&names)? {
-        let mut child = spawn(name)?;
-        let mut stdin = child.stdin.take().context("daemon's stdin")?;
+    for (name, child) in &mut children {
+        let name = *name;
+        let stdin = child.stdin.as_mut().context("daemon's stdin")?;
         let begin = DaemonStart { bind, policy: policy.clone() };
-        write_frame(&mut stdin, &begin)?;
+        write_frame(stdin, &begin)?;
         let own = if name == EGRESS_DAEMON {
             SecretsFrame::encode(&secrets)?
         } else {
@@ -90,12 +96,9 @@ fn start(up: &Channel) -> Result<Daemons> {
         };
         stdin.write_all(&own)?;
         let from = child.stdout.take().context("daemon's stdout")?;
-        children.push((name, child));
         let (up, wake, ready) = (up.clone(), wake.clone(), ready.clone());
-        // The daemon's stdin lives as long as its reader: closing it ends the daemon.
         thread::spawn(move || {
             pass_up(from, &up, &ready);
-            drop(stdin);
             let _ = ready.send(Err(name));
             let _ = wake.send(Event::DaemonEnded(name));
         });
@@ -112,6 +115,8 @@ fn start(up: &Channel) -> Result<Daemons> {
     Ok(Daemons { children, events, wake })
 }
 
+/// Where this returns the bundle ends, and with PID 1 every process beside it. A daemon that outlives it, where it is not
+/// PID 1, loses its standard input and goes.
 fn serve(up: &Channel, mut daemons: Daemons) -> Result<()> {
     let wake = daemons.wake.clone();
     thread::spawn(move || {
@@ -119,28 +124,17 @@ fn serve(up: &Channel, mut daemons: Daemons) -> Result<()> {
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
         let _ = wake.send(Event::ChannelClosed);
     });
-    let event = daemons.events.recv()?;
-    for (_, child) in &mut daemons.children {
-        let _ = child.kill();
-    }
-    let mut status = String::new();
-    for (name, child) in &mut daemons.children {
-        let ended = child.wait()?;
-        if matches!(event, Event::DaemonEnded(n) if n == *name) {
-            status = ended.to_string();
-        }
-    }
-    match event {
-        Event::ChannelClosed => Ok(()),
-        Event::DaemonEnded(name) => {
-            send(up, &Up::DaemonEnded { daemon: name.into(), status: status.clone() })?;
-            bail!("the daemon {name} ended: {status}")
-        }
-    }
+    let Event::DaemonEnded(name) = daemons.events.recv()? else { return Ok(()) };
+    let child = daemons.children.iter_mut().find(|(of, _)| *of == name);
+    let status = child.context("an unknown daemon ended")?.1.wait()?.to_string();
+    send(up, &Up::DaemonEnded { daemon: name.into(), status: status.clone() })?;
+    bail!("the daemon {name} ended: {status}")
 }
 
-fn spawn(name: &'static str) -> Result<Child> {
-    Command::new("/proc/self/exe")
+fn spawn(name: &'static str, place: usize, users: &Users) -> Result<Child> {
+    let mut command = Command::new("/proc/self/exe");
+    users.assign(&mut command, place)?;
+    command
         .args(["daemon", name])
         .env_clear()
         .stdin(Stdio::piped())

@@ -7,7 +7,9 @@ use bottle_api::{
     secret::Secrets,
 };
 use bottle_policy::{Policy, message::LogLine};
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     io,
@@ -59,6 +61,7 @@ pub(crate) fn known(list: &str) -> Result<Vec<&'static str>> {
 /// Runs one daemon until its standard input closes.
 pub(crate) fn run(name: &str) -> Result<()> {
     harden()?;
+    set_parent_process_death_signal(Some(Signal::KILL))?;
     let mut stdin = io::stdin().lock();
     let start: DaemonStart = read_frame(&mut stdin)?.context("no start frame")?;
     let secrets: SecretsFrame = read_frame(&mut stdin)?.context("no secrets frame")?;

@@ -3,7 +3,10 @@
 use crate::daemon::Feed;
 use anyhow::{Context, Result};
 use bottle_api::control::{DNS_DAEMON, SIDECAR_NAMES};
-use bottle_policy::message::LogLine;
+use bottle_policy::{
+    message::LogLine,
+    probe::{OUTSIDE_NAME, PROBE_RULE},
+};
 use simple_dns::{
     CLASS, Packet, PacketFlag, QTYPE, RCODE, ResourceRecord, TYPE,
     rdata::{A, RData},
@@ -103,7 +106,12 @@ fn judge(query: &[u8], own: IpAddr) -> Option<(Vec<u8>, LogLine)> {
     let line = LogLine {
         daemon: DNS_DAEMON.into(),
         decision: if known { "allow" } else { "deny" }.into(),
-        rule: if known { "own-name" } else { "dns" }.into(),
+        rule: match name.as_str() {
+            _ if known => "own-name",
+            OUTSIDE_NAME => PROBE_RULE,
+            _ => "dns",
+        }
+        .into(),
         host: escape(&name),
         method: question.map(|q| format!("{:?}", q.qtype)).unwrap_or_default(),
         ..LogLine::default()

@@ -2,14 +2,16 @@
 //!
 //! * `bottle-sidecar bundle`: PID 1 of a bottle's sidecar. Its control channel is standard input and output; it
 //!   runs each daemon as a child, `bottle-sidecar daemon NAME`.
-//! * `bottle-helper init|run|signal`: inside the bottle: its first process, what becomes the agent, and what sends it a
-//!   signal.
+//! * `bottle-helper init|run|signal|probe`: inside the bottle: its first process, what becomes the agent, what sends it a
+//!   signal, and what looks around before it runs.
 
 mod bundle;
 mod daemon;
 mod dns;
 mod egress;
 mod helper;
+mod probe;
+mod users;
 
 use bottle_api::control::BUNDLE_ARGUMENT;
 use std::process::ExitCode;
@@ -22,6 +24,7 @@ fn main() -> ExitCode {
         ["daemon", name] => daemon::run(name),
         ["init"] => helper::init(),
         ["run"] => return helper::run(),
+        ["probe"] => probe::run(),
         ["signal", mark, number] => helper::signal(mark, number),
         _ => {
             eprintln!("bottle-sidecar {}: run by bottle, not by hand", env!("CARGO_PKG_VERSION"));

@@ -105,7 +105,7 @@ pub fn preset_of(bottle: &Bottle, host: &str) -> Option<&'static str> {
 }
 
 /// This machine's addresses, as the kernel lists them: the sidecar is on it, and a host's name may lead back to it.
-fn own_addresses() -> Vec<IpAddr> {
+pub fn own_addresses() -> Vec<IpAddr> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let mut found = local_v4(&read("/proc/net/fib_trie"));
     found.extend(local_v6(&read("/proc/net/if_inet6")));

@@ -2,7 +2,10 @@
 
 use anyhow::{Context, Result};
 use bottle_api::control::read_frame;
-use bottle_policy::message::{CHALLENGE_RULE, LogLine, Up};
+use bottle_policy::{
+    message::{CHALLENGE_RULE, LogLine, Up},
+    probe::PROBE_RULE,
+};
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -116,8 +119,9 @@ impl Summary {
             self.allowed += 1;
             return;
         }
-        if line.rule == CHALLENGE_RULE {
-            return; // asked for its password, as some clients want to be
+        // Asked for its password, as some clients want to be; or our own launch probe.
+        if [CHALLENGE_RULE, PROBE_RULE].contains(&line.rule.as_str()) {
+            return;
         }
         self.denied += 1;
         let what = format!("{} ({})", line.host, line.rule);

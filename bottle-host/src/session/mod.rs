@@ -1,7 +1,7 @@
 //! The agent's session in a running bottle, and commands beside it.
 //!
 //! ```text
-//!  start the helper ─ it says it is ready ─▶ send it program and environment ─▶ pump until it ends ─▶ exit code
+//!  start the helper ─ it says it is ready, the bottle is found closed ─▶ send it program and environment ─▶ pump until it ends ─▶ exit code
 //! ```
 //!
 //! The program and its environment go to the in-bottle helper over its standard input, so that no engine ever stores
@@ -24,7 +24,7 @@ use crate::{
     signals::Cancellation,
     ui,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use bottle_api::{
     AGENT_UID, ErrorKind, HELPER_PATH, StartRequest,
     control::{ExecFrame, HELPER_READY, write_frame},
@@ -77,17 +77,31 @@ pub enum Input {
     Nothing,
 }
 
-/// Runs a program in the bottle as the agent, to its end, or up to a cancellation. Returns its exit code.
-pub fn run(bottle: &Bottle, program: &Program, streams: Streams, cancel: &Cancellation) -> Result<i32> {
-    play(bottle, program, streams, cancel, |process| Ok(process.wait(cancel.fd())?.code))
+/// Runs a program in the bottle as the agent, to its end, or up to a cancellation. Returns its exit code. The helper is
+/// started meanwhile, but is told what to run only once `admit` has agreed.
+pub fn run(
+    bottle: &Bottle,
+    program: &Program,
+    streams: Streams,
+    cancel: &Cancellation,
+    admit: impl FnOnce() -> Result<()>,
+) -> Result<i32> {
+    play(bottle, program, streams, cancel, admit, |process| Ok(process.wait(cancel.fd())?.code))
 }
 
 /// The same in a bottle that lives on: a signal goes to the program, which is not left behind.
 pub fn run_beside(bottle: &Bottle, program: &Program, streams: Streams, cancel: &Cancellation) -> Result<i32> {
-    play(bottle, program, streams, cancel, |process| match (process.wait(cancel.fd()), cancel.signal()) {
-        (Err(_), Some(signal)) => end(process, signal),
-        (ended, _) => Ok(ended?.code),
-    })
+    play(
+        bottle,
+        program,
+        streams,
+        cancel,
+        || Ok(()),
+        |process| match (process.wait(cancel.fd()), cancel.signal()) {
+            (Err(_), Some(signal)) => end(process, signal),
+            (ended, _) => Ok(ended?.code),
+        },
+    )
 }
 
 fn play(
@@ -95,6 +109,7 @@ fn play(
     program: &Program,
     streams: Streams,
     cancel: &Cancellation,
+    admit: impl FnOnce() -> Result<()>,
     wait: impl FnOnce(&Process) -> Result<i32>,
 ) -> Result<i32> {
     let has_terminal = streams.input == Input::Terminal;
@@ -118,6 +133,7 @@ fn play(
     let mut output = File::from(from_process);
     let mut input = File::from(to_process);
     await_helper(&mut output, cancel)?;
+    admit()?;
     // Up to here ^C still stops us.
     let _terminal = has_terminal.then(Terminal::raw).transpose()?;
     write_program(&mut input, program)?;
@@ -194,7 +210,8 @@ fn await_helper(from: &mut File, cancel: &Cancellation) -> Result<()> {
 fn write_program(to: &mut File, program: &Program) -> Result<()> {
     let Surroundings { env, cwd } = &program.surroundings;
     let mut frame = ExecFrame { argv: program.argv.clone(), env: owner::encode_env(env), cwd: cwd.clone() };
-    let written = write_frame(to, &frame).context("tell the bottle's helper what to run");
+    let written = write_frame(to, &frame);
     frame.env.values_mut().for_each(Zeroize::zeroize);
-    written
+    // As text: a broken pipe here is not the reader of our own output who has read enough.
+    written.map_err(|error| anyhow!("tell the bottle's helper what to run: {error}"))
 }

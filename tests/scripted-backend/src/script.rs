@@ -37,6 +37,11 @@ pub(crate) fn during(place: &str, cancel: &Cancel) -> Result<()> {
     Ok(())
 }
 
+/// Is this line in the script?
+pub(crate) fn said(line: &str) -> bool {
+    std::env::var("SCRIPT").is_ok_and(|script| script.split(',').any(|said| said == line))
+}
+
 fn act(how: &str, place: &str, cancel: &Cancel) -> Result<()> {
     let told = || Error::new(ErrorKind::RUNTIME, format!("{place} fails, as scripted"));
     match how {
@@ -51,6 +56,7 @@ fn act(how: &str, place: &str, cancel: &Cancel) -> Result<()> {
         // A payload whose own end panics.
         "panic-twice" => std::panic::panic_any(PanicsAgain),
         "hang" => hang(),
+        "open" => Ok(()), // what it answers is another
         "kill" => Ok(kill_process(getpid(), Signal::KILL)?),
         // Cancelled, and obedient where it can hear of it.
         "cancel" => {
