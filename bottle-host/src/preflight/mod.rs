@@ -92,7 +92,16 @@ pub struct BackendShown {
     /// `process`, `container` or `vm`, as the plugin says.
     pub isolation: String,
     /// The plugin's own section.
-    pub says: PlanSummary,
+    pub says: Says,
+}
+
+/// What a plugin adds: marked, and changing nothing of the host's.
+#[derive(Debug, Serialize)]
+pub struct Says {
+    /// Label and value.
+    pub lines: Vec<(String, String)>,
+    /// What it calls weaker than its default.
+    pub warnings: Vec<String>,
 }
 
 /// A file that goes into the bottle.
@@ -154,7 +163,11 @@ impl Preflight {
             isolation_floor: bottle.isolation,
             limits: bottle.limits.clone(),
             identity: resolved.spec.identity.clone(),
-            backend: BackendShown { name: backend.name.clone(), isolation: backend.isolation.clone(), says },
+            backend: BackendShown {
+                name: backend.name.clone(),
+                isolation: backend.isolation.clone(),
+                says: Says { lines: says.lines, warnings: says.warnings },
+            },
             daemons: resolved.spec.daemons.clone(),
             command: command.clone(),
             prompt: agent.prompt.trim().into(),
