@@ -45,6 +45,13 @@ fn assert_says(run: &Run, error: &str, hint: &str) {
     assert!(hints.len() == 1 && hints[0].contains(hint), "{HELP} ({hint:?}) expected: {run:?}");
 }
 
+/// The name of a bottle's container.
+fn agent(lab: &Lab, identity: &str) -> Result<String> {
+    let (label, role) = (format!("label=claude-bottle.identity={identity}"), "label=claude-bottle.role=agent");
+    let name = lab.docker(&["ps", "--filter", &label, "--filter", role, "--format", "{{.Names}}"])?;
+    Ok(name.trim().to_owned())
+}
+
 // ---- trouble ----
 
 const DISK: &str = "write /var/lib/docker/tmp/docker-builder1/x: no space left on device";
@@ -74,12 +81,19 @@ fn an_engine_in_trouble_is_one_error_that_says_what_to_type() -> Result<()> {
             "19.03.15 at unix://",
             "Install Docker 20.10 or newer",
         ),
-        (vec![("POST /containers/create", 500, full)], &START, &[], 125, "no space left on device", "docker system df"),
-        (failing_build(DISK), &START, &image, 125, "no space left on device", "docker system df"),
-        (failing_build(DISK), &build, &image, 1, "no space left on device", "docker system df"),
-        (failing_build(REGISTRY), &build, &image, 1, "no such host", "docker pull IMAGE"),
-        (failing_build(DENIED), &build, &image, 1, "pull access denied", "CLAUDE_BOTTLE_BASE_IMAGE"),
-        (failing_build(LIMITED), &build, &image, 1, "rate limit", "docker login"),
+        (
+            vec![("POST /containers/create", 500, full)],
+            &START,
+            &[],
+            125,
+            "the engine's disk is full",
+            "docker system df",
+        ),
+        (failing_build(DISK), &START, &image, 125, "the engine's disk is full", "docker system df"),
+        (failing_build(DISK), &build, &image, 1, "the engine's disk is full", "docker system df"),
+        (failing_build(REGISTRY), &build, &image, 1, "does not reach the image's registry", "docker pull IMAGE"),
+        (failing_build(DENIED), &build, &image, 1, "there is no such image", "CLAUDE_BOTTLE_BASE_IMAGE"),
+        (failing_build(LIMITED), &build, &image, 1, "the registry wants you to wait", "docker login"),
     ] {
         let gate = Gate::open(lab, rules)?;
         let host = gate.docker_host();
@@ -137,13 +151,14 @@ fn an_engine_that_goes_away_in_a_session_is_an_error_and_nothing_is_left_once_it
     let env = [("DOCKER_HOST", host.as_str()), ("CLAUDE_BOTTLE_IMAGE", tiny)];
     let child = home.start(&START, &env)?;
     let identity = eventually("the bottle is listed", || home.listed().pop())?;
-    eventually("the session has begun", || {
-        gate.asked().iter().any(|line| line.contains("/exec/") && line.contains("/start")).then_some(())
-    })?;
+    let name = agent(lab, &identity)?;
+    eventually("claude runs", || lab.docker(&["top", &name]).ok().filter(|table| table.contains("claude --danger")))?;
     gate.shut()?;
     let run = child.finish()?;
     assert_eq!(run.code, Some(125), "{run:?}");
-    assert!(run.stderr.contains("bottle cleanup"), "{HELP}: {run:?}");
+    let errors: Vec<_> = run.stderr.lines().filter(|line| line.starts_with("bottle: error: ")).collect();
+    assert!(errors.len() == 1 && errors[0].contains("the engine went away"), "{run:?}");
+    assert!(run.stderr.contains("then take away what is left: `bottle cleanup`"), "{HELP}: {run:?}");
     assert!(!left_in_engine(lab, &identity)?.is_empty(), "{run:?}");
     gate.reopen()?;
     let cleanup = with(&home, &["cleanup", "--yes"], &env)?;
@@ -230,11 +245,10 @@ fn fleet(size: usize) -> Result<()> {
     let identities = home.identities();
     let mut names = BTreeSet::new();
     for identity in &identities {
-        let (label, role) = (format!("label=claude-bottle.identity={identity}"), "label=claude-bottle.role=agent");
-        let name = lab.docker(&["ps", "--filter", &label, "--filter", role, "--format", "{{.Names}}"])?;
-        let rest = name.trim().strip_prefix("claude-bottle-dev").with_context(|| name.clone())?;
+        let name = agent(lab, identity)?;
+        let rest = name.strip_prefix("claude-bottle-dev").with_context(|| name.clone())?;
         assert!(rest.is_empty() || rest[1..].parse::<u32>().is_ok_and(|n| (2..=100).contains(&n)), "{name}");
-        names.insert(name.trim().to_owned());
+        names.insert(name);
     }
     assert_eq!(names.len(), size, "{names:?}");
     for name in &names {

@@ -134,17 +134,16 @@ async fn persist<F: Future<Output = Result<(), bollard::errors::Error>>>(remove:
 }
 
 fn failed(step: &str, error: &str, said: &VecDeque<String>) -> Error {
-    let hint = trouble::hint(error)
-        .unwrap_or("The base image needs a shell, git, curl and npm; name another: CLAUDE_BOTTLE_BASE_IMAGE=NAME.");
+    let hint = "The base image needs a shell, git, curl and npm; name another: CLAUDE_BOTTLE_BASE_IMAGE=NAME.";
     // The engine repeats the whole command of the step: its code is enough.
-    let error = match error.rsplit_once("returned a non-zero code: ") {
+    let found = match error.rsplit_once("returned a non-zero code: ") {
         Some((_, code)) => format!("a command of the recipe failed with code {code}"),
         None => error.trim().to_owned(),
     };
-    let mut failed = Error::new(ErrorKind::RUNTIME, format!("{step}: {error}")).hint(hint);
+    let mut failed = Error::new(ErrorKind::RUNTIME, format!("{step}: {found}"));
     let words: Vec<&str> = said.iter().map(String::as_str).collect();
     failed.chain.extend((!words.is_empty()).then(|| format!("its last words: {}", words.join(" | "))));
-    failed
+    if trouble::is_known(&failed.to_string()) { failed } else { failed.hint(hint) }
 }
 
 #[cfg(test)]
