@@ -138,7 +138,7 @@ impl Drop for Life {
         if !left.is_empty()
             && let Err(error) = take_away(&self.backend, &self.owner, &self.env, left)
         {
-            ui::error(&error.context("remove what the launch had created"));
+            ui::warn_of("remove what the launch had created", &error);
         }
         let kept = match state.ledger.entries().is_empty() {
             false => {

@@ -162,8 +162,8 @@ impl Home {
     }
 }
 
-/// The name of an image of this checkout's: another one's may be built otherwise.
-fn images(name: &str) -> String {
+/// A name for an image of this checkout's: another one's may be built otherwise.
+pub fn images(name: &str) -> String {
     let mut hasher = DefaultHasher::new();
     env!("CARGO_MANIFEST_DIR").hash(&mut hasher);
     format!("{name}-{:016x}:latest", hasher.finish())

@@ -3,8 +3,10 @@
 
 pub mod bottle;
 pub mod forge;
+pub mod gate;
 pub mod lab;
 pub mod pty;
 pub mod scripted;
 pub mod standin;
+pub mod tiny;
 pub mod wire;

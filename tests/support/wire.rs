@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, anyhow, bail};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
@@ -13,6 +13,7 @@ use tokio_rustls::rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    server::WebPkiClientVerifier,
 };
 
 /// A certificate authority of a test.
@@ -44,6 +45,35 @@ impl Authority {
             .with_no_client_auth()
             .with_single_cert(vec![cert.der().clone()], key)?;
         Ok(Arc::new(config))
+    }
+
+    /// A server's side of TLS for one host that takes only clients with a certificate of this authority.
+    pub fn mutual_config(&self, host: &str) -> Result<Arc<ServerConfig>> {
+        let (cert, key) = self.certificate(&[host], ExtendedKeyUsagePurpose::ServerAuth)?;
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes())?)?;
+        let provider = Arc::new(ring::default_provider());
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(clients)
+            .with_single_cert(
+                vec![CertificateDer::from_pem_slice(cert.as_bytes())?],
+                PrivateKeyDer::from_pem_slice(key.as_bytes())?,
+            )?;
+        Ok(Arc::new(config))
+    }
+
+    /// A client's certificate and key, PEM.
+    pub fn client(&self) -> Result<(String, String)> {
+        self.certificate(&["client"], ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    fn certificate(&self, names: &[&str], purpose: ExtendedKeyUsagePurpose) -> Result<(String, String)> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+        params.extended_key_usages.push(purpose);
+        Ok((params.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem()))
     }
 }
 

@@ -32,7 +32,8 @@ struct Lane {
 }
 
 /// What `--full` adds: what would make every landing wait.
-const FULL: [Lane; 1] = [lane("newer engine", 300, true, on_newer_engine)];
+const FULL: [Lane; 2] =
+    [lane("fifty bottles", 180, true, fifty_bottles), lane("newer engine", 300, true, on_newer_engine)];
 
 const LANES: [Lane; 10] = [
     lane("setup", 300, true, || check(setup::setup())),
@@ -114,7 +115,12 @@ fn end_to_end() -> Result<Counts> {
     cargo_test(&["-p", "bottle-tests", "--", "--test-threads=2"])
 }
 
-/// The same on the engine of Debian's next release; the usual one is up again afterwards.
+/// Alone: they take the machine whole.
+fn fifty_bottles() -> Result<Counts> {
+    cargo_test(&["-p", "bottle-tests", "--test", "engine", "--", "--ignored"])
+}
+
+/// The end-to-end tests on the engine of Debian's next release; the usual one is up again afterwards.
 fn on_newer_engine() -> Result<Counts> {
     setup::teardown()?;
     setup::setup_on(setup::Engine::Newer)?;

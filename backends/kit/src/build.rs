@@ -19,6 +19,7 @@ use tokio::time::sleep;
 
 /// Lines of a build's output that an error shows.
 const LAST_WORDS: usize = 3;
+const COLOURS: [&str; 2] = ["\x1b[91m", "\x1b[0m"];
 /// How often, and how long apart, what a build has left is asked to go: the engine may still be at work on it.
 const UNDO_TRIES: u32 = 40;
 const UNDO_PAUSE: Duration = Duration::from_millis(50);
@@ -83,7 +84,9 @@ impl Traces {
     /// Notes what an event says; what of it tells a person something.
     fn hear(&mut self, event: &BuildInfo) -> Vec<String> {
         let mut telling = vec![];
-        for line in event.stream.iter().flat_map(|text| text.lines()).map(str::trim).filter(|line| !line.is_empty()) {
+        // The engine colours what a step writes to standard error.
+        let said = event.stream.as_ref().map(|text| COLOURS.iter().fold(text.clone(), |text, c| text.replace(c, "")));
+        for line in said.iter().flat_map(|text| text.lines()).map(str::trim).filter(|line| !line.is_empty()) {
             if let Some(id) = line.strip_prefix("---> Running in ") {
                 self.container = Some(id.to_owned());
             } else if let Some(id) = line.strip_prefix("---> ") {
@@ -91,6 +94,8 @@ impl Traces {
                 if self.container.take().is_some() {
                     self.image = Some(id.to_owned());
                 }
+            } else if line.starts_with("Step ") {
+                telling.push(line.to_owned());
             } else if !line.starts_with("Removing intermediate container") {
                 self.said.push_back(line.to_owned());
                 if self.said.len() > LAST_WORDS {
@@ -129,17 +134,16 @@ async fn persist<F: Future<Output = Result<(), bollard::errors::Error>>>(remove:
 }
 
 fn failed(step: &str, error: &str, said: &VecDeque<String>) -> Error {
-    let hint = trouble::hint(error)
-        .unwrap_or("The base image needs a shell, git, curl and npm; name another: CLAUDE_BOTTLE_BASE_IMAGE=NAME.");
+    let hint = "The base image needs a shell, git, curl and npm; name another: CLAUDE_BOTTLE_BASE_IMAGE=NAME.";
     // The engine repeats the whole command of the step: its code is enough.
-    let error = match error.rsplit_once("returned a non-zero code: ") {
+    let found = match error.rsplit_once("returned a non-zero code: ") {
         Some((_, code)) => format!("a command of the recipe failed with code {code}"),
         None => error.trim().to_owned(),
     };
-    let mut failed = Error::new(ErrorKind::RUNTIME, format!("{step}: {error}")).hint(hint);
+    let mut failed = Error::new(ErrorKind::RUNTIME, format!("{step}: {found}"));
     let words: Vec<&str> = said.iter().map(String::as_str).collect();
     failed.chain.extend((!words.is_empty()).then(|| format!("its last words: {}", words.join(" | "))));
-    failed
+    if trouble::is_known(&failed.to_string()) { failed } else { failed.hint(hint) }
 }
 
 #[cfg(test)]
@@ -149,19 +153,18 @@ mod tests {
     #[test]
     fn only_what_this_build_has_made_is_taken_away() {
         let mut traces = Traces::default();
-        let mut hear = |text: &str| traces.hear(&BuildInfo { stream: Some(text.into()), ..BuildInfo::default() });
-        assert_eq!(hear("Step 1/3 : FROM base\n"), ["Step 1/3 : FROM base"]);
-        hear(" ---> 8b12a0194da3\n");
-        hear("Step 2/3 : RUN a\n ---> Using cache\n ---> c113bc4f37af\n");
-        hear("Step 3/3 : RUN b\n");
-        hear(" ---> Running in 0a1b2c\n");
-        assert_eq!(traces.image, None);
-        assert_eq!(traces.container.as_deref(), Some("0a1b2c"));
-        traces.hear(&BuildInfo {
-            stream: Some("Removing intermediate container 0a1b2c\n ---> d12512524457\n".into()),
-            ..BuildInfo::default()
-        });
-        assert_eq!((traces.image.as_deref(), traces.container), (Some("d12512524457"), None));
-        assert_eq!(traces.said, ["Step 1/3 : FROM base", "Step 2/3 : RUN a", "Step 3/3 : RUN b"]);
+        let hear = |traces: &mut Traces, text: &str| {
+            traces.hear(&BuildInfo { stream: Some(text.into()), ..BuildInfo::default() })
+        };
+        assert_eq!(hear(&mut traces, "Step 1/3 : FROM base\n"), ["Step 1/3 : FROM base"]);
+        hear(&mut traces, " ---> 8b12a0194da3\n");
+        hear(&mut traces, "Step 2/3 : RUN a\n ---> Using cache\n ---> c113bc4f37af\n");
+        hear(&mut traces, "Step 3/3 : RUN b\n");
+        hear(&mut traces, " ---> Running in 0a1b2c\n");
+        assert_eq!((traces.image.as_deref(), traces.container.as_deref()), (None, Some("0a1b2c")));
+        hear(&mut traces, "Removing intermediate container 0a1b2c\n ---> d12512524457\n");
+        assert_eq!((traces.image.as_deref(), traces.container.as_deref()), (Some("d12512524457"), None));
+        hear(&mut traces, "\u{1b}[91mno such tool\n\u{1b}[0m");
+        assert_eq!(traces.said, ["no such tool"]);
     }
 }

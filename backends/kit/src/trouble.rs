@@ -7,30 +7,41 @@ use crate::address::Address;
 use bottle_api::{Error, ErrorKind};
 use std::{io, path::Path};
 
-/// Words of an engine or of the system, in small letters, and what to type. The first line that fits counts.
-const KNOWN: &[(&[&str], &str)] = &[
-    (
-        &["no space left on device", "disk quota exceeded"],
-        "The engine's disk is full: `docker system df` shows what takes it, `docker system prune` frees what nothing uses.",
-    ),
-    (
-        &["toomanyrequests", "rate limit"],
-        "The registry wants you to wait, or to be known: `docker login`. An image that is there already is not asked for \
-         again.",
-    ),
-    (
-        &[
+/// A trouble that is known by its words.
+struct Known {
+    /// Of the engine or the system, in small letters; any of them.
+    words: &'static [&'static str],
+    /// What that means.
+    says: &'static str,
+    /// What to type.
+    hint: &'static str,
+}
+
+/// The first that fits counts.
+const KNOWN: &[Known] = &[
+    Known {
+        words: &["no space left on device", "disk quota exceeded"],
+        says: "the engine's disk is full",
+        hint: "`docker system df` shows what takes it, `docker system prune` frees what nothing uses.",
+    },
+    Known {
+        words: &["toomanyrequests", "rate limit"],
+        says: "the registry wants you to wait, or to be known",
+        hint: "Say who you are: `docker login`; or wait. An image that is there already is not asked for again.",
+    },
+    Known {
+        words: &[
             "pull access denied",
             "manifest unknown",
             "no such image",
             "repository does not exist",
             "invalid reference format",
         ],
-        "No image has this name, here or in its registry: look for the name in `docker images`, then set \
-         CLAUDE_BOTTLE_BASE_IMAGE (or CLAUDE_BOTTLE_IMAGE) to one that is there.",
-    ),
-    (
-        &[
+        says: "there is no such image, here or in its registry",
+        hint: "See what is there, `docker images`, and name it: CLAUDE_BOTTLE_BASE_IMAGE=NAME or CLAUDE_BOTTLE_IMAGE=NAME.",
+    },
+    Known {
+        words: &[
             "dial tcp",
             "no such host",
             "tls handshake timeout",
@@ -39,39 +50,46 @@ const KNOWN: &[(&[&str], &str)] = &[
             "x509:",
             "context deadline exceeded",
         ],
-        "The engine does not reach the image's registry: try `docker pull IMAGE` until it does; or bring the image \
-         (`docker save` there, `docker load` here) and name it: CLAUDE_BOTTLE_BASE_IMAGE=NAME.",
-    ),
-    (
-        &["unknown or invalid runtime name", "unable to retrieve oci runtime"],
-        "The engine's settings name a runtime that does not work: see `runtimes` in /etc/docker/daemon.json.",
-    ),
-    (
-        &[
+        says: "the engine does not reach the image's registry",
+        hint: "Try `docker pull IMAGE` until it does; or bring the image (`docker save` there, `docker load` here) and \
+               name it: CLAUDE_BOTTLE_BASE_IMAGE=NAME.",
+    },
+    Known {
+        words: &["unknown or invalid runtime name", "unable to retrieve oci runtime"],
+        says: "the engine names a runtime that does not work",
+        hint: "See `runtimes` in its settings, /etc/docker/daemon.json.",
+    },
+    Known {
+        words: &[
             "connection refused",
             "connection reset",
             "broken pipe",
             "connection closed before",
-            "(connect)",
+            "client error (connect)",
             "unexpected eof",
             "end of file before",
         ],
-        "The engine went away: start it (`sudo systemctl start docker`), then take away what is left: `bottle cleanup`.",
-    ),
+        says: "the engine went away",
+        hint: "Start it (`sudo systemctl start docker`), then take away what is left: `bottle cleanup`.",
+    },
 ];
 
-/// Says what to type, where an error has no such hint yet and its text is known.
+/// Says what an error means and what to type, where its text is known and nobody has said so yet.
 pub fn explain(error: Error) -> Error {
-    match hint(&error.to_string()) {
-        Some(hint) if error.hint.is_none() => error.hint(hint),
+    match find(&error.to_string()) {
+        Some(known) if error.hint.is_none() => error.context(known.says).hint(known.hint),
         _ => error,
     }
 }
 
-/// What to type, for an engine's words.
-pub fn hint(said: &str) -> Option<&'static str> {
+/// Will [`explain`] know these words?
+pub(crate) fn is_known(said: &str) -> bool {
+    find(said).is_some()
+}
+
+fn find(said: &str) -> Option<&'static Known> {
     let said = said.to_lowercase();
-    KNOWN.iter().find(|(words, _)| words.iter().any(|word| said.contains(word))).map(|(_, hint)| *hint)
+    KNOWN.iter().find(|known| known.words.iter().any(|word| said.contains(word)))
 }
 
 /// Where Docker's engine is when it is installed.

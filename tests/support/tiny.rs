@@ -1,0 +1,37 @@
+//! A bottle's image of a few kilobytes, whose `claude` waits until it is told to end: for many bottles at once.
+
+use crate::{
+    bottle::images,
+    lab::{Lab, output},
+};
+use anyhow::Result;
+use std::{fs, process::Command, sync::OnceLock};
+
+const CLAUDE: &str = r#"
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    const char *end = "/workspace/end";
+    if (argc == 2 && !strcmp(argv[1], "end")) return creat(end, 0600) < 0;
+    while (access(end, F_OK)) usleep(50000);
+    return 0;
+}
+"#;
+const DOCKERFILE: &str = "FROM scratch\nCOPY claude /usr/local/bin/claude\nCOPY --chown=1000:1000 empty /workspace\n\
+     COPY --chown=1000:1000 empty /home/agent\nENV PATH=/usr/local/bin HOME=/home/agent\nWORKDIR /workspace\n";
+
+/// The image's name, built once. It is nobody's recipe: bottle uses it as it is.
+pub fn image(lab: &Lab) -> Result<&'static str> {
+    static NAME: OnceLock<String> = OnceLock::new();
+    if let Some(name) = NAME.get() {
+        return Ok(name);
+    }
+    let (dir, name) = (tempfile::tempdir()?, images("bottle-test-tiny"));
+    fs::create_dir(dir.path().join("empty"))?;
+    fs::write(dir.path().join("claude.c"), CLAUDE)?;
+    fs::write(dir.path().join("Dockerfile"), DOCKERFILE)?;
+    output(Command::new("cc").args(["-static", "-Os", "-s", "-o", "claude", "claude.c"]).current_dir(&dir))?;
+    lab.docker(&["build", "-q", "-t", &name, &dir.path().display().to_string()])?;
+    Ok(NAME.get_or_init(|| name))
+}
