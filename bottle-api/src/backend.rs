@@ -89,8 +89,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// The bottle's own certificate authority, at every path that the host names.
     fn provision_ca(&self, bottle: &Self::Bottle, files: &Provision, ca_pem: &str, cancel: &Cancel) -> Result<()> {
-        let copies: Vec<_> = files.ca_paths.iter().map(|path| FileEntry::root(path, ca_pem)).collect();
-        put_files(bottle, &copies, cancel)
+        put_files(bottle, &files.ca(ca_pem), cancel)
     }
 
     /// The system prompt, and the files that make the client's first-run screens go away.

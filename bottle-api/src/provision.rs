@@ -21,6 +21,19 @@ pub struct Provision {
     pub supervise: Vec<FileEntry>,
 }
 
+impl Provision {
+    /// The certificate authority at each of its paths.
+    pub fn ca(&self, ca_pem: &str) -> Vec<FileEntry> {
+        self.ca_paths.iter().map(|path| FileEntry::root(path, ca_pem)).collect()
+    }
+
+    /// The files of every step, in the order of the steps: for a backend that puts them all at once.
+    pub fn in_order(&self, ca_pem: &str) -> Vec<FileEntry> {
+        let steps = [&self.prompt, &self.skills, &self.git, &self.supervise];
+        self.ca(ca_pem).into_iter().chain(steps.into_iter().flatten().cloned()).collect()
+    }
+}
+
 /// One file. Directories above it that are missing are made: the nearest `own_parents` of them owned like the file, the
 /// others root's.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
@@ -131,6 +144,17 @@ mod tests {
             .collect();
         let path = |p: &str| (format!("home/agent/.claude/skills{p}"), 1000);
         assert_eq!(names, [path(""), path("/x"), path("/x/SKILL.md"), path("/x/b")]);
+    }
+
+    #[test]
+    fn the_steps_files_are_in_the_order_of_the_steps() {
+        let step = |name: &str| vec![FileEntry::agent(name, "x")];
+        let ca_paths = vec!["ca-1".into(), "ca-2".into()];
+        let [prompt, skills, git, supervise] = ["prompt", "skills", "git", "supervise"].map(step);
+        let files = Provision { supervise, git, skills, prompt, ca_paths }.in_order("pem");
+        let paths: Vec<_> = files.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(paths, ["ca-1", "ca-2", "prompt", "skills", "git", "supervise"]);
+        assert_eq!((&files[1].data[..], files[1].uid), (&b"pem"[..], 0));
     }
 
     #[test]

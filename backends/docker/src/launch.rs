@@ -1,9 +1,10 @@
-//! From a plan to a running bottle, what can run together running together.
+//! From a plan to a running bottle: each thing is made as soon as what it needs is there.
 //!
 //! ```text
-//! agent image ──────┬────────────────────▶ agent container ─┐
-//! sidecar image ─┐  │                                        ├─▶ bottle
-//! networks ──────┴──┴─▶ sidecar ─▶ ready ────────────────────┘
+//! agent image ────┬─▶ agent container ─▶ helper put in ─▶ started ──┐
+//! internal network┤                                                 ├─▶ bottle
+//! sidecar image ──┴─▶ sidecar ─┬─▶ connected, started ─▶ ready ─────┘
+//! egress network ──────────────┘
 //! ```
 //!
 //! Branches are always waited for, an error in one or not: nothing may still be under way when the host begins to
@@ -24,6 +25,8 @@ use bottle_kit::{
     names::Role,
     network::{self, Network},
 };
+use futures_util::FutureExt;
+use std::fs::File;
 
 const DEFAULT_MEMORY: u64 = 4 << 30;
 const DEFAULT_PIDS: u64 = 4096;
@@ -47,40 +50,39 @@ pub(crate) async fn launch(
     secrets: &Secrets,
     stop: &Stop,
 ) -> Result<(DockerBottle, String)> {
-    host.step("make images and networks ready");
-    let (agent_image, sidecar_image, internal, egress) = tokio::join!(
-        image::agent(engine, host, spec, &platform, stop),
-        image::sidecar(engine, host, spec, &platform, stop),
-        network::create(engine, host, spec, Role::Internal, stop),
-        network::create(engine, host, spec, Role::Egress, stop),
-    );
-    let (agent_image, sidecar_image, internal, egress) = (agent_image?, sidecar_image?, internal?, egress?);
-    stop.check()?;
-    host.step("start the sidecar and the agent's container");
-    let (sidecar, agent) = tokio::join!(
-        bundle::start(engine, host, spec, &sidecar_image, &internal, &egress, req, secrets, stop),
-        start_agent(engine, host, spec, &agent_image, platform, &internal, stop),
-    );
+    host.step("make the bottle");
+    let [internal, egress] =
+        [Role::Internal, Role::Egress].map(|r| network::create(engine, host, spec, r, stop).shared());
+    let sidecar = async {
+        let (image, internal) = tokio::join!(image::sidecar(engine, host, spec, &platform, stop), internal.clone());
+        bundle::start(engine, host, spec, &image?, &internal?, egress.clone(), req, secrets, stop).await
+    };
+    let agent = async {
+        let helper = async { pack(&[FileEntry::root(HELPER_PATH, &platform.helper[..]).mode(0o755)]) };
+        let (image, internal, helper) =
+            tokio::join!(image::agent(engine, host, spec, &platform, stop), internal.clone(), helper);
+        let body = agent_body(spec, &image?, platform.runtime, &internal?);
+        start_agent(engine, host, spec, body, helper?, stop).await
+    };
+    // The networks first: making them takes the engine longest.
+    let (.., sidecar, agent) = tokio::join!(internal.clone(), egress.clone(), sidecar, agent);
     let (sidecar, (id, name)) = (sidecar?, agent?);
     stop.check()?;
     let ca_pem = sidecar.ca_pem.clone();
     Ok((DockerBottle::new(host.clone(), engine.clone(), spec, (id, name), sidecar), ca_pem))
 }
 
-/// The agent's container, on the internal network alone, its first process the helper.
+/// The agent's container, on the internal network alone, its first process the helper, which comes in an archive.
 async fn start_agent(
     engine: &Engine,
     host: &Host,
     spec: &BottleSpec,
-    image: &str,
-    platform: Platform,
-    internal: &Network,
+    body: ContainerCreateBody,
+    helper: File,
     stop: &Stop,
 ) -> Result<(String, String)> {
-    let body = agent_body(spec, image, platform.runtime, internal);
     let (id, name) = container::create(engine, host, spec, Role::Agent, pinned(spec), body, stop).await?;
-    let helper = FileEntry::root(HELPER_PATH, platform.helper).mode(0o755);
-    container::put(engine, &id, &PutRequest { dest: "/".into(), owner: None }, pack(&[helper])?).await?;
+    container::put(engine, &id, &PutRequest { dest: "/".into(), owner: None }, helper).await?;
     stop.check()?;
     container::start(engine, &id, &name).await?;
     Ok((id, name))

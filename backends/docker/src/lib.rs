@@ -14,7 +14,7 @@ mod launch;
 use bottle::DockerBottle;
 use bottle_api::{
     ActiveBottle, AttachRequest, Backend, BackendInfo, BottleSpec, Cancel, CleanupOutcome, CleanupRequest, Diagnosis,
-    EnvRequest, Host, LaunchRequest, Plan, PlanSummary, Result, secret::Secrets,
+    EnvRequest, Host, LaunchRequest, Plan, PlanSummary, Provision, Result, backend::put_files, secret::Secrets,
 };
 use bottle_kit::{
     address::ENGINE_ENV,
@@ -122,6 +122,11 @@ impl Backend for DockerBackend {
         self.host.step("provision the bottle");
         self.provision(&bottle, &plan.spec.provision, &ca_pem, cancel)?;
         Ok(bottle)
+    }
+
+    /// In one archive, which is unpacked in the order of the steps: each call costs the engine a process.
+    fn provision(&self, bottle: &DockerBottle, files: &Provision, ca_pem: &str, cancel: &Cancel) -> Result<()> {
+        put_files(bottle, &files.in_order(ca_pem), cancel)
     }
 
     fn attach(&self, req: &AttachRequest, cancel: &Cancel) -> Result<DockerBottle> {

@@ -64,7 +64,7 @@ pub fn agent_address(network: &Network) -> Ipv4Addr {
     network.block.address(3)
 }
 
-/// Creates and starts the bundle, hands it policy and secrets, and waits until it serves.
+/// Creates the bundle, starts it once its own network is there, hands it policy and secrets, and waits until it serves.
 #[allow(clippy::too_many_arguments)] // what a launch has in hand, once
 pub async fn start(
     engine: &Engine,
@@ -72,7 +72,7 @@ pub async fn start(
     spec: &BottleSpec,
     image: &str,
     internal: &Network,
-    egress: &Network,
+    egress: impl Future<Output = Result<Network>>,
     req: &LaunchRequest,
     secrets: &Secrets,
     stop: &Stop,
@@ -80,8 +80,9 @@ pub async fn start(
     let address = sidecar_address(internal);
     let body = body(spec, image, internal, address);
     let (id, name) = container::create(engine, host, spec, Role::Sidecar, None, body, stop).await?;
+    let egress = egress.await?;
     let leg =
-        NetworkConnectRequest { container: id.clone(), endpoint_config: Some(endpoint(sidecar_address(egress), &[])) };
+        NetworkConnectRequest { container: id.clone(), endpoint_config: Some(endpoint(sidecar_address(&egress), &[])) };
     engine.docker.connect_network(&egress.id, leg).await.context("connect the sidecar to its network")?;
     let options = AttachContainerOptionsBuilder::default().stdin(true).stdout(true).stderr(true).stream(true).build();
     let attached = engine.docker.attach_container(&id, Some(options)).await.context("attach to the sidecar")?;

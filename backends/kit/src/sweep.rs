@@ -7,13 +7,22 @@ use crate::{
 };
 use bollard::query_parameters::{
     ListContainersOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
+    WaitContainerOptionsBuilder,
 };
 use bottle_api::{
     ActiveBottle, CleanupItem, CleanupOutcome, CleanupRequest, Error, ErrorKind, Host, Result, error::Context,
 };
-use std::{collections::HashMap, time::Duration};
+use futures_util::StreamExt;
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
 
 /// What a cleanup will remove, containers before the networks that they stand on.
 pub struct Sweep {
@@ -99,33 +108,69 @@ fn in_order(mut items: Vec<CleanupItem>) -> Sweep {
     Sweep { items }
 }
 
-/// Removes the items: all containers at once, then all networks.
+/// Removes the items, all bottles at once; of each bottle its containers at once, and a network as soon as nothing
+/// stands on it any more.
 pub async fn execute(engine: &Engine, host: &Host, sweep: Sweep, deadline: Duration) -> Result<CleanupOutcome> {
     let deadline = Instant::now() + deadline;
-    let mut outcome = CleanupOutcome::default();
-    let (containers, networks): (Vec<_>, Vec<_>) = sweep.items.into_iter().partition(|i| i.kind == "container");
-    for group in [containers, networks] {
-        let removals = group.into_iter().map(|item| {
-            let engine = engine.clone();
-            tokio::spawn(async move {
-                let removed = timeout_at(deadline, remove(&engine, &item)).await;
+    let mut removals = JoinSet::new();
+    for items in by_identity(sweep.items) {
+        let containers = items.iter().filter(|item| is_container(item)).count();
+        let standing = watch::Sender::new(containers);
+        for item in items {
+            let (engine, standing) = (engine.clone(), standing.clone());
+            removals.spawn(async move {
+                let removed = timeout_at(deadline, remove_in_turn(&engine, &item, &standing)).await;
                 let late = || Err(Error::new(ErrorKind::RUNTIME, "the deadline passed before it was gone"));
                 (item, removed.unwrap_or_else(|_| late()))
-            })
-        });
-        for removal in removals.collect::<Vec<_>>() {
-            match removal.await? {
-                (item, Ok(())) => {
-                    if !item.uuid.is_empty() {
-                        host.ledger(&item.identity).gone(&(&item).into())?;
-                    }
-                    outcome.removed.push(item);
-                }
-                (item, Err(error)) => outcome.left.push((item, error.to_string())),
-            }
+            });
         }
     }
-    Ok(outcome)
+    let (mut outcome, mut recorded) = (CleanupOutcome::default(), Ok(()));
+    while let Some(removal) = removals.join_next().await {
+        match removal? {
+            (item, Ok(())) => {
+                if !item.uuid.is_empty() {
+                    recorded = recorded.and(host.ledger(&item.identity).gone(&(&item).into()));
+                }
+                outcome.removed.push(item);
+            }
+            (item, Err(error)) => outcome.left.push((item, error.to_string())),
+        }
+    }
+    // Not before the last removal: what is under way is not given up.
+    recorded.map(|()| outcome)
+}
+
+fn by_identity(items: Vec<CleanupItem>) -> impl Iterator<Item = Vec<CleanupItem>> {
+    let mut bottles: BTreeMap<String, Vec<CleanupItem>> = BTreeMap::new();
+    for item in items {
+        bottles.entry(item.identity.clone()).or_default().push(item);
+    }
+    bottles.into_values()
+}
+
+fn is_container(item: &CleanupItem) -> bool {
+    item.kind == "container"
+}
+
+/// Removes an item. What is no container is tried whenever one of its bottle's has gone, up to the last one:
+/// `standing` counts them.
+async fn remove_in_turn(engine: &Engine, item: &CleanupItem, standing: &watch::Sender<usize>) -> Result<()> {
+    if is_container(item) {
+        let removed = remove(engine, item).await;
+        standing.send_modify(|containers| *containers -= 1);
+        return removed;
+    }
+    let mut standing = standing.subscribe();
+    let mut containers = *standing.borrow_and_update();
+    while containers > 0 {
+        standing.changed().await?;
+        containers = *standing.borrow_and_update();
+        if containers > 0 && remove(engine, item).await.is_ok() {
+            return Ok(());
+        }
+    }
+    remove(engine, item).await
 }
 
 async fn remove(engine: &Engine, item: &CleanupItem) -> Result<()> {
@@ -135,15 +180,28 @@ async fn remove(engine: &Engine, item: &CleanupItem) -> Result<()> {
     let gone = match item.kind.as_str() {
         "container" => {
             let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-            engine.docker.remove_container(&item.id, Some(options)).await
+            match engine.docker.remove_container(&item.id, Some(options)).await {
+                Err(error) if already_going(&error) => until_gone(engine, &item.id).await,
+                gone => gone,
+            }
         }
         "network" => engine.docker.remove_network(&item.id).await,
         other => return Err(Error::new(ErrorKind::UNSUPPORTED, format!("removing a {other}"))),
     };
     match gone {
-        Err(error) if !is_status(&error, 404) && !already_going(&error) => {
+        Err(error) if !is_status(&error, 404) => {
             Err(error).with_context(|| format!("remove the {} {}", item.kind, item.name))
         }
+        _ => Ok(()),
+    }
+}
+
+/// Waits for the end of a removal that somebody else has begun.
+async fn until_gone(engine: &Engine, container: &str) -> Result<(), bollard::errors::Error> {
+    let options = WaitContainerOptionsBuilder::default().condition("removed").build();
+    match engine.docker.wait_container(container, Some(options)).next().await {
+        // Its exit code is of no interest.
+        Some(Err(error)) if !matches!(error, bollard::errors::Error::DockerContainerWaitError { .. }) => Err(error),
         _ => Ok(()),
     }
 }

@@ -19,6 +19,7 @@ pub use backend::{Backend, Bottle, Cleanup, Plan, Process};
 pub use services::Services;
 
 use anyhow::{Context, Result};
+use probe::Probe;
 use std::{path::Path, sync::Arc};
 
 /// The host's variable that names the backend.
@@ -39,11 +40,12 @@ pub fn select(name: &str, services: &Arc<Services>) -> Result<Backend> {
 }
 
 /// Vets, loads and creates the backend in a file. A child loads it first: what ends or hangs the process that loads it
-/// is an error here, like any other.
+/// is an error here, like any other. Both vet it, at the same time.
 pub fn open(path: &Path, services: &Arc<Services>) -> Result<Backend> {
-    let vetted = vet::vet(path).with_context(|| format!("refuse to load {}", path.display()))?;
     let loading = || format!("load {}", path.display());
-    probe::probe(path).with_context(loading)?;
+    let probe = Probe::begin(path).with_context(loading)?;
+    let vetted = vet::vet(path).with_context(|| format!("refuse to load {}", path.display()))?;
+    probe.finish().with_context(loading)?;
     start(vetted, services).with_context(loading)
 }
 

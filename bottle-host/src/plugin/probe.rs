@@ -41,25 +41,40 @@ struct Failed {
     hint: Option<String>,
 }
 
+/// A child that loads a plugin.
+pub struct Probe(Group);
+
 /// Loads a plugin in a child. Nothing of the child is left afterwards.
 pub fn probe(file: &Path) -> Result<Loaded> {
-    // Not by its path: bottle may have been updated since it was started.
-    let mut command = Command::new("/proc/self/exe");
-    command.arg(cli::PROBE).arg(file).env_clear().process_group(0);
-    let mut group = Group(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?);
-    if !group.ends_in_time()? {
-        bail!("it was still loading after {PATIENCE_SECONDS} s");
+    Probe::begin(file)?.finish()
+}
+
+impl Probe {
+    /// Begins: the child vets the file itself.
+    pub fn begin(file: &Path) -> Result<Self> {
+        // Not by its path: bottle may have been updated since it was started.
+        let mut command = Command::new("/proc/self/exe");
+        command.arg(cli::PROBE).arg(file).env_clear().process_group(0);
+        Ok(Self(Group(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)))
     }
-    group.kill();
-    let status = group.0.wait()?;
-    match serde_json::from_str(&last_line(group.0.stdout.take())) {
-        Ok(Ok(loaded)) if status.success() => Ok(loaded),
-        Ok(Err(Failed { error, hint: Some(hint) })) => Err(hinted(error, hint)),
-        Ok(Err(Failed { error, hint: None })) => bail!("{error}"),
-        _ => {
-            let said = last_line(group.0.stderr.take());
-            let colon = if said.is_empty() { "" } else { ": " };
-            bail!("it ends the process that loads it ({status}){colon}{said}")
+
+    /// Waits for what the child says.
+    pub fn finish(self) -> Result<Loaded> {
+        let Self(mut group) = self;
+        if !group.ends_in_time()? {
+            bail!("it was still loading after {PATIENCE_SECONDS} s");
+        }
+        group.kill();
+        let status = group.0.wait()?;
+        match serde_json::from_str(&last_line(group.0.stdout.take())) {
+            Ok(Ok(loaded)) if status.success() => Ok(loaded),
+            Ok(Err(Failed { error, hint: Some(hint) })) => Err(hinted(error, hint)),
+            Ok(Err(Failed { error, hint: None })) => bail!("{error}"),
+            _ => {
+                let said = last_line(group.0.stderr.take());
+                let colon = if said.is_empty() { "" } else { ": " };
+                bail!("it ends the process that loads it ({status}){colon}{said}")
+            }
         }
     }
 }
