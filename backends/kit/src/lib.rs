@@ -5,7 +5,7 @@
 //! * [`trouble`]: what the engine's words mean, and what to type;
 //! * [`names`]: names and labels of what is created;
 //! * [`network`], [`blocks`]: a bottle's two networks and their addresses;
-//! * [`image`], [`build`], [`pins`]: the agent's and the sidecar's image, from recipes in this crate;
+//! * [`image`], `build`, [`pins`]: the agent's and the sidecar's image, from recipes in this crate;
 //! * [`container`]: creating, starting, and files in and out;
 //! * [`bundle`]: the sidecar and its control channel;
 //! * [`limits`]: whether the engine can enforce a bottle's limits;
