@@ -1,7 +1,7 @@
 //! From a plan to a running bottle, what can run together running together.
 //!
 //! ```text
-//! agent image ──────┬────────────────────▶ agent container ─┐
+//! agent image ──────┬─▶ with workspace ──▶ agent container ─┐
 //! sidecar image ─┐  │                                        ├─▶ bottle
 //! networks ──────┴──┴─▶ sidecar ─▶ ready ────────────────────┘
 //! ```
@@ -19,11 +19,13 @@ use bottle_api::{
 use bottle_kit::{
     bundle,
     container::{self, endpoint, networking},
+    derived,
     engine::{Engine, Stop},
     image,
     names::Role,
     network::{self, Network},
 };
+use std::path::Path;
 
 const DEFAULT_MEMORY: u64 = 4 << 30;
 const DEFAULT_PIDS: u64 = 4096;
@@ -42,6 +44,7 @@ pub(crate) async fn launch(
     host: &Host,
     engine: &Engine,
     spec: &BottleSpec,
+    workspace: Option<&Path>,
     req: &LaunchRequest,
     secrets: &Secrets,
     stop: &Stop,
@@ -57,10 +60,15 @@ pub(crate) async fn launch(
     let (agent_image, sidecar_image, internal, egress) = (agent_image?, sidecar_image?, internal?, egress?);
     stop.check()?;
     host.step("start the sidecar and the agent's container");
-    let (sidecar, agent) = tokio::join!(
-        bundle::start(engine, host, spec, &sidecar_image, &internal, &egress, req, secrets, stop),
-        start_agent(engine, host, spec, &agent_image, platform.helper, &internal, stop),
-    );
+    let agent = async {
+        let image = match workspace {
+            Some(archive) => derived::image(engine, host, spec, &agent_image, archive, stop).await?,
+            None => agent_image,
+        };
+        start_agent(engine, host, spec, &image, platform.helper, &internal, stop).await
+    };
+    let (sidecar, agent) =
+        tokio::join!(bundle::start(engine, host, spec, &sidecar_image, &internal, &egress, req, secrets, stop), agent,);
     let (sidecar, (id, name)) = (sidecar?, agent?);
     stop.check()?;
     let ca_pem = sidecar.ca_pem.clone();

@@ -13,15 +13,19 @@ mod launch;
 use bottle::DockerBottle;
 use bottle_api::{
     ActiveBottle, AttachRequest, Backend, BackendInfo, BottleSpec, Cancel, CleanupOutcome, CleanupRequest, Diagnosis,
-    EnvRequest, Finding, Host, LaunchRequest, Plan, PlanSummary, Result, secret::Secrets,
+    EnvRequest, Finding, Host, LaunchRequest, Plan, PlanSummary, Result, WORKSPACE_FEATURE, secret::Secrets,
 };
 use bottle_kit::{
     blocks::POOL_ENV,
+    derived::{self, DERIVED_ENV},
     engine::{ENGINE_ENV, Engine, Stop, block_on},
     image::{IMAGE_ENV, agent_tag},
     sweep,
 };
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 bottle_api::export_backend!("docker", DockerBackend);
 
@@ -36,18 +40,19 @@ struct DockerPlan {
     spec: BottleSpec,
     engine: Engine,
     container: String,
+    /// What the workspace begins with.
+    workspace: Option<PathBuf>,
 }
 
 impl Plan for DockerPlan {
     fn summary(&self) -> PlanSummary {
-        PlanSummary {
-            lines: vec![
-                ("engine".into(), self.engine.address.to_string()),
-                ("container".into(), self.container.clone()),
-                ("image".into(), agent_tag(&self.spec)),
-            ],
-            warnings: vec![],
-        }
+        let mut lines = vec![
+            ("engine".into(), self.engine.address.to_string()),
+            ("container".into(), self.container.clone()),
+            ("image".into(), agent_tag(&self.spec)),
+        ];
+        lines.extend(self.workspace.as_ref().map(|_| ("derived image".into(), derived::tag(&self.spec))));
+        PlanSummary { lines, warnings: vec![] }
     }
 }
 
@@ -61,12 +66,12 @@ impl Backend for DockerBackend {
     }
 
     fn info(&self) -> BackendInfo {
-        let env = [ENGINE_ENV, IMAGE_ENV, &[POOL_ENV, CONTAINER_ENV]].concat();
+        let env = [ENGINE_ENV, IMAGE_ENV, &[POOL_ENV, CONTAINER_ENV, DERIVED_ENV]].concat();
         BackendInfo {
             name: "docker".into(),
             version: env!("CARGO_PKG_VERSION").into(),
             isolation: "container".into(),
-            features: vec![],
+            features: vec![WORKSPACE_FEATURE.into()],
             env: env.into_iter().map(str::to_owned).collect(),
         }
     }
@@ -89,10 +94,11 @@ impl Backend for DockerBackend {
         block_on(async { Stop::follow(cancel)?.or(engine.ping()).await })
     }
 
-    fn resolve_plan(&self, spec: &BottleSpec, _stage_dir: &Path, _cancel: &Cancel) -> Result<DockerPlan> {
+    fn resolve_plan(&self, spec: &BottleSpec, stage_dir: &Path, _cancel: &Cancel) -> Result<DockerPlan> {
         Ok(DockerPlan {
             engine: Engine::connect(&spec.env)?,
             container: launch::container_name(spec),
+            workspace: spec.workspace.as_ref().map(|file| stage_dir.join(file)),
             spec: spec.clone(),
         })
     }
@@ -106,7 +112,8 @@ impl Backend for DockerBackend {
     ) -> Result<DockerBottle> {
         let (bottle, ca_pem) = block_on(async {
             let stop = Stop::follow(cancel)?;
-            launch::launch(&self.host, &plan.engine, &plan.spec, req, secrets, &stop).await
+            let workspace = plan.workspace.as_deref();
+            launch::launch(&self.host, &plan.engine, &plan.spec, workspace, req, secrets, &stop).await
         })?;
         self.host.step("provision the bottle");
         self.provision(&bottle, &plan.spec.provision, &ca_pem, cancel)?;

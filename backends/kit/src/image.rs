@@ -210,7 +210,7 @@ fn build_error(step: &str, error: &str, said: &VecDeque<String>) -> Error {
     )
 }
 
-fn setting(spec: &BottleSpec, name: &str, default: &str) -> String {
+pub(crate) fn setting(spec: &BottleSpec, name: &str, default: &str) -> String {
     spec.env.get(name).filter(|v| !v.is_empty()).cloned().unwrap_or_else(|| default.into())
 }
 

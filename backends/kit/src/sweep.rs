@@ -5,7 +5,8 @@ use crate::{
     names::{AGENT, DAEMONS, ENTRY, IDENTITY, OWNER, ROLE, Role, label_filter},
 };
 use bollard::query_parameters::{
-    ListContainersOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
+    ListContainersOptionsBuilder, ListImagesOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
+    RemoveImageOptionsBuilder,
 };
 use bottle_api::{
     ActiveBottle, CleanupItem, CleanupOutcome, CleanupRequest, Error, ErrorKind, Host, Result, error::Context,
@@ -14,7 +15,7 @@ use std::{collections::HashMap, time::Duration};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::{Instant, timeout_at};
 
-/// What a cleanup will remove, containers before the networks that they stand on.
+/// What a cleanup will remove, containers before the networks and images that they stand on.
 pub struct Sweep {
     /// In the order of removal.
     pub items: Vec<CleanupItem>,
@@ -27,8 +28,15 @@ async fn owned(engine: &Engine, owner: &str, every: bool) -> Result<Vec<CleanupI
     let item = |kind: &str, id, name: &str, labels| item(kind, id, name, labels, owner);
     let containers = ListContainersOptionsBuilder::default().all(true).filters(&filter).build();
     let networks = ListNetworksOptionsBuilder::default().filters(&filter).build();
-    let (containers, networks) =
-        tokio::join!(engine.docker.list_containers(Some(containers)), engine.docker.list_networks(Some(networks)));
+    // An image inherits labels: what somebody made of a bottle's container is theirs, and has another role.
+    let mut of_workspace = filter.clone();
+    of_workspace.entry("label".into()).or_default().push(format!("{ROLE}={}", Role::Workspace.label()));
+    let images = ListImagesOptionsBuilder::default().filters(&of_workspace).build();
+    let (containers, networks, images) = tokio::join!(
+        engine.docker.list_containers(Some(containers)),
+        engine.docker.list_networks(Some(networks)),
+        engine.docker.list_images(Some(images)),
+    );
     let containers = containers.context("list the engine's containers")?.into_iter().map(|c| {
         let name = c.names.and_then(|n| n.into_iter().next()).unwrap_or_default();
         item("container", c.id, name.trim_start_matches('/'), c.labels)
@@ -37,7 +45,11 @@ async fn owned(engine: &Engine, owner: &str, every: bool) -> Result<Vec<CleanupI
         .context("list the engine's networks")?
         .into_iter()
         .map(|n| item("network", n.id, &n.name.unwrap_or_default(), n.labels));
-    Ok(containers.chain(networks).collect())
+    let images = images.context("list the engine's images")?.into_iter().map(|i| {
+        let name = i.repo_tags.into_iter().next().unwrap_or_else(|| i.id.clone());
+        item("image", Some(i.id), &name, Some(i.labels))
+    });
+    Ok(containers.chain(networks).chain(images).collect())
 }
 
 fn item(
@@ -77,12 +89,12 @@ pub async fn plan(engine: &Engine, req: &CleanupRequest) -> Result<Sweep> {
     Ok(Sweep { items })
 }
 
-/// Removes the items: all containers at once, then all networks.
+/// Removes the items: all containers at once, then all networks and images.
 pub async fn execute(engine: &Engine, host: &Host, sweep: Sweep, deadline: Duration) -> Result<CleanupOutcome> {
     let deadline = Instant::now() + deadline;
     let mut outcome = CleanupOutcome::default();
-    let (containers, networks): (Vec<_>, Vec<_>) = sweep.items.into_iter().partition(|i| i.kind == "container");
-    for group in [containers, networks] {
+    let (containers, others): (Vec<_>, Vec<_>) = sweep.items.into_iter().partition(|i| i.kind == "container");
+    for group in [containers, others] {
         let removals = group.into_iter().map(|item| {
             let engine = engine.clone();
             tokio::spawn(async move {
@@ -116,6 +128,10 @@ async fn remove(engine: &Engine, item: &CleanupItem) -> Result<()> {
             engine.docker.remove_container(&item.id, Some(options)).await
         }
         "network" => engine.docker.remove_network(&item.id).await,
+        "image" => {
+            let options = RemoveImageOptionsBuilder::default().force(true).build();
+            engine.docker.remove_image(&item.id, Some(options), None).await.map(drop)
+        }
         other => return Err(Error::new(ErrorKind::UNSUPPORTED, format!("removing a {other}"))),
     };
     match gone {
