@@ -19,3 +19,5 @@ pub mod session;
 pub mod signals;
 pub mod state;
 pub mod ui;
+pub mod work;
+pub mod workspace;

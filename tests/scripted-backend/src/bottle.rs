@@ -6,8 +6,8 @@ use crate::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bottle_api::{
-    Bottle, BottleInfo, Cancel, ChannelRequest, Error, ErrorKind, ExitStatus, GetRequest, Process, PutRequest,
-    ResizeRequest, Result, SignalRequest, StartRequest, Stdio,
+    Bottle, BottleInfo, Cancel, ChannelRequest, Error, ErrorKind, ExitStatus, GetRequest, HELPER_PATH, Process,
+    PutRequest, ResizeRequest, Result, SignalRequest, StartRequest, Stdio,
     control::{ExecFrame, HELPER_READY, read_frame},
 };
 use rustix::event::{PollFd, PollFlags, poll};
@@ -39,12 +39,14 @@ impl Bottle for Scripted {
         Ok(BottleInfo { name: "scripted".into(), sidecar_host: "sidecar".into(), ..BottleInfo::default() })
     }
 
-    fn start(&self, _req: &StartRequest, io: Stdio, cancel: &Cancel) -> Result<Told> {
+    fn start(&self, req: &StartRequest, io: Stdio, cancel: &Cancel) -> Result<Told> {
         during("start", cancel)?;
         let (ended, running) = rustix::pipe::pipe()?;
+        // There is no other program: whatever else is asked has nothing to say.
+        let is_helper = req.argv.first().is_some_and(|program| program == HELPER_PATH);
         let thread = thread::spawn(move || {
             let _running = running;
-            play(io).unwrap_or(99)
+            if is_helper { play(io).unwrap_or(99) } else { 0 }
         });
         Ok(Told { ended, thread: Mutex::new(Some(thread)) })
     }
