@@ -179,8 +179,8 @@ impl<'a> Preflight<'a> {
                 })
                 .collect(),
             workspace: match cwd {
-                Some(_) => format!("{WORKSPACE}; what is made in it is saved before the bottle goes"),
-                None => format!("{WORKSPACE}, empty; what is made in it is saved before the bottle goes"),
+                Some(_) => format!("{WORKSPACE}; what is made in it is saved at the end"),
+                None => format!("{WORKSPACE}, empty; what is made in it is saved at the end"),
             },
             cwd: *cwd,
             warnings: resolved.warnings.clone(),
