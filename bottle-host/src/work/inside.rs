@@ -1,7 +1,7 @@
 //! What runs in the bottle to save its work, as the agent and with the agent's own programs. Whatever comes out is the
 //! guest's word.
 
-use crate::plugin::Bottle;
+use crate::{fault, plugin::Bottle};
 use anyhow::{Context, Result, bail};
 use bottle_api::{AGENT_UID, GetRequest, HOME, StartRequest};
 use rustix::{
@@ -77,6 +77,7 @@ pub(super) struct Deadline {
 
 impl Deadline {
     pub(super) fn after(time: Duration) -> Result<Self> {
+        let time = fault::patience(time);
         let at = Instant::now() + time;
         let (passed, timer) = pipe_with(PipeFlags::CLOEXEC)?;
         let (keep, dropped) = channel::<()>();
@@ -100,12 +101,17 @@ impl Deadline {
 /// A bottle whose session is over.
 pub(super) struct Inside<'a> {
     bottle: &'a Bottle,
-    deadline: &'a Deadline,
+    deadline: Deadline,
 }
 
 impl<'a> Inside<'a> {
-    pub(super) fn new(bottle: &'a Bottle, deadline: &'a Deadline) -> Self {
-        Self { bottle, deadline }
+    /// There is this much time for what is asked of it.
+    pub(super) fn new(bottle: &'a Bottle, time: Duration) -> Result<Self> {
+        Ok(Self { bottle, deadline: Deadline::after(time)? })
+    }
+
+    pub(super) fn deadline(&self) -> &Deadline {
+        &self.deadline
     }
 
     /// Asks what there is beyond `bases`, given as git's `--stdin` has them. An error: nothing runs there.

@@ -25,7 +25,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use bottle_api::{HOME, WORKSPACE};
-use inside::{Deadline, Inside};
+use inside::Inside;
 use rustix::fs::statvfs;
 use std::{
     fs::{self, File, OpenOptions},
@@ -34,8 +34,9 @@ use std::{
     time::Duration,
 };
 
-/// For all of it.
-const DEADLINE: Duration = Duration::from_secs(60);
+/// To find out what there is; and then for all of it.
+const SURVEY_TIME: Duration = Duration::from_secs(20);
+const SAVE_TIME: Duration = Duration::from_secs(60);
 /// Bytes of a bundle, and of an archive.
 const MAX_WORK: u64 = 1 << 30;
 const MAX_TRANSCRIPT: u64 = 64 << 20;
@@ -54,14 +55,7 @@ pub struct Saved {
 /// Saves what differs from what came along; nothing where nothing does. A failure is a warning: the bottle goes all the
 /// same. `whole`: the session has not ended well, so that the conversation is kept in any case.
 pub fn save(bottle: &Bottle, state: &State, came: &Came, whole: bool) -> Option<Saved> {
-    let deadline = match Deadline::after(DEADLINE) {
-        Ok(deadline) => deadline,
-        Err(error) => {
-            ui::warn_of("the agent's work could not be saved", &error);
-            return None;
-        }
-    };
-    let saver = Saver { bottle, state: state.dir(), came, deadline: &deadline };
+    let saver = Saver { bottle, state: state.dir(), came };
     let saved = saver.work().unwrap_or_else(|error| {
         ui::warn_of("the agent's work could not be saved", &error);
         None
@@ -83,19 +77,19 @@ struct Saver<'a> {
     bottle: &'a Bottle,
     state: &'a Path,
     came: &'a Came,
-    deadline: &'a Deadline,
 }
 
 impl Saver<'_> {
     fn work(&self) -> Result<Option<Saved>> {
         let dir = self.state.join("work");
-        let inside = Inside::new(self.bottle, self.deadline);
         let bases: String = self.came.bases.iter().map(|id| format!("^{id}\n")).collect();
-        let survey = match inside.survey(bases.as_bytes(), MAX_SURVEY) {
+        let survey = Inside::new(self.bottle, SURVEY_TIME)?.survey(bases.as_bytes(), MAX_SURVEY);
+        let inside = Inside::new(self.bottle, SAVE_TIME)?;
+        let survey = match survey {
             Ok(survey) => survey,
             Err(error) => {
-                ui::warn_of("nothing runs in the bottle any more, so its workspace is saved as it is", &error);
-                let archive = self.archive(&dir, WHOLE, |file, max| inside.get(WORKSPACE, file, max))?;
+                ui::warn_of("git or a shell does not answer in the bottle; its workspace is saved as it is", &error);
+                let archive = self.archive(&inside, &dir, WHOLE, |file, max| inside.get(WORKSPACE, file, max))?;
                 return Ok(archive.any.then_some(Saved { dir, commits: false, archive: Some(WHOLE), deleted: false }));
             }
         };
@@ -105,7 +99,7 @@ impl Saver<'_> {
         }
         let mut deleted = survey.deleted;
         if survey.changes {
-            let found = self.archive(&saved.dir, CHANGES, |file, max| inside.changes(file, max))?;
+            let found = self.archive(&inside, &saved.dir, CHANGES, |file, max| inside.changes(file, max))?;
             saved.archive = found.any.then_some(CHANGES);
             if !survey.has_git && !found.cut {
                 deleted = self.came.prints.keys().filter(|name| !found.names.contains(*name)).cloned().collect();
@@ -141,6 +135,7 @@ impl Saver<'_> {
     /// Fetches an archive, and drops it where everything in it is as it came.
     fn archive(
         &self,
+        inside: &Inside<'_>,
         dir: &Path,
         name: &'static str,
         fetch: impl FnOnce(&File, u64) -> Result<bool>,
@@ -148,7 +143,7 @@ impl Saver<'_> {
         ui::progress("save the agent's changes", "");
         let mut draft = Draft::create(dir, name)?;
         let whole = fetch(&draft.file, draft.room(MAX_WORK)?)?;
-        let mut found = changes::read(&mut draft.file, self.came, self.deadline)?;
+        let mut found = changes::read(&mut draft.file, self.came, inside.deadline())?;
         found.cut |= !whole;
         if found.cut {
             let what = "the agent's changes are too many or too large, and were cut off: what is large is lost first";
@@ -163,7 +158,7 @@ impl Saver<'_> {
     fn transcript(&self) -> Result<()> {
         let draft = Draft::create(&self.state.join("transcript"), "projects.tar")?;
         let path = format!("{HOME}/.claude/projects");
-        match Inside::new(self.bottle, self.deadline).get(&path, &draft.file, draft.room(MAX_TRANSCRIPT)?) {
+        match Inside::new(self.bottle, SURVEY_TIME)?.get(&path, &draft.file, draft.room(MAX_TRANSCRIPT)?) {
             Ok(true) => draft.keep(),
             Ok(false) => {
                 ui::warn(format!("the conversation is more than {} MiB: it is lost", MAX_TRANSCRIPT >> 20));

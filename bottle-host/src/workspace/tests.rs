@@ -265,6 +265,26 @@ fn nothing_outside_is_read_through_links() {
 }
 
 #[test]
+fn names_that_git_would_not_check_out_stay_behind() {
+    let place = Place::repository();
+    place.write("outside/secret", "OUTSIDE");
+    place.write("repo/xgit/config", "x");
+    place.write("repo/xx/outside/secret", "x");
+    place.git("repo", &["add", "."]);
+    let mut index = fs::read(place.path("repo/.git/index")).unwrap();
+    for (name, evil) in [(&b"xgit/config"[..], &b".git/config"[..]), (b"xx/outside/secret", b"../outside/secret")] {
+        let at = index.windows(name.len()).position(|window| window == name).unwrap();
+        index[at..at + name.len()].copy_from_slice(evil);
+    }
+    fs::write(place.path("repo/.git/index"), index).unwrap();
+    let collected = place.collect("repo", Which::Unignored).unwrap();
+    let skipped = &collected.shown.skipped["a name that git would not check out"];
+    assert_eq!(skipped, &[".git/config", "../outside/secret"]);
+    let archive = fs::read(place.path("stage").join(ARCHIVE)).unwrap();
+    assert!(!archive.windows(7).any(|window| window == b"OUTSIDE"));
+}
+
+#[test]
 fn submodules_and_other_repositories_stay_behind_and_so_do_pipes_and_sockets() {
     let place = Place::repository();
     place.git("outside", &["clone", "-q", "../repo", "."]);
