@@ -171,7 +171,11 @@ mod tests {
             ("half a header", with(&[0; 100]), 2),
             ("more than there is", promised(EntryType::Regular, 10 << 30), 2),
             ("all there can be", promised(EntryType::Regular, u64::MAX), 2),
-            ("a name of a gigabyte", [promised(EntryType::GNULongName, 1 << 30), vec![b'x'; 4096]].concat(), 2),
+            (
+                "a name of a megabyte",
+                [promised(EntryType::GNULongName, 1 << 20), vec![b'x'; 1 << 20], sound.clone()].concat(),
+                2,
+            ),
             ("more after its end", ended(sound.clone()).into_iter().chain(sound.clone()).collect(), 2),
         ];
         for (name, bytes, sound) in cases {

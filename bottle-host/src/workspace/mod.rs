@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The directory may be hostile: nothing in it is obeyed, nothing outside it is read. Git never sees the directory's own
-//! `.git`, only a copy of what is data in it ([`history`]), with a configuration that was written here; files are opened
-//! below the directory, through no link ([`tree`]).
+//! `.git`, only a copy of what is data in it (`history.rs`), with a configuration that was written here; files are opened
+//! below the directory, through no link (`tree.rs`).
 
 mod archive;
 pub(crate) mod came;
