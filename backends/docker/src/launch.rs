@@ -1,10 +1,10 @@
 //! From a plan to a running bottle: each thing is made as soon as what it needs is there.
 //!
 //! ```text
-//! agent image ────┬─▶ agent container ─▶ helper put in ─▶ started ──┐
-//! internal network┤                                                 ├─▶ bottle
-//! sidecar image ──┴─▶ sidecar ─┬─▶ connected, started ─▶ ready ─────┘
-//! egress network ──────────────┘
+//! agent image ──(with workspace)──┬─▶ agent container ─▶ helper put in ─▶ started ──┐
+//! internal network ───────────────┤                                                 ├─▶ bottle
+//! sidecar image ──────────────────┴─▶ sidecar ─┬─▶ connected, started ─▶ ready ─────┘
+//! egress network ──────────────────────────────┘
 //! ```
 //!
 //! Branches are always waited for, an error in one or not: nothing may still be under way when the host begins to
@@ -20,13 +20,14 @@ use bottle_api::{
 use bottle_kit::{
     bundle,
     container::{self, endpoint, networking},
+    derived,
     engine::{Engine, Stop},
     image::{self, Platform},
     names::Role,
     network::{self, Network},
 };
 use futures_util::FutureExt;
-use std::fs::File;
+use std::{fs::File, path::Path};
 
 const DEFAULT_MEMORY: u64 = 4 << 30;
 const DEFAULT_PIDS: u64 = 4096;
@@ -46,6 +47,7 @@ pub(crate) async fn launch(
     engine: &Engine,
     spec: &BottleSpec,
     platform: Platform,
+    workspace: Option<&Path>,
     req: &LaunchRequest,
     secrets: &Secrets,
     stop: &Stop,
@@ -59,8 +61,14 @@ pub(crate) async fn launch(
     };
     let agent = async {
         let helper = async { pack(&[FileEntry::root(HELPER_PATH, &platform.helper[..]).mode(0o755)]) };
-        let (image, internal, helper) =
-            tokio::join!(image::agent(engine, host, spec, &platform, stop), internal.clone(), helper);
+        let image = async {
+            let image = image::agent(engine, host, spec, &platform, stop).await?;
+            match workspace {
+                Some(archive) => derived::image(engine, host, spec, &image, archive, stop).await,
+                None => Ok(image),
+            }
+        };
+        let (image, internal, helper) = tokio::join!(image, internal.clone(), helper);
         let body = agent_body(spec, &image?, platform.runtime, &internal?);
         start_agent(engine, host, spec, body, helper?, stop).await
     };
