@@ -142,7 +142,10 @@ fn what_is_shown_without_a_bottle() -> Result<()> {
     assert!(doctor.code == Some(0) && doctor.stdout.contains("docker   Docker engine     ok"), "{doctor:?}");
     let output = home.command(&["doctor"]).env("DOCKER_HOST", "unix:///nowhere").output()?;
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("Start the engine there, or change what names it: DOCKER_HOST."));
+    assert!(
+        String::from_utf8_lossy(&output.stderr)
+            .contains("Start the engine there, or change what names it: DOCKER_HOST.")
+    );
     let list = home.run(&["list"])?;
     assert_eq!(list.stdout, "AGENT  BOTTLE  FILE\ndev    box     ~/.claude-bottle/agents/dev.md\n", "{list:?}");
     for (args, text) in
