@@ -1,11 +1,11 @@
 //! What is about Docker and shared by the backends that use it; there is no second engine client anywhere.
 //!
 //! * [`engine`]: the connection, and the runtime that everything runs on;
-//! * [`address`], [`tls`]: where the engine is, and how it is reached over TCP;
+//! * [`address`], `tls`: where the engine is, and how it is reached over TCP;
 //! * [`trouble`]: what the engine's words mean, and what to type;
 //! * [`names`]: names and labels of what is created;
 //! * [`network`], [`blocks`]: a bottle's two networks and their addresses;
-//! * [`image`], [`build`], [`pins`]: the agent's and the sidecar's image, from recipes in this crate;
+//! * [`image`], `build`, [`pins`]: the agent's and the sidecar's image, from recipes in this crate;
 //! * [`derived`]: the image of one bottle alone, with its workspace;
 //! * [`container`]: creating, starting, and files in and out;
 //! * [`bundle`]: the sidecar and its control channel;
