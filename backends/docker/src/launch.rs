@@ -10,7 +10,7 @@
 //! Branches are always waited for, an error in one or not: nothing may still be under way when the host begins to
 //! clean up.
 
-use crate::{CONTAINER_ENV, bottle::DockerBottle};
+use crate::{CONTAINER_ENV, DockerPlan, bottle::DockerBottle};
 use bollard::models::{ContainerCreateBody, HostConfig};
 use bottle_api::{
     AGENT_UID, BottleSpec, HELPER_PATH, Host, LaunchRequest, PutRequest, Result,
@@ -22,12 +22,12 @@ use bottle_kit::{
     container::{self, endpoint, networking},
     derived,
     engine::{Engine, Stop},
-    image::{self, Platform},
+    image,
     names::Role,
     network::{self, Network},
 };
 use futures_util::FutureExt;
-use std::{fs::File, path::Path};
+use std::fs::File;
 
 const DEFAULT_MEMORY: u64 = 4 << 30;
 const DEFAULT_PIDS: u64 = 4096;
@@ -44,25 +44,23 @@ pub(crate) fn pinned(spec: &BottleSpec) -> Option<&str> {
 /// Makes everything that the bottle consists of, up to provisioning. Returns its certificate authority too, PEM.
 pub(crate) async fn launch(
     host: &Host,
-    engine: &Engine,
-    spec: &BottleSpec,
-    platform: Platform,
-    workspace: Option<&Path>,
+    plan: &DockerPlan,
     req: &LaunchRequest,
     secrets: &Secrets,
     stop: &Stop,
 ) -> Result<(DockerBottle, String)> {
+    let DockerPlan { spec, engine, platform, workspace, .. } = plan;
     host.step("make the bottle");
     let [internal, egress] =
         [Role::Internal, Role::Egress].map(|r| network::create(engine, host, spec, r, stop).shared());
     let sidecar = async {
-        let (image, internal) = tokio::join!(image::sidecar(engine, host, spec, &platform, stop), internal.clone());
+        let (image, internal) = tokio::join!(image::sidecar(engine, host, spec, platform, stop), internal.clone());
         bundle::start(engine, host, spec, &image?, &internal?, egress.clone(), req, secrets, stop).await
     };
     let agent = async {
         let helper = async { pack(&[FileEntry::root(HELPER_PATH, &platform.helper[..]).mode(0o755)]) };
         let image = async {
-            let image = image::agent(engine, host, spec, &platform, stop).await?;
+            let image = image::agent(engine, host, spec, platform, stop).await?;
             match workspace {
                 Some(archive) => derived::image(engine, host, spec, &image, archive, stop).await,
                 None => Ok(image),

@@ -126,8 +126,7 @@ impl Backend for DockerBackend {
     ) -> Result<DockerBottle> {
         let (bottle, ca_pem) = block_on(async {
             let stop = Stop::follow(cancel)?;
-            let workspace = plan.workspace.as_deref();
-            launch::launch(&self.host, &plan.engine, &plan.spec, plan.platform, workspace, req, secrets, &stop).await
+            launch::launch(&self.host, &plan, req, secrets, &stop).await
         })?;
         self.host.step("provision the bottle");
         self.provision(&bottle, &plan.spec.provision, &ca_pem, cancel)?;
