@@ -21,13 +21,19 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
+
+/// How often, and how far apart, a cleanup looks for what is not there yet.
+const LATE_LOOKS: u32 = 8;
+const LATE_PAUSE: Duration = Duration::from_millis(250);
 
 /// What a cleanup will remove, containers before the networks and images that they stand on.
 pub struct Sweep {
     /// In the order of removal.
     pub items: Vec<CleanupItem>,
+    /// Who was making them was killed, maybe just now: the engine may still be at it.
+    killed: bool,
 }
 
 /// The engine's filter by one property.
@@ -111,12 +117,12 @@ pub async fn plan(engine: &Engine, req: &CleanupRequest) -> Result<Sweep> {
     if req.sweep {
         items.extend(found.into_iter().filter(|i| !req.live.contains(&i.identity)));
     }
-    Ok(in_order(items))
+    Ok(Sweep { killed: req.sweep, ..in_order(items) })
 }
 
 fn in_order(mut items: Vec<CleanupItem>) -> Sweep {
     items.sort_by_key(|i| i.kind != "container");
-    Sweep { items }
+    Sweep { items, killed: false }
 }
 
 /// Removes the items, all bottles at once; of each bottle its containers at once, and a network as soon as nothing
@@ -124,13 +130,18 @@ fn in_order(mut items: Vec<CleanupItem>) -> Sweep {
 pub async fn execute(engine: &Engine, host: &Host, sweep: Sweep, deadline: Duration) -> Result<CleanupOutcome> {
     let deadline = Instant::now() + deadline;
     let mut removals = JoinSet::new();
+    let killed = sweep.killed;
     for items in by_identity(sweep.items) {
         let containers = items.iter().filter(|item| is_container(item)).count();
         let standing = watch::Sender::new(containers);
         for item in items {
             let (engine, standing) = (engine.clone(), standing.clone());
             removals.spawn(async move {
-                let removed = timeout_at(deadline, remove_in_turn(&engine, &item, &standing)).await;
+                let removal = async {
+                    let late = if killed && item.id.is_empty() { late(&engine, &item).await? } else { None };
+                    remove_in_turn(&engine, late.as_ref().unwrap_or(&item), &standing).await
+                };
+                let removed = timeout_at(deadline, removal).await;
                 let late = || Err(Error::new(ErrorKind::RUNTIME, "the deadline passed before it was gone"));
                 (item, removed.unwrap_or_else(|_| late()))
             });
@@ -182,6 +193,18 @@ async fn remove_in_turn(engine: &Engine, item: &CleanupItem, standing: &watch::S
         }
     }
     remove(engine, item).await
+}
+
+/// What an entry without anything behind it may still come to: a request that was under way when its sender was killed
+/// is carried out all the same, and the engine tells nobody when.
+async fn late(engine: &Engine, item: &CleanupItem) -> Result<Option<CleanupItem>> {
+    for _ in 0..LATE_LOOKS {
+        sleep(LATE_PAUSE).await;
+        if let Some(found) = found(engine, "", &label_filter(&[(ENTRY, &item.uuid)])).await?.pop() {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
 }
 
 async fn remove(engine: &Engine, item: &CleanupItem) -> Result<()> {
