@@ -165,10 +165,16 @@ pub fn read_frame<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Optio
 
 /// What a backend does as soon as the bundle runs: sends policy and secrets, and waits for the answer.
 pub fn handshake(channel: &mut (impl Read + Write), policy: serde_json::Value, secrets: &Secrets) -> io::Result<First> {
-    write_frame(channel, &Start { version: CONTROL_VERSION, policy })?;
-    channel.write_all(&SecretsFrame::encode(secrets)?)?;
-    channel.flush()?;
-    read_frame(channel)?.ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "the sidecar ended"))
+    let secrets = SecretsFrame::encode(secrets)?;
+    let written = write_frame(channel, &Start { version: CONTROL_VERSION, policy })
+        .and_then(|()| channel.write_all(&secrets))
+        .and_then(|()| channel.flush());
+    // One that refuses the policy does not wait for the secrets.
+    match (read_frame(channel), written) {
+        (Ok(Some(first)), _) => Ok(first),
+        (_, Err(error)) | (Err(error), Ok(())) => Err(error),
+        (Ok(None), Ok(())) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the sidecar ended")),
+    }
 }
 
 fn too_long(len: usize) -> io::Error {

@@ -1,7 +1,7 @@
 //! The launch probe: a bottle is looked at from inside, as the agent's user, before its agent runs. What is not closed,
 //! cannot be read, or comes late ends the launch.
 //!
-//! It is built on `start` alone, so that no backend can leave it out: the in-bottle helper looks, [`verdict`] judges.
+//! It is built on `start` alone, so that no backend can leave it out: the in-bottle helper looks, `verdict` judges.
 
 mod verdict;
 
