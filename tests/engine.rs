@@ -284,6 +284,7 @@ fn a_pinned_name_that_is_taken_is_refused_before_anything_is_made() -> Result<()
     let run = with(&home, &START, &env)?;
     assert_eq!(run.code, Some(125), "{run:?}");
     assert_says(&run, &format!("the container name {name} is taken"), &format!("docker rm -f {name}"));
+    assert!(!run.stderr.contains("make images and networks ready"), "{run:?}");
     assert_eq!(home.identities(), [identity.as_str()], "{run:?}");
     eventually("it can be told to end", || lab.docker(&["exec", &name, "claude", "end"]).ok())?;
     assert_eq!(child.finish()?.code, Some(0));

@@ -11,6 +11,10 @@ use std::collections::BTreeMap;
 /// The must-understand settings that this version of the crate can represent.
 pub const API_FEATURES: &[&str] = &[];
 
+/// In [`BottleSpec::requires`] where [`BottleSpec::workspace`] is set, and in the [`BackendInfo::features`] of a backend
+/// that unpacks it.
+pub const WORKSPACE_FEATURE: &str = "workspace";
+
 /// What the user wants, resolved by the host: all that a backend may know before the y/N. No secret is in it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
 #[serde(default)]
@@ -33,6 +37,9 @@ pub struct BottleSpec {
     pub provision: Provision,
     /// The host's values of the variables that [`BackendInfo::env`] names.
     pub env: BTreeMap<String, String>,
+    /// What the workspace begins with: a file of the stage directory, a tar archive relative to `/` of nothing but
+    /// [`crate::WORKSPACE`]. None: it begins empty. See [`WORKSPACE_FEATURE`].
+    pub workspace: Option<String>,
     /// Settings in use that a backend must understand or refuse.
     pub requires: Vec<String>,
 }

@@ -71,6 +71,12 @@ pub struct Start {
     /// Show the whole prompt, every path and every file in the preflight
     #[arg(long)]
     pub full: bool,
+    /// Bring a copy of the working directory along: its history, and every file that git does not ignore
+    #[arg(long)]
+    pub cwd: bool,
+    /// The same with the files that git ignores; without history, where the repository is not the directory's own
+    #[arg(long, conflicts_with = "cwd")]
+    pub cwd_all: bool,
     /// Do not ask whether to launch
     #[arg(long)]
     pub yes: bool,

@@ -22,3 +22,5 @@ pub mod session;
 pub mod signals;
 pub mod state;
 pub mod ui;
+pub mod work;
+pub mod workspace;

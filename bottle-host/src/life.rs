@@ -1,7 +1,7 @@
 //! A bottle from its launch to its end: whatever happens in between, nothing of it is left behind.
 //!
 //! ```text
-//! launch ─▶ channel, log ─▶ probe ─▶ session ─▶ close ─▶ settle
+//! launch ─▶ channel, log ─▶ probe ─▶ session ─▶ save work ─▶ close ─▶ settle
 //!    └────────── an error, a panic, a signal ──────▶ drop: the ledger's entries are taken away
 //! ```
 
@@ -19,6 +19,8 @@ use crate::{
     signals::Cancellation,
     state::State,
     ui,
+    work::{self, Saved},
+    workspace::{self, Came},
 };
 use anyhow::{Context, Result, anyhow, bail};
 use bottle_api::{
@@ -39,6 +41,8 @@ pub struct Session {
     pub headless: bool,
     /// What the agent writes reaches the terminal as it is.
     pub raw_terminal: bool,
+    /// What the workspace begins with.
+    pub came: Came,
 }
 
 /// A bottle that this process owns. Dropped on any way out, it leaves nothing behind.
@@ -51,13 +55,15 @@ pub struct Life {
     backend: Backend,
     /// The variables that lead the backend back to the bottle.
     env: BTreeMap<String, String>,
+    /// What the agent has made.
+    saved: Option<Saved>,
 }
 
 impl Life {
     /// Begins with a state in which nothing is recorded yet.
     pub fn begin(state: State, spec: &BottleSpec, services: Arc<Services>, backend: Backend) -> Self {
         let (identity, owner) = (spec.identity.clone(), spec.owner.clone());
-        Self { state: Some(state), identity, owner, services, env: backend.env(), backend }
+        Self { state: Some(state), identity, owner, services, env: backend.env(), backend, saved: None }
     }
 
     /// What else leads the backend back to where its plan goes is remembered before anything is made there.
@@ -86,6 +92,7 @@ impl Life {
         let bottle = plan.launch(&req, secrets, cancel.fd()).context("launch the bottle");
         ui::clear_progress();
         let bottle = bottle?;
+        workspace::unpacked(&state.stage());
         fault::point("launched").map_err(bottle_api::Error::into_std)?;
 
         let log = EgressLog::follow(bottle.channel()?, &state.egress_log())?;
@@ -109,6 +116,8 @@ impl Life {
             })
         });
         drop(served);
+        self.saved = work::save(&bottle, state, &session.came, !matches!(ended, Ok(0)));
+        ui::clear_progress();
         let summary = log.finish();
         let closed = close(&bottle);
         summary.lines().iter().for_each(ui::say);
@@ -122,10 +131,22 @@ impl Life {
     fn settle(&mut self, code: i32) -> Result<()> {
         // With entries left, `drop` sees to them.
         let Some(state) = self.state.take_if(|state| state.ledger.entries().is_empty()) else { return Ok(()) };
-        if code == 0 {
-            return state.remove();
+        match code {
+            0 if self.saved.is_none() => state.remove(),
+            0 => self.keep(state, "the agent left work"),
+            code => self.keep(state, &format!("the agent ended with {code}")),
         }
-        keep_log(state, &format!("the agent ended with {code}"))
+    }
+
+    fn keep(&self, state: State, why: &str) -> Result<()> {
+        let log = state.keep()?;
+        ui::say(format!("{why}; its egress log is {}", log.display()));
+        self.say_saved();
+        Ok(())
+    }
+
+    fn say_saved(&self) {
+        self.saved.iter().flat_map(|saved| saved.lines(&self.identity)).for_each(ui::say);
     }
 }
 
@@ -143,21 +164,16 @@ impl Drop for Life {
         let kept = match state.ledger.entries().is_empty() {
             false => {
                 ui::say("hint: `bottle cleanup` tries again to remove what is left");
+                self.say_saved();
                 Ok(())
             }
-            true if state.egress_log().exists() => keep_log(state, "the session did not end by itself"),
+            true if state.egress_log().exists() => self.keep(state, "the session did not end by itself"),
             true => state.remove(),
         };
         if let Err(error) = kept {
             ui::error(&error);
         }
     }
-}
-
-fn keep_log(state: State, why: &str) -> Result<()> {
-    let log = state.keep_log()?;
-    ui::say(format!("{why}; its egress log is {}", log.display()));
-    Ok(())
 }
 
 fn close(bottle: &Bottle) -> Result<()> {

@@ -274,12 +274,14 @@ pub fn assert_nothing_left(lab: &Lab, home: &Home, identity: &str) -> Result<()>
     assert_only_log_left(lab, home, identity)
 }
 
-/// Asserts that nothing of a bottle is left but, where its session did not end by itself, its egress log.
+/// Asserts that nothing of a bottle is left but, where its session did not end by itself, its egress log
+/// and its conversation.
 pub fn assert_only_log_left(lab: &Lab, home: &Home, identity: &str) -> Result<()> {
     let in_engine = left_in_engine(lab, identity)?;
     anyhow::ensure!(in_engine.is_empty(), "left in the engine: {in_engine:?}");
     for dir in home.identities() {
         let mut files: Vec<_> = fs::read_dir(home.state().join(dir))?.flatten().map(|e| e.file_name()).collect();
+        files.retain(|name| name != "transcript");
         files.sort();
         anyhow::ensure!(files == ["egress.jsonl", "lock", "metadata.json"], "left in the state directory: {files:?}");
     }

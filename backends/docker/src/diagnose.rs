@@ -42,9 +42,11 @@ fn engine_line(engine: &Engine, about: &About) -> String {
     format!("{} at {}, API {}{warning}", about.product, engine.address, about.api)
 }
 
-/// An image that is missing or outdated is built by the next start, which then takes as long as that.
+/// An image is never missing for long: the next start builds it, and only takes its time.
 fn finding(image: &Image) -> Finding {
-    let ok = matches!(image.state.as_str(), "current" | "own");
-    let hint = (!ok).then(|| "Build it: `bottle image build`; the next `bottle start` does the same.".into());
-    Finding { what: format!("{} image", image.role), ok, found: format!("{}, {}", image.name, image.state), hint }
+    let then = match image.state.as_str() {
+        "missing" | "outdated" => ": the next start builds it; `bottle image build` does so now",
+        _ => "",
+    };
+    found(&format!("{} image", image.role), format!("{}, {}{then}", image.name, image.state))
 }

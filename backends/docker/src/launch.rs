@@ -1,16 +1,16 @@
 //! From a plan to a running bottle: each thing is made as soon as what it needs is there.
 //!
 //! ```text
-//! agent image ────┬─▶ agent container ─▶ helper put in ─▶ started ──┐
-//! internal network┤                                                 ├─▶ bottle
-//! sidecar image ──┴─▶ sidecar ─┬─▶ connected, started ─▶ ready ─────┘
-//! egress network ──────────────┘
+//! agent image ──(with workspace)──┬─▶ agent container ─▶ helper put in ─▶ started ──┐
+//! internal network ───────────────┤                                                 ├─▶ bottle
+//! sidecar image ──────────────────┴─▶ sidecar ─┬─▶ connected, started ─▶ ready ─────┘
+//! egress network ──────────────────────────────┘
 //! ```
 //!
 //! Branches are always waited for, an error in one or not: nothing may still be under way when the host begins to
 //! clean up.
 
-use crate::{CONTAINER_ENV, bottle::DockerBottle};
+use crate::{CONTAINER_ENV, DockerPlan, bottle::DockerBottle};
 use bollard::models::{ContainerCreateBody, HostConfig};
 use bottle_api::{
     AGENT_UID, BottleSpec, HELPER_PATH, Host, LaunchRequest, PutRequest, Result,
@@ -20,8 +20,9 @@ use bottle_api::{
 use bottle_kit::{
     bundle,
     container::{self, endpoint, networking},
+    derived,
     engine::{Engine, Stop},
-    image::{self, Platform},
+    image,
     names::Role,
     network::{self, Network},
 };
@@ -43,24 +44,29 @@ pub(crate) fn pinned(spec: &BottleSpec) -> Option<&str> {
 /// Makes everything that the bottle consists of, up to provisioning. Returns its certificate authority too, PEM.
 pub(crate) async fn launch(
     host: &Host,
-    engine: &Engine,
-    spec: &BottleSpec,
-    platform: Platform,
+    plan: &DockerPlan,
     req: &LaunchRequest,
     secrets: &Secrets,
     stop: &Stop,
 ) -> Result<(DockerBottle, String)> {
+    let DockerPlan { spec, engine, platform, workspace, .. } = plan;
     host.step("make the bottle");
     let [internal, egress] =
         [Role::Internal, Role::Egress].map(|r| network::create(engine, host, spec, r, stop).shared());
     let sidecar = async {
-        let (image, internal) = tokio::join!(image::sidecar(engine, host, spec, &platform, stop), internal.clone());
+        let (image, internal) = tokio::join!(image::sidecar(engine, host, spec, platform, stop), internal.clone());
         bundle::start(engine, host, spec, &image?, &internal?, egress.clone(), req, secrets, stop).await
     };
     let agent = async {
         let helper = async { pack(&[FileEntry::root(HELPER_PATH, &platform.helper[..]).mode(0o755)]) };
-        let (image, internal, helper) =
-            tokio::join!(image::agent(engine, host, spec, &platform, stop), internal.clone(), helper);
+        let image = async {
+            let image = image::agent(engine, host, spec, platform, stop).await?;
+            match workspace {
+                Some(archive) => derived::image(engine, host, spec, &image, archive, stop).await,
+                None => Ok(image),
+            }
+        };
+        let (image, internal, helper) = tokio::join!(image, internal.clone(), helper);
         let body = agent_body(spec, &image?, platform.runtime, &internal?);
         start_agent(engine, host, spec, body, helper?, stop).await
     };

@@ -14,17 +14,22 @@ mod launch;
 use bottle::DockerBottle;
 use bottle_api::{
     ActiveBottle, AttachRequest, Backend, BackendInfo, BottleSpec, Cancel, CleanupOutcome, CleanupRequest, Diagnosis,
-    EnvRequest, Host, LaunchRequest, Plan, PlanSummary, Provision, Result, backend::put_files, secret::Secrets,
+    EnvRequest, Host, LaunchRequest, Plan, PlanSummary, Provision, Result, WORKSPACE_FEATURE, backend::put_files,
+    secret::Secrets,
 };
 use bottle_kit::{
     address::ENGINE_ENV,
     blocks::POOL_ENV,
     container,
+    derived::{self, DERIVED_ENV},
     engine::{About, Engine, Stop, block_on},
     image::{IMAGE_ENV, Platform, agent_tag},
     limits, sweep,
 };
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 bottle_api::export_backend!("docker", DockerBackend);
 
@@ -41,6 +46,8 @@ struct DockerPlan {
     about: About,
     platform: Platform,
     container: String,
+    /// What the workspace begins with.
+    workspace: Option<PathBuf>,
 }
 
 impl Plan for DockerPlan {
@@ -51,6 +58,7 @@ impl Plan for DockerPlan {
             ("image".into(), agent_tag(&self.spec.env)),
         ];
         lines.extend(self.platform.runtime.map(|runtime| ("runtime".into(), runtime.into())));
+        lines.extend(self.workspace.as_ref().map(|_| ("derived image".into(), derived::tag(&self.spec))));
         PlanSummary { lines, warnings: self.about.warning().into_iter().collect(), env: self.engine.address.pinned() }
     }
 }
@@ -65,12 +73,12 @@ impl Backend for DockerBackend {
     }
 
     fn info(&self) -> BackendInfo {
-        let env = [ENGINE_ENV, IMAGE_ENV, &[POOL_ENV, CONTAINER_ENV]].concat();
+        let env = [ENGINE_ENV, IMAGE_ENV, &[POOL_ENV, CONTAINER_ENV, DERIVED_ENV]].concat();
         BackendInfo {
             name: "docker".into(),
             version: env!("CARGO_PKG_VERSION").into(),
             isolation: "container".into(),
-            features: vec![],
+            features: vec![WORKSPACE_FEATURE.into()],
             env: env.into_iter().map(str::to_owned).collect(),
         }
     }
@@ -93,7 +101,7 @@ impl Backend for DockerBackend {
         }
     }
 
-    fn resolve_plan(&self, spec: &BottleSpec, _stage_dir: &Path, cancel: &Cancel) -> Result<DockerPlan> {
+    fn resolve_plan(&self, spec: &BottleSpec, stage_dir: &Path, cancel: &Cancel) -> Result<DockerPlan> {
         block_on(async {
             let stop = Stop::follow(cancel)?;
             let engine = Engine::connect(&spec.env)?;
@@ -104,7 +112,8 @@ impl Backend for DockerBackend {
                 stop.or(container::check_free(&engine, name)).await?;
             }
             let container = launch::container_name(spec);
-            Ok(DockerPlan { spec: spec.clone(), engine, about, platform, container })
+            let workspace = spec.workspace.as_ref().map(|file| stage_dir.join(file));
+            Ok(DockerPlan { spec: spec.clone(), engine, about, platform, container, workspace })
         })
     }
 
@@ -117,7 +126,7 @@ impl Backend for DockerBackend {
     ) -> Result<DockerBottle> {
         let (bottle, ca_pem) = block_on(async {
             let stop = Stop::follow(cancel)?;
-            launch::launch(&self.host, &plan.engine, &plan.spec, plan.platform, req, secrets, &stop).await
+            launch::launch(&self.host, &plan, req, secrets, &stop).await
         })?;
         self.host.step("provision the bottle");
         self.provision(&bottle, &plan.spec.provision, &ca_pem, cancel)?;

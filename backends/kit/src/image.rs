@@ -218,7 +218,7 @@ async fn ensure(engine: &Engine, host: &Host, recipe: Recipe, found: Option<Foun
     built.map(|built| built.id).ok_or_else(gone)
 }
 
-fn setting(env: &Env, name: &str, default: &str) -> String {
+pub(crate) fn setting(env: &Env, name: &str, default: &str) -> String {
     env.get(name).filter(|v| !v.is_empty()).cloned().unwrap_or_else(|| default.into())
 }
 

@@ -6,6 +6,7 @@
 //! * [`names`]: names and labels of what is created;
 //! * [`network`], [`blocks`]: a bottle's two networks and their addresses;
 //! * [`image`], `build`, [`pins`]: the agent's and the sidecar's image, from recipes in this crate;
+//! * [`derived`]: the image of one bottle alone, with its workspace;
 //! * [`container`]: creating, starting, and files in and out;
 //! * [`bundle`]: the sidecar and its control channel;
 //! * [`limits`]: whether the engine can enforce a bottle's limits;
@@ -17,6 +18,7 @@ pub mod blocks;
 mod build;
 pub mod bundle;
 pub mod container;
+pub mod derived;
 pub mod engine;
 pub mod exec;
 pub mod image;

@@ -26,7 +26,7 @@ pub const PREFIX: &str = "claude-bottle-";
 /// Names are tried with `-2`, `-3`… up to this.
 pub const MAX_SUFFIX: u32 = 100;
 
-/// What a container or network is for.
+/// What a container, network or image is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// The agent's container.
@@ -37,6 +37,8 @@ pub enum Role {
     Internal,
     /// The sidecar's network.
     Egress,
+    /// The image whose workspace is not empty, and the container that it is made from.
+    Workspace,
 }
 
 impl Role {
@@ -47,6 +49,7 @@ impl Role {
             Self::Sidecar => "sidecar",
             Self::Internal => "internal",
             Self::Egress => "egress",
+            Self::Workspace => "workspace",
         }
     }
 
@@ -57,13 +60,14 @@ impl Role {
             Self::Sidecar => format!("claude-bottle-sidecars-{slug}"),
             Self::Internal => format!("claude-bottle-net-{slug}"),
             Self::Egress => format!("claude-bottle-egress-{slug}"),
+            Self::Workspace => format!("claude-bottle-cwd-{slug}"),
         }
     }
 
     /// The ledger's word for the kind of thing.
     pub fn kind(self) -> &'static str {
         match self {
-            Self::Agent | Self::Sidecar => "container",
+            Self::Agent | Self::Sidecar | Self::Workspace => "container",
             Self::Internal | Self::Egress => "network",
         }
     }

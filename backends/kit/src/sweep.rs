@@ -6,8 +6,8 @@ use crate::{
     names::{AGENT, DAEMONS, ENTRY, IDENTITY, OWNER, PREFIX, ROLE, Role, label_filter},
 };
 use bollard::query_parameters::{
-    ListContainersOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
-    WaitContainerOptionsBuilder,
+    ListContainersOptionsBuilder, ListImagesOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
+    RemoveImageOptionsBuilder, WaitContainerOptionsBuilder,
 };
 use bottle_api::{
     ActiveBottle, CleanupItem, CleanupOutcome, CleanupRequest, Error, ErrorKind, Host, Result, error::Context,
@@ -28,7 +28,7 @@ use tokio::{
 const LATE_LOOKS: u32 = 8;
 const LATE_PAUSE: Duration = Duration::from_millis(250);
 
-/// What a cleanup will remove, containers before the networks that they stand on.
+/// What a cleanup will remove, containers before the networks and images that they stand on.
 pub struct Sweep {
     /// In the order of removal.
     pub items: Vec<CleanupItem>,
@@ -56,8 +56,17 @@ async fn found(engine: &Engine, owner: &str, filter: &Filter) -> Result<Vec<Clea
     let item = |kind: &str, id, name: &str, labels| item(kind, id, name, labels, owner);
     let containers = ListContainersOptionsBuilder::default().all(true).filters(filter).build();
     let networks = ListNetworksOptionsBuilder::default().filters(filter).build();
-    let (containers, networks) =
-        tokio::join!(engine.docker.list_containers(Some(containers)), engine.docker.list_networks(Some(networks)));
+    // An image inherits labels: what somebody made of a bottle's container is theirs, and has another role.
+    let mut of_workspace = filter.clone();
+    of_workspace.entry("label".into()).or_default().push(format!("{ROLE}={}", Role::Workspace.label()));
+    // An image without labels is not looked for: the engine knows no filter by its name.
+    of_workspace.remove("name");
+    let images = ListImagesOptionsBuilder::default().filters(&of_workspace).build();
+    let (containers, networks, images) = tokio::join!(
+        engine.docker.list_containers(Some(containers)),
+        engine.docker.list_networks(Some(networks)),
+        engine.docker.list_images(Some(images)),
+    );
     let containers = containers.context("list the engine's containers")?.into_iter().map(|c| {
         let name = c.names.and_then(|n| n.into_iter().next()).unwrap_or_default();
         item("container", c.id, name.trim_start_matches('/'), c.labels)
@@ -66,7 +75,11 @@ async fn found(engine: &Engine, owner: &str, filter: &Filter) -> Result<Vec<Clea
         .context("list the engine's networks")?
         .into_iter()
         .map(|n| item("network", n.id, &n.name.unwrap_or_default(), n.labels));
-    Ok(containers.chain(networks).collect())
+    let images = images.context("list the engine's images")?.into_iter().map(|i| {
+        let name = i.repo_tags.into_iter().next().unwrap_or_else(|| i.id.clone());
+        item("image", Some(i.id), &name, Some(i.labels))
+    });
+    Ok(containers.chain(networks).chain(images).collect())
 }
 
 fn item(
@@ -209,6 +222,10 @@ async fn remove(engine: &Engine, item: &CleanupItem) -> Result<()> {
             }
         }
         "network" => engine.docker.remove_network(&item.id).await,
+        "image" => {
+            let options = RemoveImageOptionsBuilder::default().force(true).build();
+            engine.docker.remove_image(&item.id, Some(options), None).await.map(drop)
+        }
         other => return Err(Error::new(ErrorKind::UNSUPPORTED, format!("removing a {other}"))),
     };
     match gone {

@@ -77,6 +77,13 @@ pub(super) fn run(only: Option<&str>, args: &Cleanup) -> Result<u8> {
         ui::say(format!("of another machine or user, and left alone: {}", survey.foreign.join(", ")));
         ui::say("hint: `bottle cleanup --foreign` takes them, and what other owners have on the engines, too");
     }
+    if !survey.kept.is_empty() {
+        let at = paths.short(&paths.state());
+        ui::say(format!("work that is kept, and left alone: {}; it is in {at}", survey.kept.join(", ")));
+    }
+    if survey.abandoned.iter().any(|bottle| !bottle.entries().is_empty() && !bottle.is_preserved()) {
+        ui::say("what their agents made and nobody saved goes with the bottles of this list");
+    }
     if rows.is_empty() {
         ui::say(match silent.as_slice() {
             [] => "nothing to clean up",
@@ -276,7 +283,7 @@ fn rows(paths: &Paths, plans: &[Planned], abandoned: &[Abandoned]) -> Vec<Row> {
             foreign: item.foreign,
         })
         .collect();
-    rows.extend(abandoned.iter().map(|bottle| Row {
+    rows.extend(abandoned.iter().filter(|bottle| !bottle.is_preserved()).map(|bottle| Row {
         backend: bottle.metadata.backend.clone(),
         identity: bottle.identity.clone(),
         kind: "state".into(),

@@ -17,9 +17,11 @@ use crate::{
     signals::Cancellation,
     state::{self, Holder, Metadata, State},
     ui::{self, UsageError, hinted},
+    workspace::{self, Collected, Which},
 };
 use anyhow::Result;
 use bottle_api::BackendInfo;
+use std::path::Path;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Runs `start`; the exit code is the agent's.
@@ -62,9 +64,12 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     }
 
     let command = claude_argv(args, !agent.prompt.trim().is_empty());
-    let asked = Asked { agent, bottle: &bottle, sources: &sources, command, approval: approval.state().clone() };
+    let mut asked =
+        Asked { agent, bottle: &bottle, sources: &sources, command, approval: approval.state().clone(), cwd: None };
     if args.dry_run {
         let stage = tempfile::tempdir()?;
+        let collected = collect(&paths, args, stage.path(), &mut resolved, cancel)?;
+        asked.cwd = collected.as_ref().map(|collected| &collected.shown);
         let plan = backend.prepare(&resolved.spec, stage.path(), cancel.fd())?;
         let says = plan.summary()?;
         let preflight = Preflight::new(&paths, &asked, &resolved, &backend.info, says);
@@ -82,6 +87,8 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     let state = State::create(&paths, &metadata(&resolved, &backend)?)?;
     let stage = state.stage();
     let mut life = Life::begin(state, &resolved.spec, services, backend);
+    let collected = collect(&paths, args, &stage, &mut resolved, cancel)?;
+    asked.cwd = collected.as_ref().map(|collected| &collected.shown);
     let plan = life.backend().prepare(&resolved.spec, &stage, cancel.fd())?;
     let says = plan.summary()?;
     life.remember(&says.env)?;
@@ -97,12 +104,26 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     }
     let session = Session {
         argv: asked.command,
+        came: collected.map(|collected| collected.came).unwrap_or_default(),
         env: resolved.environment.collect(cancel)?,
         headless,
         raw_terminal: args.raw_terminal,
     };
     let code = life.live(plan, &resolved, &resolved.sidecar_secrets()?, session, cancel)?;
     Ok(exit_code(code))
+}
+
+/// The working directory, where it is to come along.
+fn collect(
+    paths: &Paths,
+    args: &Start,
+    stage: &Path,
+    resolved: &mut Resolved,
+    cancel: &Cancellation,
+) -> Result<Option<Collected>> {
+    let which = if args.cwd_all { Which::All } else { Which::Unignored };
+    let wanted = args.cwd || args.cwd_all;
+    wanted.then(|| workspace::collect(paths, which, stage, &mut resolved.spec, cancel)).transpose()
 }
 
 /// What a crash has left is taken away by `cleanup`, and remembered until then.

@@ -7,6 +7,7 @@ use crate::{
     manifest::{Agent, Bottle, GitUser, Isolation, LimitFields, Source, approval, env::Variable},
     paths::Paths,
     plan::Resolved,
+    workspace::Shown,
 };
 use bottle_api::{BackendInfo, FileEntry, PlanSummary, WORKSPACE};
 use bottle_policy::Route;
@@ -16,7 +17,7 @@ use std::net::IpAddr;
 /// The preflight as data: `--format json` prints it, [`Preflight::show`] draws it. Names only, never a value of
 /// anything secret.
 #[derive(Debug, Serialize)]
-pub struct Preflight {
+pub struct Preflight<'a> {
     /// Version of this shape.
     pub version: u32,
     /// The agent, its file, and the file that it shadows.
@@ -51,8 +52,10 @@ pub struct Preflight {
     pub model_credential: String,
     /// What may be reached.
     pub routes: Vec<RouteShown>,
-    /// What becomes of the agent's work.
+    /// Where the agent works, and what becomes of it.
     pub workspace: String,
+    /// The working directory, where it comes along.
+    pub cwd: Option<&'a Shown>,
     /// What is weaker than the default.
     pub warnings: Vec<String>,
 }
@@ -69,6 +72,8 @@ pub struct Asked<'a> {
     pub command: Vec<String>,
     /// How the agent stands.
     pub approval: approval::State,
+    /// The working directory, where it comes along.
+    pub cwd: Option<&'a Shown>,
 }
 
 /// A thing of the manifest.
@@ -136,16 +141,16 @@ pub struct RouteShown {
     pub allow_private: bool,
 }
 
-impl Preflight {
+impl<'a> Preflight<'a> {
     /// Gathers it.
     pub fn new(
         paths: &Paths,
-        asked: &Asked<'_>,
+        asked: &Asked<'a>,
         resolved: &Resolved,
         backend: &BackendInfo,
         says: PlanSummary,
     ) -> Self {
-        let Asked { agent, bottle, sources, command, .. } = asked;
+        let Asked { agent, bottle, sources, command, cwd, .. } = asked;
         let model = resolved.credential.host_variable();
         let model_secret = resolved.credential.auth().secret;
         let provision = &resolved.spec.provision;
@@ -188,7 +193,11 @@ impl Preflight {
                     shown(route, route.auth.as_ref().map(|auth| name(&auth.secret)), preset)
                 })
                 .collect(),
-            workspace: format!("{WORKSPACE}, empty; what is made in it goes with the bottle"),
+            workspace: match cwd {
+                Some(_) => format!("{WORKSPACE}; what is made in it is saved at the end"),
+                None => format!("{WORKSPACE}, empty; what is made in it is saved at the end"),
+            },
+            cwd: *cwd,
             warnings: resolved.warnings.clone(),
         }
     }

@@ -9,7 +9,7 @@ use crate::{
 /// Paths of a route that are shown one by one, unless all are asked for.
 const FEW: usize = 3;
 
-impl Preflight {
+impl Preflight<'_> {
     /// Says it; `full` with the whole prompt, every path and every file.
     pub fn show(&self, full: bool) {
         for (label, values) in self.rows(full) {
@@ -36,13 +36,15 @@ impl Preflight {
         let model = format!("${}, injected by the sidecar; the bottle has a placeholder", self.model_credential);
         let mut egress: Vec<String> = self.routes.iter().map(|route| route.line(full)).collect();
         egress.push("everything else is refused".into());
+        let mut workspace = vec![self.workspace.clone()];
+        workspace.extend(self.cwd.iter().flat_map(|cwd| cwd.lines()));
         let mut rows = vec![
             ("agent", agent),
             ("bottle", vec![format!("{}  {}", self.bottle, self.bottle_files.join(", "))]),
             ("identity", vec![self.identity.clone()]),
             ("backend", vec![format!("{backend}; the bottle's floor is {}", self.isolation_floor)]),
             ("sidecar", vec![self.daemons.join(", ")]),
-            ("workspace", vec![self.workspace.clone()]),
+            ("workspace", workspace),
             ("limits", vec![limits]),
             ("prompt", self.prompt_lines(full)),
             ("skills", vec![listed(&self.skills)]),

@@ -7,6 +7,8 @@
 //! stage/          scratch files of the launch
 //! egress.jsonl    what left the bottle, and what was refused
 //! control.sock    where the owner answers other commands
+//! work/           what the agent made; .preserve: it is not for a cleanup to take away
+//! transcript/     its conversation
 //! ```
 //!
 //! The directory appears under its name only once its lock is held, so that nobody ever takes it for abandoned.
@@ -41,6 +43,9 @@ const HIDDEN: char = '.';
 const LOCK: &str = "lock";
 const LEDGER: &str = "ledger.jsonl";
 const METADATA: &str = "metadata.json";
+const STAGE: &str = "stage";
+/// The mark of a directory that holds somebody's work.
+pub const PRESERVE: &str = ".preserve";
 
 /// The agent's name made safe: lower-case letters, digits and single dashes, 40 characters at most.
 pub fn slug(name: &str) -> String {
@@ -117,7 +122,7 @@ impl State {
             bail!("somebody else holds {}", draft.display());
         }
         write_atomically(&draft.join(METADATA), &serde_json::to_vec_pretty(metadata)?)?;
-        files::make_dir(&draft.join("stage"))?;
+        files::make_dir(&draft.join(STAGE))?;
         Ok((Ledger::begin(&draft.join(LEDGER))?, lock))
     }
 
@@ -136,7 +141,7 @@ impl State {
 
     /// The scratch directory of the launch.
     pub fn stage(&self) -> PathBuf {
-        self.dir.join("stage")
+        self.dir.join(STAGE)
     }
 
     /// The bottle's egress log.
@@ -144,10 +149,9 @@ impl State {
         self.dir.join("egress.jsonl")
     }
 
-    /// Keeps log and metadata, and removes the rest. Only when the ledger is empty.
-    pub fn keep_log(self) -> Result<PathBuf> {
-        files::remove_tree(&self.stage(), "")?;
-        files::remove_file(&self.dir.join(LEDGER))?;
+    /// Keeps log, metadata, work and transcript, and removes the rest. Only when the ledger is empty.
+    pub fn keep(self) -> Result<PathBuf> {
+        drop_launch(&self.dir)?;
         Ok(self.egress_log())
     }
 
@@ -155,6 +159,14 @@ impl State {
     pub fn remove(self) -> Result<()> {
         remove_dir(&self.dir)
     }
+}
+
+/// Removes what only a launch needs, the ledger last.
+fn drop_launch(dir: &Path) -> Result<()> {
+    if dir.join(STAGE).exists() {
+        files::remove_tree(&dir.join(STAGE), "")?;
+    }
+    files::remove_file(&dir.join(LEDGER))
 }
 
 /// First out of sight, then away, its lock last: a crash in between leaves nothing that looks like a bottle's state, and

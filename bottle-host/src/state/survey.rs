@@ -4,13 +4,14 @@
 //! lock is held ──────────────────────────────────────▶ live
 //! lock is free ── of another machine or user ────────▶ foreign
 //!              ── its process is there all the same ─▶ live
+//!              ── work in it, and nothing else ──────▶ kept
 //!              ── else ──────────────────────────────▶ abandoned
 //! ```
 //!
 //! In doubt a bottle is alive: what cannot be read or vanishes under our eyes is not for anybody else to take away.
 
 use super::{
-    HIDDEN, LEDGER, LOCK, METADATA, Metadata,
+    HIDDEN, LEDGER, LOCK, METADATA, Metadata, PRESERVE,
     files::{self, Kind},
     ledger::Ledger,
     makers,
@@ -35,6 +36,8 @@ pub struct Survey {
     pub abandoned: Vec<Abandoned>,
     /// Identities of another machine's or user's bottles: nothing here can say whether they live.
     pub foreign: Vec<String>,
+    /// Identities of bottles that are gone, and whose work is not.
+    pub kept: Vec<String>,
 }
 
 /// A directory of which nobody is the owner any more; nobody becomes it while this is held.
@@ -55,15 +58,21 @@ impl Abandoned {
         self.ledger.as_ref().map(|ledger| ledger.entries()).unwrap_or_default()
     }
 
-    /// Removes everything.
+    /// Does it hold work? That is not for a cleanup to remove.
+    pub fn is_preserved(&self) -> bool {
+        self.dir.join(PRESERVE).exists()
+    }
+
+    /// Removes everything but work.
     pub fn remove(self) -> Result<()> {
-        super::remove_dir(&self.dir)
+        if self.is_preserved() { super::drop_launch(&self.dir) } else { super::remove_dir(&self.dir) }
     }
 }
 
 enum Verdict {
     Live,
     Foreign,
+    Kept,
     Abandoned(Box<Abandoned>),
     /// It was one, and is gone.
     Nothing,
@@ -86,6 +95,7 @@ pub fn survey(paths: &Paths, foreign: bool) -> Result<Survey> {
             Ok(Verdict::Abandoned(bottle)) => survey.abandoned.push(*bottle),
             Ok(Verdict::Live) => survey.live.push(identity),
             Ok(Verdict::Foreign) => survey.foreign.push(identity),
+            Ok(Verdict::Kept) => survey.kept.push(identity),
             Ok(Verdict::Nothing) => {}
             Err(error) => {
                 ui::warn(format!("{error:#}; the bottle is taken to be alive"));
@@ -95,6 +105,7 @@ pub fn survey(paths: &Paths, foreign: bool) -> Result<Survey> {
     }
     survey.abandoned.sort_by(|a, b| a.identity.cmp(&b.identity));
     survey.foreign.sort();
+    survey.kept.sort();
     Ok(survey)
 }
 
@@ -129,8 +140,12 @@ fn judge(state: &Path, name: &str, identity: &str, foreign: bool) -> Result<Verd
     if !others && recorded.holder.is_alive() {
         return Ok(Verdict::Live);
     }
+    let ledger = Ledger::read(&dir.join(LEDGER)).with_context(what)?.map(Arc::new);
+    if ledger.is_none() && dir.join(PRESERVE).exists() {
+        return Ok(Verdict::Kept);
+    }
     Ok(Verdict::Abandoned(Box::new(Abandoned {
-        ledger: Ledger::read(&dir.join(LEDGER)).with_context(what)?.map(Arc::new),
+        ledger,
         metadata: recorded,
         identity: identity.to_owned(),
         dir,

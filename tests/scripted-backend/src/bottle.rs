@@ -6,8 +6,8 @@ use crate::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bottle_api::{
-    Bottle, BottleInfo, Cancel, ChannelRequest, Error, ErrorKind, ExitStatus, GetRequest, Process, PutRequest,
-    ResizeRequest, Result, SignalRequest, StartRequest, Stdio,
+    Bottle, BottleInfo, Cancel, ChannelRequest, Error, ErrorKind, ExitStatus, GetRequest, HELPER_PATH, Process,
+    PutRequest, ResizeRequest, Result, SignalRequest, StartRequest, Stdio,
     control::{ExecFrame, HELPER_READY, read_frame},
 };
 use rustix::event::{PollFd, PollFlags, poll};
@@ -43,9 +43,15 @@ impl Bottle for Scripted {
         let is_probe = req.argv.get(1).is_some_and(|verb| verb == "probe");
         during(if is_probe { "probe" } else { "start" }, cancel)?;
         let (ended, running) = rustix::pipe::pipe()?;
+        // There is no other program: whatever else is asked has nothing to say.
+        let is_helper = req.argv.first().is_some_and(|program| program == HELPER_PATH);
         let thread = thread::spawn(move || {
             let _running = running;
-            if is_probe { look(io) } else { play(io) }.unwrap_or(99)
+            match (is_probe, is_helper) {
+                (true, _) => look(io).unwrap_or(99),
+                (false, true) => play(io).unwrap_or(99),
+                (false, false) => 0,
+            }
         });
         Ok(Told { ended, thread: Mutex::new(Some(thread)) })
     }

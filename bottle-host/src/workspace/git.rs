@@ -1,0 +1,96 @@
+//! Git as it is run on this machine: with no configuration but what was written here, and none of its programs.
+
+use super::Budget;
+use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, Read},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+/// How much git may say.
+const MAX_SAID: usize = 256 << 20;
+/// Over whatever a repository says.
+const SETTINGS: [&str; 8] = [
+    "core.fsmonitor=false",
+    "core.untrackedCache=false",
+    "core.hooksPath=/dev/null",
+    "core.attributesFile=/dev/null",
+    "core.excludesFile=/dev/null",
+    "protocol.allow=never",
+    "gc.auto=0",
+    "pack.writeReverseIndex=false",
+];
+
+/// Runs git in `scratch`, and returns what it says.
+pub(super) fn git(scratch: &Path, env: &[(&str, &Path)], args: &[&str], budget: &Budget<'_>) -> Result<Vec<u8>> {
+    let complaints = scratch.join("complaints");
+    let mut command = Command::new("git");
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", scratch)
+        .env("LC_ALL", "C")
+        .envs([
+            ("GIT_CONFIG_NOSYSTEM", "1"),
+            ("GIT_CONFIG_GLOBAL", "/dev/null"),
+            ("GIT_ATTR_NOSYSTEM", "1"),
+            ("GIT_OPTIONAL_LOCKS", "0"),
+            ("GIT_NO_LAZY_FETCH", "1"),
+            ("GIT_NO_REPLACE_OBJECTS", "1"),
+            ("GIT_TERMINAL_PROMPT", "0"),
+        ])
+        .envs(env.iter().copied())
+        .args(SETTINGS.iter().flat_map(|setting| ["-c", setting]))
+        .args(args)
+        // A relative entry of PATH must not lead into the repository.
+        .current_dir(scratch)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(File::create(&complaints)?);
+    let mut child = match command.spawn() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(super::hinted("git is not installed", "apt-get install git"));
+        }
+        child => Reaped(child.context("run git")?),
+    };
+    let said = read(&mut child.0, budget)?;
+    if !child.0.wait()?.success() {
+        let why = fs::read(&complaints).unwrap_or_default();
+        let why = String::from_utf8_lossy(&why[..why.len().min(500)]).trim().replace('\n', "; ");
+        bail!("git {}: {why}", args.first().copied().unwrap_or_default());
+    }
+    Ok(said)
+}
+
+/// Reads to the end, for as long as there is time.
+fn read(child: &mut Child, budget: &Budget<'_>) -> Result<Vec<u8>> {
+    let mut stdout = child.stdout.take().context("git's output")?;
+    let (mut said, mut chunk) = (vec![], vec![0; 64 << 10]);
+    loop {
+        budget.check()?;
+        let look = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+        if poll(&mut [PollFd::new(&stdout, PollFlags::IN)], Some(&look))? == 0 {
+            continue;
+        }
+        match stdout.read(&mut chunk)? {
+            0 => return Ok(said),
+            n => said.extend_from_slice(&chunk[..n]),
+        }
+        if said.len() > MAX_SAID {
+            bail!("git says more than {} MiB", MAX_SAID >> 20);
+        }
+    }
+}
+
+/// A child that does not outlive its budget.
+struct Reaped(Child);
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,218 @@
+//! `--cwd`: the working directory comes along, as a copy.
+//!
+//! ```text
+//! directory ─ list ─▶ files, links ───────────────┐
+//!    .git ─ copy what is data ─▶ private .git ─ pack ┴─▶ stage/workspace.tar ─▶ the backend
+//! ```
+//!
+//! The directory may be hostile: nothing in it is obeyed, nothing outside it is read. Git never sees the directory's own
+//! `.git`, only a copy of what is data in it (`history.rs`), with a configuration that was written here; files are opened
+//! below the directory, through no link (`tree.rs`).
+
+mod archive;
+pub(crate) mod came;
+mod config;
+mod git;
+mod history;
+mod tree;
+
+pub use came::{Came, Print};
+
+use crate::{paths::Paths, signals::Cancellation, ui, ui::hinted};
+use anyhow::{Context, Result, bail};
+use archive::Archive;
+use bottle_api::{BottleSpec, WORKSPACE_FEATURE};
+use history::History;
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+use tree::{Found, Tree};
+
+/// The archive, in the stage directory.
+const ARCHIVE: &str = "workspace.tar";
+/// What a bottle's workspace may begin with.
+const MAX_FILES: usize = 200_000;
+const MAX_BYTES: u64 = 2 << 30;
+const MAX_TIME: Duration = Duration::from_secs(120);
+
+/// What is to come along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// What git tracks, and what it does not ignore.
+    Unignored,
+    /// Everything but what belongs to git.
+    All,
+}
+
+/// What comes along, for the preflight.
+#[derive(Debug, Default, Serialize)]
+pub struct Shown {
+    /// The directory.
+    pub directory: String,
+    /// Files and links.
+    pub files: usize,
+    /// Bytes of them and of the history.
+    pub bytes: u64,
+    /// The branch, or the commit where there is none. None: there is no history.
+    pub branch: Option<String>,
+    /// Tracked files that differ from the last commit.
+    pub changed: usize,
+    /// Files that git does not track.
+    pub untracked: usize,
+    /// What stays behind, by the reason why.
+    pub skipped: BTreeMap<&'static str, Vec<String>>,
+}
+
+/// A working directory that is ready to go into a bottle.
+#[derive(Default)]
+pub struct Collected {
+    /// What it is, to tell later what the agent has made.
+    pub came: Came,
+    /// For the preflight.
+    pub shown: Shown,
+}
+
+/// Packs the working directory into the stage directory, and says so in the spec.
+pub fn collect(
+    paths: &Paths,
+    which: Which,
+    stage: &Path,
+    spec: &mut BottleSpec,
+    cancel: &Cancellation,
+) -> Result<Collected> {
+    let attempt = || format!("bring {} along", paths.short(&paths.cwd));
+    let scratch = tempfile::tempdir_in(stage)?;
+    let budget = Budget::new(cancel);
+    let mut collected =
+        gather(&paths.cwd, which, scratch.path(), &stage.join(ARCHIVE), budget).with_context(attempt)?;
+    collected.shown.directory = paths.short(&paths.cwd);
+    spec.workspace = Some(ARCHIVE.into());
+    spec.requires.push(WORKSPACE_FEATURE.into());
+    Ok(collected)
+}
+
+/// The bottle has it: the archive need not lie here for the whole session.
+pub fn unpacked(stage: &Path) {
+    let _ = fs::remove_file(stage.join(ARCHIVE));
+}
+
+fn gather(dir: &Path, which: Which, scratch: &Path, archive: &Path, budget: Budget<'_>) -> Result<Collected> {
+    let tree = Tree::open(dir)?;
+    let mut shown = Shown::default();
+    let history = History::copy(dir, &tree, which, scratch, &mut budget.clone(), &mut shown)?;
+    let names = match (&history, which) {
+        (Some(history), Which::Unignored) => history.list(&budget, &mut shown)?,
+        _ => tree.walk(&budget, &mut shown)?,
+    };
+    let mut out = Archive::create(archive, budget)?;
+    let mut came = Came::default();
+    for name in &names {
+        match tree.look(name)? {
+            Found::Nothing => drop(came.missing.insert(name.clone())),
+            Found::Directory(mode) => out.directory(name, mode)?,
+            Found::File { mode, size, modified, file } => {
+                out.parents(&tree, name)?;
+                came.prints.insert(name.clone(), out.file(name, mode, size, modified, file)?);
+            }
+            Found::Link(target) => {
+                out.parents(&tree, name)?;
+                came.prints.insert(name.clone(), out.link(name, &target)?);
+            }
+            Found::Skipped(why) => shown.skip(why, name),
+        }
+    }
+    shown.files = came.prints.len();
+    if let Some(history) = history {
+        came.bases = history.pack(out.budget())?;
+        out.history(history.dir())?;
+    }
+    shown.bytes = out.finish()?;
+    Ok(Collected { came, shown })
+}
+
+impl Shown {
+    fn skip(&mut self, why: &'static str, name: &[u8]) {
+        self.skipped.entry(why).or_default().push(ui::printable(&String::from_utf8_lossy(name)));
+    }
+
+    /// As a person reads it, line by line.
+    pub fn lines(&self) -> Vec<String> {
+        let (files, size) = (ui::count(self.files, "file"), size(self.bytes));
+        let mut lines = vec![format!("a copy of {}: {files}, {size}", self.directory)];
+        lines.push(match &self.branch {
+            Some(branch) => {
+                let (changed, untracked) = (self.changed, self.untracked);
+                format!("with its history, on {branch}: {changed} changed, {untracked} untracked")
+            }
+            None => "without history".into(),
+        });
+        lines.extend(self.skipped.iter().map(|(why, names)| match &names[..] {
+            [one] => format!("left behind, {why}: {one}"),
+            [first, rest @ ..] => format!("left behind, {why}: {first} and {} more", rest.len()),
+            [] => String::new(),
+        }));
+        lines
+    }
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} bytes"),
+        1024..1_048_576 => format!("{} KiB", bytes >> 10),
+        _ => format!("{} MiB", bytes >> 20),
+    }
+}
+
+/// What is left of the bounds.
+#[derive(Clone)]
+pub(super) struct Budget<'a> {
+    cancel: &'a Cancellation,
+    until: Instant,
+    files: usize,
+    bytes: u64,
+}
+
+impl<'a> Budget<'a> {
+    fn new(cancel: &'a Cancellation) -> Self {
+        Self { cancel, until: Instant::now() + MAX_TIME, files: MAX_FILES, bytes: MAX_BYTES }
+    }
+
+    /// Time is left, and nobody wants it to stop.
+    fn check(&self) -> Result<()> {
+        if self.cancel.signal().is_some() {
+            bail!("cancelled");
+        }
+        if Instant::now() > self.until {
+            return Err(too_much(format!("it takes more than {} seconds", MAX_TIME.as_secs())));
+        }
+        Ok(())
+    }
+
+    /// One more file of that size.
+    fn spend(&mut self, name: &[u8], bytes: u64) -> Result<()> {
+        self.check()?;
+        let files = self.files.checked_sub(1);
+        self.files = files.ok_or_else(|| too_much(format!("there are more than {MAX_FILES} files")))?;
+        let left = self.bytes.checked_sub(bytes);
+        self.bytes = left.ok_or_else(|| {
+            let name = ui::printable(&String::from_utf8_lossy(name));
+            too_much(format!("there is more than {}; {name} alone has {}", size(MAX_BYTES), size(bytes)))
+        })?;
+        Ok(())
+    }
+
+    fn spent(&self) -> u64 {
+        MAX_BYTES - self.bytes
+    }
+}
+
+fn too_much(what: String) -> anyhow::Error {
+    hinted(what, "Have git ignore what the agent does not need (.gitignore), or start bottle in a smaller directory.")
+}
+
+#[cfg(test)]
+mod tests;
