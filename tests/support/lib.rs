@@ -5,6 +5,7 @@ pub mod bottle;
 pub mod forge;
 pub mod lab;
 pub mod pty;
+pub mod running;
 pub mod scripted;
 pub mod standin;
 pub mod wire;
