@@ -76,6 +76,11 @@ impl<'a> Running<'a> {
         table.lines().skip(1).map(|line| Ok(line.trim().parse()?)).collect()
     }
 
+    /// The machine's id of a container's first process.
+    pub fn first_process(&self, role: &str) -> Result<i32> {
+        Ok(self.lab.docker(&["inspect", "-f", "{{.State.Pid}}", &self.container(role)?])?.trim().parse()?)
+    }
+
     /// Ends it with SIGTERM, and sees that it leaves nothing but its log. What its owner said.
     pub fn end(self) -> Result<Run> {
         kill_process(Pid::from_child(&self.owner), Signal::TERM)?;
