@@ -102,17 +102,20 @@ impl Life {
         let mut env = environment::base(&info, capability, resolved.credential, &Terminal::kind());
         env.extend(session.env);
         let surroundings = Surroundings { env, cwd: WORKSPACE.into() };
-        let served = Served::begin(state.dir(), surroundings.clone())?;
-        let program = Program { argv: session.argv, surroundings };
+        let program = Program { argv: session.argv, surroundings: surroundings.clone() };
         let input = if session.headless { Input::Nothing } else { Input::Terminal };
         let streams = Streams { input, unfiltered: session.raw_terminal };
         ui::progress("look from inside whether the bottle is closed", "");
+        let mut served = None;
         let ended = thread::scope(|scope| {
             let probe = scope.spawn(|| probe::check(&bottle, &info, capability, &resolved.spec.env, cancel));
             session::run(&bottle, &program, streams, cancel, || {
                 let verdict = probe.join().map_err(|_| anyhow!("the launch probe panicked"))?;
                 ui::clear_progress();
-                verdict
+                verdict?;
+                // No command gets into a bottle that is not known to be closed either.
+                served = Some(Served::begin(state.dir(), surroundings)?);
+                Ok(())
             })
         });
         drop(served);

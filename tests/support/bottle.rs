@@ -103,6 +103,13 @@ impl Home {
         self
     }
 
+    /// Runs everything with this variable too, or with this value of it.
+    pub fn with_env(mut self, name: &str, value: &str) -> Self {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
     /// `bottle` with these arguments, in an environment that holds nothing else.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);

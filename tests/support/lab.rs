@@ -1,6 +1,7 @@
 //! The lab that `cargo xtask setup` makes: a Docker engine, a base image with the real Claude Code, and a network
 //! namespace whose addresses (198.51.100.128/25, RFC 5737) are the test hosts of this machine.
 
+use crate::bottle::eventually;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::{
     fs::{FlockOperation, flock},
@@ -9,7 +10,7 @@ use rustix::{
 use std::{
     fs::{self, File},
     io::Read,
-    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -184,31 +185,75 @@ fn note(seen: &Mutex<Vec<String>>, what: String) {
     }
 }
 
+/// Listens with TCP and UDP on every address of this machine, and should hear nothing.
+pub struct Listeners {
+    /// The port of both.
+    pub port: u16,
+    heard: Arc<Mutex<Vec<String>>>,
+}
+
+impl Listeners {
+    /// On a free port; both have heard each kind of address before this returns.
+    pub fn new() -> Result<Self> {
+        let tcp = TcpListener::bind("[::]:0")?;
+        let port = tcp.local_addr()?.port();
+        let udp = UdpSocket::bind(("::", port))?;
+        let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (connections, datagrams) = (heard.clone(), heard.clone());
+        thread::spawn(move || {
+            for stream in tcp.incoming().flatten() {
+                note(&connections, format!("TCP from {:?}", stream.peer_addr()));
+            }
+        });
+        thread::spawn(move || {
+            while let Ok((_, from)) = udp.recv_from(&mut [0; 16]) {
+                note(&datagrams, format!("UDP from {from}"));
+            }
+        });
+        for (address, any) in [("127.0.0.1", "0.0.0.0:0"), ("::1", "[::]:0")] {
+            drop(TcpStream::connect((address, port))?);
+            UdpSocket::bind(any)?.send_to(b"x", (address, port))?;
+        }
+        let listeners = Self { port, heard };
+        eventually("the listeners hear", || (listeners.heard().len() == 4).then_some(()))?;
+        listeners.heard.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        Ok(listeners)
+    }
+
+    /// Everything so far.
+    pub fn heard(&self) -> Vec<String> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// Counts packets that this machine's kernel takes in, by a rule of its own ahead of everything else.
-pub struct HostCounter(Vec<String>);
+pub struct HostCounter {
+    program: &'static str,
+    rule: Vec<String>,
+}
 
 impl HostCounter {
-    /// `matching`: iptables' own words, `-i br-… -d …`.
-    pub fn new(matching: &[&str]) -> Result<Self> {
+    /// Packets to an address. `matching`: iptables' own words, `-i br-…`.
+    pub fn to(address: IpAddr, matching: &[&str]) -> Result<Self> {
         static NEXT: AtomicU8 = AtomicU8::new(0);
         let name = format!("bottle-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst));
         let mut rule: Vec<String> = matching.iter().map(|word| (*word).to_owned()).collect();
-        rule.extend(["-m", "comment", "--comment", &name].map(str::to_owned));
-        let counter = Self(rule);
+        rule.extend(["-d", &address.to_string(), "-m", "comment", "--comment", &name].map(str::to_owned));
+        let counter = Self { program: if address.is_ipv4() { "iptables" } else { "ip6tables" }, rule };
         counter.iptables("-I")?;
         Ok(counter)
     }
 
     /// How many so far.
     pub fn packets(&self) -> Result<u64> {
-        let table = output(Command::new("iptables").args(["-w", "-t", "raw", "-nvxL", "PREROUTING"]))?;
-        let name = self.0.last().context("a rule has a name")?;
-        let line = table.lines().find(|line| line.contains(name.as_str())).context("the counter's rule")?;
-        Ok(line.split_whitespace().next().context("a count")?.parse()?)
+        let table = output(Command::new(self.program).args(["-w", "-t", "raw", "-nvxL", "PREROUTING"]))?;
+        let name = self.rule.last().context("a rule has a name")?;
+        let line = table.lines().find(|line| line.split_whitespace().any(|word| word == name));
+        Ok(line.and_then(|line| line.split_whitespace().next()).context("the counter's rule")?.parse()?)
     }
 
     fn iptables(&self, verb: &str) -> Result<String> {
-        output(Command::new("iptables").args(["-w", "-t", "raw", verb, "PREROUTING"]).args(&self.0))
+        output(Command::new(self.program).args(["-w", "-t", "raw", verb, "PREROUTING"]).args(&self.rule))
     }
 }
 

@@ -6,6 +6,7 @@ pub mod forge;
 pub mod gate;
 pub mod lab;
 pub mod pty;
+pub mod running;
 pub mod scripted;
 pub mod standin;
 pub mod tiny;

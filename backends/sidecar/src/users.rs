@@ -20,12 +20,15 @@ use std::{env, fs, os::unix::process::CommandExt, process::Command};
 pub(crate) struct Users(Option<u32>);
 
 impl Users {
-    /// As the backend says.
+    /// As the backend says. No process that is started from now on comes to have a capability.
     pub(crate) fn from_env() -> Result<Self> {
         let Some(first) = env::var_os(UIDS_ENV) else { return Ok(Self(None)) };
         let first = first.to_str().and_then(|text| text.parse().ok()).filter(|uid| *uid > 0);
         let first = first.with_context(|| format!("{UIDS_ENV} is no user's number"))?;
         ensure!(geteuid().is_root(), "{UIDS_ENV} is set, and the bundle was not started as root");
+        for capability in [CapabilitySet::SETUID, CapabilitySet::SETGID, CapabilitySet::SETPCAP] {
+            remove_capability_from_bounding_set(capability).context("put privileges out of reach")?;
+        }
         Ok(Self(Some(first)))
     }
 
@@ -54,9 +57,6 @@ impl Users {
 }
 
 fn give_up(id: u32) -> Result<()> {
-    for capability in [CapabilitySet::SETUID, CapabilitySet::SETGID, CapabilitySet::SETPCAP] {
-        remove_capability_from_bounding_set(capability)?;
-    }
     let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
     set_thread_groups(&[])?;
     set_thread_res_gid(gid, gid, gid)?;
