@@ -60,7 +60,7 @@ impl Place {
         let socket = docker_host.strip_prefix("unix://").context("the lab's engine has a unix socket")?;
         let home = scratch("home")?;
         for (file, text) in
-            [("bottles/box.md", "---\n---\n"), ("agents/dev.md", "---\nbottle: box\n---\nYou are measured.\n")]
+            [("bottles/box.md", "---\n---\n"), ("agents/measured.md", "---\nbottle: box\n---\nYou are measured.\n")]
         {
             let path = home.join(".claude-bottle").join(file);
             fs::create_dir_all(path.parent().context("a file has a directory")?)?;
@@ -128,14 +128,14 @@ impl Place {
 
     /// A bottle up and down.
     pub(super) fn up_and_down(&self, socket: &Path) -> Result<()> {
-        let out = self.bottle(socket, &["start", "dev", "--yes", "--prompt", "x"]).output()?;
+        let out = self.bottle(socket, &["start", "measured", "--yes", "--prompt", "x"]).output()?;
         ensure!(out.status.success(), "bottle start: {}\n{}", out.status, String::from_utf8_lossy(&out.stderr));
         Ok(())
     }
 
     /// A bottle that stays until it is dropped.
     pub(super) fn stay(&self) -> Result<Staying> {
-        let args = ["start", "dev", "--yes", "--prompt", STAY];
+        let args = ["start", "measured", "--yes", "--prompt", STAY];
         let mut child = self.bottle(&self.engine.socket, &args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let stdout = child.stdout.take().context("its output")?;
         let staying = Staying(child);
