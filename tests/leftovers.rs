@@ -13,6 +13,7 @@ use bottle_tests::{
     wire::Authority,
 };
 use rustix::process::{Pid, Signal, kill_process};
+use std::{fs, os::unix::fs::PermissionsExt};
 
 fn home() -> Result<(&'static Lab, Home)> {
     let (lab, authority) = (Lab::get(), Authority::new()?);
@@ -78,6 +79,39 @@ fn sigint_and_sigterm_during_a_session_leave_nothing() -> Result<()> {
         assert!(run.stderr.contains("its egress log is ") && !home.egress_log().is_empty(), "{run:?}");
         assert_eq!((home.run(&["cleanup", "--yes"])?.code, home.identities().len()), (Some(0), 0));
     }
+    Ok(())
+}
+
+/// A program of the base image's that never ends: the agent image's recipe runs it in its second step.
+const NEVER_ENDS: &str = "#!/bin/sh\nuntil [ -e /nowhere ]; do sleep 0.1; done\n";
+
+#[test]
+fn sigint_while_an_image_is_built_leaves_neither_a_bottle_nor_a_step_of_the_build() -> Result<()> {
+    let (lab, home) = home()?;
+    let base = format!("bottle-test-never-ends-{}", std::process::id());
+    home.write("base/sha256sum", NEVER_ENDS)?;
+    home.write("base/Dockerfile", &format!("FROM {}\nUSER root\nCOPY sha256sum /usr/local/bin/\n", lab.base_image))?;
+    fs::set_permissions(home.path().join("base/sha256sum"), fs::Permissions::from_mode(0o755))?;
+    let id =
+        lab.docker(&["build", "-q", "--no-cache", "-t", &base, &home.path().join("base").display().to_string()])?;
+    let image = format!("{base}:interrupted");
+    let env = [("CLAUDE_BOTTLE_BASE_IMAGE", base.as_str()), ("CLAUDE_BOTTLE_IMAGE", image.as_str())];
+    let child = home.start(&START, &env)?;
+    let identity = eventually("the bottle has all that needs no agent image", || {
+        home.identities().into_iter().find(|i| left_in_engine(lab, i).is_ok_and(|left| left.len() == 3))
+    })?;
+    let of_base = format!("ancestor={base}");
+    let step = || lab.docker(&["ps", "-q", "--filter", &of_base]).ok().filter(|id| !id.is_empty());
+    let busy = || lab.docker(&["top", step()?.trim()]).ok().filter(|table| table.contains("sha256sum"));
+    eventually("the recipe's second step runs", busy)?;
+    kill_process(Pid::from_child(&child), Signal::INT)?;
+    let run = child.finish()?;
+    assert_eq!(run.code, Some(128 + 2), "{run:?}");
+    assert_nothing_left(lab, &home, &identity).with_context(|| format!("{run:?}"))?;
+    assert_eq!(lab.docker(&["ps", "-aq", "--filter", &of_base])?, "");
+    // The engine removes no image that another one stands on.
+    lab.docker(&["rmi", &base])?;
+    assert!(lab.docker(&["image", "inspect", id.trim()]).is_err(), "a step of the build is left");
     Ok(())
 }
 

@@ -61,7 +61,7 @@ impl<'a> Agents<'a> {
         body["HostConfig"] = json!({ "NetworkMode": "none", "LogConfig": { "Type": "none" } });
         body["Entrypoint"] = json!(["/usr/local/bin/claude", "stay"]);
         for n in 0..BOTTLES {
-            body["Labels"]["claude-bottle.identity"] = format!("dev-{n:05}").into();
+            body["Labels"]["claude-bottle.identity"] = format!("measured-{n:05}").into();
             let made = place.engine.call("POST", "/containers/create", &body)?;
             let id = made["Id"].as_str().unwrap_or_default().to_owned();
             let started = place.engine.call("POST", &format!("/containers/{id}/start"), &Value::Null);

@@ -2,17 +2,12 @@
 //! replaces. Images, networks and hardening are those of our own bottle.
 
 use super::{
-    place::{IMAGE, Place},
+    place::{AGENT, EGRESS, IMAGE, INTERNAL, Place, SIDECAR},
     raw::{Container, Recording},
 };
 use anyhow::{Result, bail};
 use serde_json::Value;
 use std::time::{Duration, Instant};
-
-const AGENT: &str = "bottle-bench-agent";
-const SIDECAR: &str = "bottle-bench-sidecars";
-const INTERNAL: &str = "bottle-bench-net";
-const EGRESS: &str = "bottle-bench-egress";
 
 /// The bottle up, its agent run, the bottle down. Returns how much of it `docker build` took.
 ///

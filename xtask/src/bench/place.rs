@@ -18,12 +18,17 @@ use std::{
 /// The agent's image: one static program that passes for Claude.
 pub(super) const IMAGE: &str = "bottle-bench-agent";
 const SIDECAR_IMAGE: &str = "bottle-bench-sidecars";
+/// Names of what is made without bottle.
+pub(super) const AGENT: &str = "bottle-bench-agent";
+pub(super) const SIDECAR: &str = "bottle-bench-sidecars";
+pub(super) const INTERNAL: &str = "bottle-bench-net";
+pub(super) const EGRESS: &str = "bottle-bench-egress";
 /// Nobody else's, so that a network that is made twice is made from the same block.
 const POOL: &str = "10.232.0.0/18";
 /// The prompt with which the agent stays.
 const STAY: &str = "stay";
 
-const AGENT: &str = r#"fn main() {
+const CLAUDE: &str = r#"fn main() {
     if std::env::args().any(|word| word == "stay") {
         println!("here");
         loop { std::thread::park() }
@@ -55,7 +60,7 @@ impl Place {
         let socket = docker_host.strip_prefix("unix://").context("the lab's engine has a unix socket")?;
         let home = scratch("home")?;
         for (file, text) in
-            [("bottles/box.md", "---\n---\n"), ("agents/dev.md", "---\nbottle: box\n---\nYou are measured.\n")]
+            [("bottles/box.md", "---\n---\n"), ("agents/measured.md", "---\nbottle: box\n---\nYou are measured.\n")]
         {
             let path = home.join(".claude-bottle").join(file);
             fs::create_dir_all(path.parent().context("a file has a directory")?)?;
@@ -64,7 +69,23 @@ impl Place {
         let engine = Engine { socket: socket.into() };
         let place = Self { tree: tree.to_owned(), engine, context: scratch("image")?, home };
         place.build_image()?;
+        place.tidy()?;
         Ok(place)
+    }
+
+    /// Takes away what a bench that was interrupted has left. There is one at a time on an engine.
+    fn tidy(&self) -> Result<()> {
+        for image in [IMAGE, SIDECAR_IMAGE] {
+            let left = output(self.docker().args(["ps", "-aq", "--filter", &format!("ancestor={image}")]))?;
+            if !left.is_empty() {
+                output(self.docker().args(["rm", "-f"]).args(left.split_whitespace()))?;
+            }
+        }
+        for network in [INTERNAL, EGRESS] {
+            // It is seldom there.
+            self.docker().args(["network", "rm", network]).output()?;
+        }
+        Ok(())
     }
 
     fn build_image(&self) -> Result<()> {
@@ -74,7 +95,7 @@ impl Place {
         }
         fs::write(self.context.join("Dockerfile"), RECIPE)?;
         let source = scratch("agent")?.join("claude.rs");
-        fs::write(&source, AGENT)?;
+        fs::write(&source, CLAUDE)?;
         let flags = ["-O", "-C", "target-feature=+crt-static", "-C", "strip=symbols", "--target", &triple, "-o"];
         run(Command::new("rustc").args(flags).arg(self.context.join("claude")).arg(source))?;
         output(self.docker().args(["build", "-q", "-t", IMAGE]).arg(&self.context)).map(drop)
@@ -107,14 +128,14 @@ impl Place {
 
     /// A bottle up and down.
     pub(super) fn up_and_down(&self, socket: &Path) -> Result<()> {
-        let out = self.bottle(socket, &["start", "dev", "--yes", "--prompt", "x"]).output()?;
+        let out = self.bottle(socket, &["start", "measured", "--yes", "--prompt", "x"]).output()?;
         ensure!(out.status.success(), "bottle start: {}\n{}", out.status, String::from_utf8_lossy(&out.stderr));
         Ok(())
     }
 
     /// A bottle that stays until it is dropped.
     pub(super) fn stay(&self) -> Result<Staying> {
-        let args = ["start", "dev", "--yes", "--prompt", STAY];
+        let args = ["start", "measured", "--yes", "--prompt", STAY];
         let mut child = self.bottle(&self.engine.socket, &args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let stdout = child.stdout.take().context("its output")?;
         let staying = Staying(child);

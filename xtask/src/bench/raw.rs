@@ -9,7 +9,11 @@
 //! egress ───────────────────────┘
 //! ```
 
-use super::{engine::Engine, place::Place, scratch};
+use super::{
+    engine::Engine,
+    place::{AGENT, EGRESS, INTERNAL, Place, SIDECAR},
+    scratch,
+};
 use crate::run::{host_target, output};
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
@@ -59,8 +63,8 @@ impl Recording {
         Ok(Self {
             agent: container("agent")?,
             sidecar: container("sidecar")?,
-            internal: network(&internal, "bottle-bench-net"),
-            egress: network(&egress, "bottle-bench-egress"),
+            internal: network(&internal, INTERNAL),
+            egress: network(&egress, EGRESS),
             files: files(place)?,
         })
     }
@@ -75,12 +79,12 @@ impl Recording {
             let internal = create_network(&self.internal)?;
             let network = internal.clone();
             let agent = scope.spawn(move || {
-                let agent = create(engine, "bottle-bench-agent", &self.agent, &network)?;
+                let agent = create(engine, AGENT, &self.agent, &network)?;
                 engine.send("PUT", &format!("/containers/{agent}/archive?path=/"), "application/x-tar", &self.files)?;
                 engine.call("POST", &format!("/containers/{agent}/start"), &Value::Null)?;
                 Ok(agent)
             });
-            let sidecar = create(engine, "bottle-bench-sidecars", &self.sidecar, &internal)?;
+            let sidecar = create(engine, SIDECAR, &self.sidecar, &internal)?;
             let egress = joined(egress)?;
             let leg = json!({ "Container": sidecar, "EndpointConfig": self.sidecar.egress });
             engine.call("POST", &format!("/networks/{egress}/connect"), &leg)?;
