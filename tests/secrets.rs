@@ -84,7 +84,7 @@ fn namespace(pid: i32) -> Option<PathBuf> {
 }
 
 /// Which of these values a process has in its writable memory.
-fn in_memory<'a>(pid: i32, values: [&'a str; 2]) -> Result<Vec<&'a str>> {
+fn in_memory(pid: i32, values: [&str; 2]) -> Result<Vec<&str>> {
     const CHUNK: u64 = 1 << 20;
     const PAGE: u64 = 4096;
     let (memory, pages) = (File::open(format!("/proc/{pid}/mem"))?, File::open(format!("/proc/{pid}/pagemap"))?);
