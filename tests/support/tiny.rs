@@ -12,7 +12,7 @@ const CLAUDE: &str = r#"
 #include <string.h>
 #include <unistd.h>
 int main(int argc, char **argv) {
-    const char *end = "/workspace/end";
+    const char *end = "/home/agent/end";
     if (argc == 2 && !strcmp(argv[1], "end")) return creat(end, 0600) < 0;
     while (access(end, F_OK)) usleep(50000);
     return 0;
