@@ -6,6 +6,7 @@ use crate::{
     wire::Authority,
 };
 use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
     fs,
@@ -13,6 +14,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::mpsc::{RecvTimeoutError, channel},
     thread,
     time::{Duration, Instant},
 };
@@ -232,9 +234,15 @@ impl std::ops::DerefMut for KillOnDrop {
 }
 
 impl KillOnDrop {
-    /// Waits for its end; all that it said.
+    /// Waits for its end; all that it said. One that hangs is killed in the end: a test fails rather than waits.
     pub fn finish(mut self) -> Result<Run> {
         use std::io::Read;
+        let (pid, (_ended, end)) = (Pid::from_child(&self.0), channel::<()>());
+        thread::spawn(move || {
+            if end.recv_timeout(PATIENCE * 4) == Err(RecvTimeoutError::Timeout) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        });
         let (stdout, stderr) = (self.0.stdout.take(), self.0.stderr.take());
         let errors = thread::spawn(move || {
             let mut bytes = vec![];

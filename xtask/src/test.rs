@@ -4,13 +4,13 @@
 
 use crate::{
     compat, package,
-    run::{cargo, run},
+    run::{cargo, root, run},
     setup, stage, tidy,
 };
 use anyhow::{Context, Result};
 use std::{
     io::{BufRead, BufReader},
-    process::{ExitCode, Stdio},
+    process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
@@ -132,7 +132,10 @@ fn on_newer_engine() -> Result<Counts> {
 
 /// Runs tests, passing their output on and adding up what each test program closes with.
 fn cargo_test(args: &[&str]) -> Result<Counts> {
-    let mut command = cargo();
+    // A shell's background job begins with SIGINT ignored, and so would the program under test.
+    let cargo = cargo();
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(cargo.get_program()).current_dir(root());
     command.args(["test", "--locked", "--no-fail-fast"]).args(args).stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("run {command:?}"))?;
     let mut counts = Counts::default();

@@ -1,7 +1,7 @@
 //! The connection to a Docker engine, and the runtime that everything runs on.
 
-use crate::{address::Address, tls, trouble};
-use bollard::{API_DEFAULT_VERSION, Docker, models::SystemVersion};
+use crate::{address::Address, transport, trouble};
+use bollard::{Docker, models::SystemVersion};
 use bottle_api::{Cancel, Error, ErrorKind, Result, error::Context};
 use std::{
     collections::BTreeMap,
@@ -109,12 +109,9 @@ impl Engine {
                     return Err(Error::new(ErrorKind::PREREQUISITE, message)
                         .hint("Name the engine's: DOCKER_HOST=unix:///path/to/docker.sock."));
                 }
-                let path = path
-                    .to_str()
-                    .ok_or_else(|| Error::new(ErrorKind::INVALID_SPEC, format!("{address} is not UTF-8")))?;
-                Docker::connect_with_unix(path, ANSWER_SECONDS, API_DEFAULT_VERSION)?
+                transport::socket(path, ANSWER_SECONDS)?
             }
-            Address::Tls { host, port, certificates } => tls::client(host, *port, certificates, ANSWER_SECONDS)?,
+            Address::Tls { host, port, certificates } => transport::tls(host, *port, certificates, ANSWER_SECONDS)?,
         };
         Ok(Self { docker, address: Arc::new(address), source: source.into() })
     }

@@ -1,7 +1,7 @@
 //! What is about Docker and shared by the backends that use it; there is no second engine client anywhere.
 //!
 //! * [`engine`]: the connection, and the runtime that everything runs on;
-//! * [`address`], `tls`: where the engine is, and how it is reached over TCP;
+//! * [`address`], `transport`: where the engine is, and how a request gets there;
 //! * [`trouble`]: what the engine's words mean, and what to type;
 //! * [`names`]: names and labels of what is created;
 //! * [`network`], [`blocks`]: a bottle's two networks and their addresses;
@@ -27,5 +27,5 @@ pub mod names;
 pub mod network;
 pub mod pins;
 pub mod sweep;
-mod tls;
+mod transport;
 pub mod trouble;

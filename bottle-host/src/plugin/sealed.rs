@@ -11,18 +11,26 @@ use rustix::{
 };
 use std::{
     fs::File,
-    io::{self, Read, Seek},
+    io::{Read, Seek, Write},
 };
 
 const MAX_BYTES: u64 = 512 << 20;
 
-/// Copies a file to memory that can be run, and seals it.
-pub fn sealed(file: File) -> Result<File> {
-    if file.metadata()?.len() > MAX_BYTES {
+/// What a file holds.
+pub fn contents(file: File) -> Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    if length > MAX_BYTES {
         bail!("it has more than {} MiB, which no plugin has", MAX_BYTES >> 20);
     }
+    let mut bytes = Vec::with_capacity(usize::try_from(length)?);
+    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Copies bytes to memory that can be run, and seals it.
+pub fn sealed(bytes: &[u8]) -> Result<File> {
     let mut memory = executable_memory()?;
-    io::copy(&mut file.take(MAX_BYTES), &mut memory).context("copy it to memory")?;
+    memory.write_all(bytes).context("copy it to memory")?;
     let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
     fcntl_add_seals(&memory, seals).context("seal its memory")?;
     memory.rewind()?;
@@ -49,14 +57,10 @@ fn executable_memory() -> Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     #[test]
-    fn what_is_sealed_stays_as_it_was_whatever_becomes_of_the_file() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(&file, "as vetted").unwrap();
-        let mut memory = sealed(File::open(&file).unwrap()).unwrap();
-        std::fs::write(&file, "changed").unwrap();
+    fn what_is_sealed_stays_as_it_was() {
+        let mut memory = sealed(b"as vetted").unwrap();
         let mut kept = String::new();
         memory.read_to_string(&mut kept).unwrap();
         assert_eq!(kept, "as vetted");

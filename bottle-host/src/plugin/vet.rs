@@ -1,23 +1,20 @@
 //! May this file be loaded at all? Decided from the file alone: loading a shared library runs its constructors, and a
 //! cut one ends the process with SIGBUS.
 
-use super::{discover::name_of, sealed::sealed, trust::open_trusted};
+use super::{
+    discover::name_of,
+    sealed::{contents, sealed},
+    trust::open_trusted,
+};
 use crate::ui::printable;
 use anyhow::{Context, Result, anyhow, bail};
 use bottle_api::descriptor::{Descriptor, FLAG_PANIC_UNWIND, SECTION, TARGET};
 use object::{
     Endianness, FileKind, Object, ObjectSection, elf,
-    read::{
-        ReadCache,
-        elf::{Dyn, ElfFile64, FileHeader, ProgramHeader},
-    },
+    read::elf::{Dyn, ElfFile64, FileHeader, ProgramHeader},
 };
 use sha2::{Digest, Sha256};
-use std::{
-    fs::File,
-    io::{self, ErrorKind, Seek},
-    path::Path,
-};
+use std::{fs::File, io::ErrorKind, path::Path, thread};
 
 /// Lists the hashes of the files beside it; where it exists, nothing that it does not list is loaded.
 pub const SUMS: &str = "SHA256SUMS";
@@ -35,33 +32,36 @@ pub struct Vetted {
 /// Vets a file: who may write it, whether it is whole, whether it is the one that was installed, and whether it was
 /// built for this host.
 pub fn vet(path: &Path) -> Result<Vetted> {
-    let mut library = sealed(open_trusted(path)?)?;
-    check_sums(path, &mut library)?;
-    let descriptor = read_descriptor(&library)?;
-    let name = check_descriptor(&descriptor, path)?;
-    Ok(Vetted { name, descriptor, library })
+    let bytes = contents(open_trusted(path)?)?;
+    let listed = listed_sum(path)?;
+    // Hashing takes longer than all the rest together.
+    thread::scope(|scope| {
+        let sum = listed.is_some().then(|| scope.spawn(|| format!("{:x}", Sha256::digest(&bytes))));
+        let library = sealed(&bytes);
+        let sum = sum.map(|sum| sum.join().map_err(|_| anyhow!("hash it"))).transpose()?;
+        if sum != listed {
+            bail!("it is not the file that {SUMS} beside it was written for");
+        }
+        let descriptor = read_descriptor(&bytes)?;
+        let name = check_descriptor(&descriptor, path)?;
+        Ok(Vetted { name, descriptor, library: library? })
+    })
 }
 
-fn check_sums(path: &Path, library: &mut File) -> Result<()> {
+/// The hash that it must have. None where nothing beside it says so.
+fn listed_sum(path: &Path) -> Result<Option<String>> {
     let sums = match std::fs::read_to_string(path.with_file_name(SUMS)) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         sums => sums.with_context(|| format!("read {SUMS} beside it"))?,
     };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let Some((sum, _)) = sums.lines().filter_map(|line| line.split_once("  ")).find(|(_, file)| *file == name) else {
         bail!("{SUMS} beside it does not list it");
     };
-    let mut hash = Sha256::new();
-    io::copy(library, &mut hash)?;
-    library.rewind()?;
-    if sum != format!("{:x}", hash.finalize()) {
-        bail!("it is not the file that {SUMS} beside it was written for");
-    }
-    Ok(())
+    Ok(Some(sum.into()))
 }
 
-fn read_descriptor(library: &File) -> Result<Descriptor> {
-    let bytes = &ReadCache::new(library);
+fn read_descriptor(bytes: &[u8]) -> Result<Descriptor> {
     match FileKind::parse(bytes) {
         Ok(FileKind::Elf64) => {}
         Ok(FileKind::Elf32) => bail!("it is built for another processor"),
@@ -74,7 +74,7 @@ fn read_descriptor(library: &File) -> Result<Descriptor> {
     if header.e_machine(endian) != machine {
         bail!("it is built for another processor");
     }
-    let (end, length) = (end(header, endian, bytes), library.metadata()?.len());
+    let (end, length) = (end(header, endian, bytes), bytes.len() as u64);
     if end > length {
         bail!("it is cut short: it should have {end} bytes at least, and has {length}");
     }
@@ -85,7 +85,7 @@ fn read_descriptor(library: &File) -> Result<Descriptor> {
 }
 
 /// What it is linked with comes from the system: a path of its own could lead to the working directory.
-fn check_linking<'a>(file: &ElfFile64<'a, Endianness, &'a ReadCache<&File>>) -> Result<()> {
+fn check_linking<'a>(file: &ElfFile64<'a, Endianness, &'a [u8]>) -> Result<()> {
     let (endian, data) = (file.endian(), file.data());
     let table = file.elf_section_table();
     let Ok(Some((entries, link))) = table.dynamic(endian, data) else { return Ok(()) };
@@ -107,7 +107,7 @@ fn check_linking<'a>(file: &ElfFile64<'a, Endianness, &'a ReadCache<&File>>) -> 
 }
 
 /// Where a whole file ends, as far as it can still be told: behind its tables and what is mapped of it.
-fn end(header: &elf::FileHeader64<Endianness>, endian: Endianness, bytes: &ReadCache<&File>) -> u64 {
+fn end(header: &elf::FileHeader64<Endianness>, endian: Endianness, bytes: &[u8]) -> u64 {
     let table = |offset: u64, size: u16, count: u16| offset.saturating_add(u64::from(size) * u64::from(count));
     let tables = [
         table(header.e_phoff(endian), header.e_phentsize(endian), header.e_phnum(endian)),
