@@ -9,32 +9,51 @@ use rustix::{
     fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
     io::Errno,
 };
+use sha2::{Digest, Sha256};
 use std::{
     fs::File,
     io::{Read, Seek, Write},
+    sync::mpsc::{Receiver, channel},
+    thread,
 };
 
 const MAX_BYTES: u64 = 512 << 20;
+/// Small enough for the allocator to hand the same memory out again.
+const CHUNK: u64 = 64 << 10;
 
-/// What a file holds.
-pub fn contents(file: File) -> Result<Vec<u8>> {
-    let length = file.metadata()?.len();
-    if length > MAX_BYTES {
+/// Copies a file to memory that can be run, and seals it. With its SHA-256 in hexadecimal, if that is wanted.
+pub fn sealed(file: File, hashed: bool) -> Result<(File, Option<String>)> {
+    if file.metadata()?.len() > MAX_BYTES {
         bail!("it has more than {} MiB, which no plugin has", MAX_BYTES >> 20);
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(length)?);
-    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// Copies bytes to memory that can be run, and seals it.
-pub fn sealed(bytes: &[u8]) -> Result<File> {
     let mut memory = executable_memory()?;
-    memory.write_all(bytes).context("copy it to memory")?;
+    // Hashing takes as long as all the rest of loading together: what is copied is hashed beside it.
+    let sum = thread::scope(|scope| {
+        let (to_hash, chunks) = channel::<Vec<u8>>();
+        let sum = hashed.then(|| scope.spawn(|| hash(chunks)));
+        let mut left = MAX_BYTES;
+        while left > 0 {
+            let mut chunk = Vec::with_capacity(usize::try_from(CHUNK)?);
+            match (&file).take(CHUNK.min(left)).read_to_end(&mut chunk)? {
+                0 => break,
+                n => left -= n as u64,
+            }
+            memory.write_all(&chunk).context("copy it to memory")?;
+            let _ = to_hash.send(chunk);
+        }
+        drop(to_hash);
+        sum.map(|sum| sum.join().map_err(|_| anyhow!("hash it"))).transpose()
+    })?;
     let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
     fcntl_add_seals(&memory, seals).context("seal its memory")?;
     memory.rewind()?;
-    Ok(memory)
+    Ok((memory, sum))
+}
+
+fn hash(chunks: Receiver<Vec<u8>>) -> String {
+    let mut hash = Sha256::new();
+    chunks.iter().for_each(|chunk| hash.update(&chunk));
+    format!("{:x}", hash.finalize())
 }
 
 fn executable_memory() -> Result<File> {
@@ -59,11 +78,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_sealed_stays_as_it_was() {
-        let mut memory = sealed(b"as vetted").unwrap();
+    fn what_is_sealed_stays_as_it_was_whatever_becomes_of_the_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "as vetted").unwrap();
+        let (mut memory, sum) = sealed(File::open(&file).unwrap(), true).unwrap();
+        std::fs::write(&file, "changed").unwrap();
         let mut kept = String::new();
         memory.read_to_string(&mut kept).unwrap();
-        assert_eq!(kept, "as vetted");
+        assert_eq!((kept.as_str(), sum), ("as vetted", Some(format!("{:x}", Sha256::digest("as vetted")))));
         assert!(memory.write_all(b"x").is_err() && memory.set_len(0).is_err() && memory.set_len(99).is_err());
     }
 }

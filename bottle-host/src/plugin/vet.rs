@@ -1,20 +1,18 @@
 //! May this file be loaded at all? Decided from the file alone: loading a shared library runs its constructors, and a
 //! cut one ends the process with SIGBUS.
 
-use super::{
-    discover::name_of,
-    sealed::{contents, sealed},
-    trust::open_trusted,
-};
+use super::{discover::name_of, sealed::sealed, trust::open_trusted};
 use crate::ui::printable;
 use anyhow::{Context, Result, anyhow, bail};
 use bottle_api::descriptor::{Descriptor, FLAG_PANIC_UNWIND, SECTION, TARGET};
 use object::{
     Endianness, FileKind, Object, ObjectSection, elf,
-    read::elf::{Dyn, ElfFile64, FileHeader, ProgramHeader},
+    read::{
+        ReadCache,
+        elf::{Dyn, ElfFile64, FileHeader, ProgramHeader},
+    },
 };
-use sha2::{Digest, Sha256};
-use std::{fs::File, io::ErrorKind, path::Path, thread};
+use std::{fs::File, io::ErrorKind, path::Path};
 
 /// Lists the hashes of the files beside it; where it exists, nothing that it does not list is loaded.
 pub const SUMS: &str = "SHA256SUMS";
@@ -32,20 +30,15 @@ pub struct Vetted {
 /// Vets a file: who may write it, whether it is whole, whether it is the one that was installed, and whether it was
 /// built for this host.
 pub fn vet(path: &Path) -> Result<Vetted> {
-    let bytes = contents(open_trusted(path)?)?;
+    let file = open_trusted(path)?;
     let listed = listed_sum(path)?;
-    // Hashing takes longer than all the rest together.
-    thread::scope(|scope| {
-        let sum = listed.is_some().then(|| scope.spawn(|| format!("{:x}", Sha256::digest(&bytes))));
-        let library = sealed(&bytes);
-        let sum = sum.map(|sum| sum.join().map_err(|_| anyhow!("hash it"))).transpose()?;
-        if sum != listed {
-            bail!("it is not the file that {SUMS} beside it was written for");
-        }
-        let descriptor = read_descriptor(&bytes)?;
-        let name = check_descriptor(&descriptor, path)?;
-        Ok(Vetted { name, descriptor, library: library? })
-    })
+    let (library, sum) = sealed(file, listed.is_some())?;
+    if sum != listed {
+        bail!("it is not the file that {SUMS} beside it was written for");
+    }
+    let descriptor = read_descriptor(&library)?;
+    let name = check_descriptor(&descriptor, path)?;
+    Ok(Vetted { name, descriptor, library })
 }
 
 /// The hash that it must have. None where nothing beside it says so.
@@ -61,7 +54,8 @@ fn listed_sum(path: &Path) -> Result<Option<String>> {
     Ok(Some(sum.into()))
 }
 
-fn read_descriptor(bytes: &[u8]) -> Result<Descriptor> {
+fn read_descriptor(library: &File) -> Result<Descriptor> {
+    let bytes = &ReadCache::new(library);
     match FileKind::parse(bytes) {
         Ok(FileKind::Elf64) => {}
         Ok(FileKind::Elf32) => bail!("it is built for another processor"),
@@ -74,7 +68,7 @@ fn read_descriptor(bytes: &[u8]) -> Result<Descriptor> {
     if header.e_machine(endian) != machine {
         bail!("it is built for another processor");
     }
-    let (end, length) = (end(header, endian, bytes), bytes.len() as u64);
+    let (end, length) = (end(header, endian, bytes), library.metadata()?.len());
     if end > length {
         bail!("it is cut short: it should have {end} bytes at least, and has {length}");
     }
@@ -85,7 +79,7 @@ fn read_descriptor(bytes: &[u8]) -> Result<Descriptor> {
 }
 
 /// What it is linked with comes from the system: a path of its own could lead to the working directory.
-fn check_linking<'a>(file: &ElfFile64<'a, Endianness, &'a [u8]>) -> Result<()> {
+fn check_linking<'a>(file: &ElfFile64<'a, Endianness, &'a ReadCache<&File>>) -> Result<()> {
     let (endian, data) = (file.endian(), file.data());
     let table = file.elf_section_table();
     let Ok(Some((entries, link))) = table.dynamic(endian, data) else { return Ok(()) };
@@ -107,7 +101,7 @@ fn check_linking<'a>(file: &ElfFile64<'a, Endianness, &'a [u8]>) -> Result<()> {
 }
 
 /// Where a whole file ends, as far as it can still be told: behind its tables and what is mapped of it.
-fn end(header: &elf::FileHeader64<Endianness>, endian: Endianness, bytes: &[u8]) -> u64 {
+fn end(header: &elf::FileHeader64<Endianness>, endian: Endianness, bytes: &ReadCache<&File>) -> u64 {
     let table = |offset: u64, size: u16, count: u16| offset.saturating_add(u64::from(size) * u64::from(count));
     let tables = [
         table(header.e_phoff(endian), header.e_phentsize(endian), header.e_phnum(endian)),
