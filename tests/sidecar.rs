@@ -84,8 +84,8 @@ fn launch(bind: IpAddr, daemons: &str, policy: serde_json::Value) -> Result<(Chi
     secrets.insert("capability", Secret::new(CAPABILITY));
     secrets.insert("token", Secret::new("the-real-token"));
     let mut channel = child.stdin.take().context("stdin")?;
-    write_frame(&mut channel, &Start { version: CONTROL_VERSION, policy })?;
-    // One that refuses the policy does not wait for them.
+    // One that refuses waits for nothing more: what it has to say is read all the same.
+    let _ = write_frame(&mut channel, &Start { version: CONTROL_VERSION, policy });
     let _ = channel.write_all(&SecretsFrame::encode(&secrets)?);
     let first = read_frame(child.stdout.as_mut().context("stdout")?)?.context("no first frame")?;
     Ok((child, first, channel))
