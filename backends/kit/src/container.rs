@@ -6,19 +6,26 @@ use crate::{
 };
 use bollard::{
     body_try_stream,
-    models::{ContainerCreateBody, EndpointIpamConfig, EndpointSettings, NetworkingConfig},
+    errors::Error as Failure,
+    models::{ContainerCreateBody, ContainerSummary, EndpointIpamConfig, EndpointSettings, NetworkingConfig},
     query_parameters::{
-        CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder, ListContainersOptionsBuilder,
-        UploadToContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder, ListContainersOptions,
+        ListContainersOptionsBuilder, UploadToContainerOptionsBuilder,
     },
 };
 use bottle_api::{BottleSpec, Error, ErrorKind, GetRequest, Host, PutRequest, Result, error::Context};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use std::{collections::HashMap, fs::File, net::Ipv4Addr};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::{collections::HashMap, fs::File, net::Ipv4Addr, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::sleep,
+};
 
 const CHUNK: usize = 128 << 10;
+/// How often, and how far apart, a list is asked for that cannot be read.
+const LOOKS: u32 = 8;
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// Creates a container for a role under the first free name, announced to the ledger. Returns id and name.
 pub async fn create(
@@ -99,11 +106,22 @@ pub struct Running {
     pub resolver: String,
 }
 
+/// Containers. For a moment Podman names a container that has just ended `stopped`, which no client of Docker's knows.
+pub(crate) async fn list(engine: &Engine, options: ListContainersOptions) -> Result<Vec<ContainerSummary>, Failure> {
+    for _ in 0..LOOKS {
+        match engine.docker.list_containers(Some(options.clone())).await {
+            Err(Failure::JsonDataError { .. }) => sleep(PAUSE).await,
+            found => return found,
+        }
+    }
+    engine.docker.list_containers(Some(options)).await
+}
+
 /// The running container with these labels, in that role.
 pub async fn running(engine: &Engine, labels: &[(&str, &str)], role: Role) -> Result<Option<Running>> {
     let filter = label_filter(&[labels, &[(ROLE, role.label())]].concat());
     let options = ListContainersOptionsBuilder::default().filters(&filter).build();
-    let found = engine.docker.list_containers(Some(options)).await.context("list the engine's containers")?;
+    let found = list(engine, options).await.context("list the engine's containers")?;
     let Some(id) = found.into_iter().next().and_then(|container| container.id) else { return Ok(None) };
     let found = engine.docker.inspect_container(&id, None).await.context("look at the bottle's container")?;
     let name = found.name.unwrap_or_default().trim_start_matches('/').to_owned();

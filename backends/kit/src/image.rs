@@ -54,7 +54,9 @@ impl Platform {
         let path = host.artifact(SIDECAR_ARTIFACT, &format!("linux/{}", about.arch))?;
         let helper = tokio::fs::read(&path).await.with_context(|| format!("read {}", path.display()))?;
         let info = engine.docker.info().await.context("ask the engine for its runtimes")?;
-        let runtime = info.runtimes.is_some_and(|has| has.contains_key(GVISOR)).then_some(GVISOR);
+        // Podman lists every runtime that it has heard of, installed or not.
+        let has = !about.podman && info.runtimes.is_some_and(|has| has.contains_key(GVISOR));
+        let runtime = has.then_some(GVISOR);
         Ok(Self { arch: about.arch.clone(), helper, runtime })
     }
 }

@@ -2,6 +2,7 @@
 //! has nothing but a name like ours is found apart, when it is asked for, and goes by its id like the rest.
 
 use crate::{
+    container,
     engine::{Engine, is_status},
     names::{AGENT, DAEMONS, ENTRY, IDENTITY, OWNER, PREFIX, ROLE, Role, label_filter},
 };
@@ -63,7 +64,7 @@ async fn found(engine: &Engine, owner: &str, filter: &Filter) -> Result<Vec<Clea
     of_workspace.remove("name");
     let images = ListImagesOptionsBuilder::default().filters(&of_workspace).build();
     let (containers, networks, images) = tokio::join!(
-        engine.docker.list_containers(Some(containers)),
+        container::list(engine, containers),
         engine.docker.list_networks(Some(networks)),
         engine.docker.list_images(Some(images)),
     );
@@ -255,7 +256,7 @@ fn already_going(error: &bollard::errors::Error) -> bool {
 pub async fn active(engine: &Engine, owner: &str) -> Result<Vec<ActiveBottle>> {
     let filter = label_filter(&[(OWNER, owner), (ROLE, Role::Agent.label())]);
     let options = ListContainersOptionsBuilder::default().filters(&filter).build();
-    let running = engine.docker.list_containers(Some(options)).await.context("list the engine's containers")?;
+    let running = container::list(engine, options).await.context("list the engine's containers")?;
     Ok(running
         .into_iter()
         .map(|container| {
