@@ -16,7 +16,7 @@ pub(crate) async fn images(
     build: Option<&ImageBuild>,
     stop: &Stop,
 ) -> Result<Diagnosis> {
-    let platform = stop.or(Platform::of(engine, about, host)).await?;
+    let platform = Platform::of(about, &stop.or(engine.info()).await?, host).await?;
     if let Some(wanted) = build {
         image::make(engine, host, env, &platform, wanted, stop).await?;
     }

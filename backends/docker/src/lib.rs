@@ -26,6 +26,7 @@ use bottle_kit::{
     image::{IMAGE_ENV, Platform, agent_tag},
     limits, sweep,
 };
+use futures_util::future::try_join;
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -106,11 +107,15 @@ impl Backend for DockerBackend {
             let stop = Stop::follow(cancel)?;
             let engine = Engine::connect(&spec.env)?;
             let about = stop.or(engine.check()).await?;
-            stop.or(limits::check(&engine, &self.host, &spec.limits)).await?;
-            let platform = stop.or(Platform::of(&engine, &about, &self.host)).await?;
-            if let Some(name) = launch::pinned(spec) {
-                stop.or(container::check_free(&engine, name)).await?;
-            }
+            let is_free = async {
+                match launch::pinned(spec) {
+                    Some(name) => container::check_free(&engine, name).await,
+                    None => Ok(()),
+                }
+            };
+            let (info, ()) = stop.or(try_join(engine.info(), is_free)).await?;
+            limits::check(&engine.address, &info, &self.host, &spec.limits)?;
+            let platform = Platform::of(&about, &info, &self.host).await?;
             let container = launch::container_name(spec);
             let workspace = spec.workspace.as_ref().map(|file| stage_dir.join(file));
             Ok(DockerPlan { spec: spec.clone(), engine, about, platform, container, workspace })

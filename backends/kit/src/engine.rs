@@ -1,7 +1,10 @@
 //! The connection to a Docker engine, and the runtime that everything runs on.
 
 use crate::{address::Address, transport, trouble};
-use bollard::{Docker, models::SystemVersion};
+use bollard::{
+    Docker,
+    models::{SystemInfo, SystemVersion},
+};
 use bottle_api::{Cancel, Error, ErrorKind, Result, error::Context};
 use std::{
     collections::BTreeMap,
@@ -129,6 +132,11 @@ impl Engine {
             ));
         }
         Ok(about)
+    }
+
+    /// Asks what it can do. The slowest of its answers: a few milliseconds.
+    pub async fn info(&self) -> Result<SystemInfo> {
+        self.docker.info().await.context("ask the engine what it can do")
     }
 }
 

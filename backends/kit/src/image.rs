@@ -10,7 +10,7 @@ use crate::{
     names::{CLAUDE, RECIPE},
     pins::Pin,
 };
-use bollard::query_parameters::RemoveImageOptions;
+use bollard::{models::SystemInfo, query_parameters::RemoveImageOptions};
 use bottle_api::{BottleSpec, Error, ErrorKind, Host, Image, ImageBuild, Result, SIDECAR_ARTIFACT, error::Context};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
@@ -49,13 +49,12 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Asks the engine for its runtimes, and reads the program that fits: it need not run on a machine like this one.
-    pub async fn of(engine: &Engine, about: &About, host: &Host) -> Result<Self> {
+    /// Reads the program that fits: the engine need not run on a machine like this one.
+    pub async fn of(about: &About, info: &SystemInfo, host: &Host) -> Result<Self> {
         let path = host.artifact(SIDECAR_ARTIFACT, &format!("linux/{}", about.arch))?;
         let helper = tokio::fs::read(&path).await.with_context(|| format!("read {}", path.display()))?;
-        let info = engine.docker.info().await.context("ask the engine for its runtimes")?;
         // Podman lists every runtime that it has heard of, installed or not.
-        let has = !about.podman && info.runtimes.is_some_and(|has| has.contains_key(GVISOR));
+        let has = !about.podman && info.runtimes.as_ref().is_some_and(|has| has.contains_key(GVISOR));
         let runtime = has.then_some(GVISOR);
         Ok(Self { arch: about.arch.clone(), helper, runtime })
     }

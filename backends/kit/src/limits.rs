@@ -1,24 +1,19 @@
 //! Whether an engine can hold a bottle to its limits. One that cannot takes them all the same, and says nothing.
 
-use crate::engine::Engine;
+use crate::address::Address;
 use bollard::models::SystemInfo;
-use bottle_api::{Error, ErrorKind, Host, Limits, Result, error::Context};
+use bottle_api::{Error, ErrorKind, Host, Limits, Result};
 
 /// Refuses limits of the manifest that the engine would ignore; of our own defaults, warns.
-pub async fn check(engine: &Engine, host: &Host, limits: &Limits) -> Result<()> {
-    let info = engine.docker.info().await.context("ask the engine what it can limit")?;
-    for (what, asked) in unenforced(&info, limits) {
+pub fn check(engine: &Address, info: &SystemInfo, host: &Host, limits: &Limits) -> Result<()> {
+    for (what, asked) in unenforced(info, limits) {
         if asked {
-            let message =
-                format!("the engine at {} cannot limit {what}, as the bottle's `limits` want", engine.address);
+            let message = format!("the engine at {engine} cannot limit {what}, as the bottle's `limits` want");
             return Err(Error::new(ErrorKind::PREREQUISITE, message).hint(format!(
                 "Give the engine the cgroup controllers (`docker info` names what is missing), or take `{what}` out of `limits`."
             )));
         }
-        host.warn(format!(
-            "the engine at {} cannot limit {what}: a bottle may use all of the machine's",
-            engine.address
-        ));
+        host.warn(format!("the engine at {engine} cannot limit {what}: a bottle may use all of the machine's"));
     }
     Ok(())
 }
