@@ -298,7 +298,7 @@ pub fn assert_only_log_left(lab: &Lab, home: &Home, identity: &str) -> Result<()
 }
 
 /// Processes of this machine whose environment names the home, with their command lines.
-fn processes_of(home: &Home) -> Vec<(i32, String)> {
+pub fn processes_of(home: &Home) -> Vec<(i32, String)> {
     let own = home.path().display().to_string();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
@@ -308,6 +308,12 @@ fn processes_of(home: &Home) -> Vec<(i32, String)> {
             Some((e.file_name().to_str()?.parse().ok()?, command))
         })
         .collect()
+}
+
+/// Is there such a process, and not only its exit status that nobody has asked for?
+pub fn is_running(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 /// Is `needle` somewhere in `haystack`?
