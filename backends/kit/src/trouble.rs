@@ -112,9 +112,11 @@ pub(crate) fn no_socket(address: &Address, source: &str, error: &io::Error) -> E
 pub(crate) fn no_answer(address: &Address, source: &str, error: Error) -> Error {
     let said = error.to_string().to_lowercase();
     let is = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    // An engine turns a client away after its own handshake (TLS 1.3): then the client may hear no more than an end.
+    let is_tls = matches!(address, Address::Tls { .. });
     let hint = if is(&["permission denied"]) {
         DENIED.to_owned()
-    } else if is(&["certificate", "handshake", "alert"]) {
+    } else if is(&["certificate", "handshake", "alert"]) || (is_tls && is(&["connection was not ready"])) {
         "Engine and bottle do not trust each other: compare ca.pem, cert.pem and key.pem in DOCKER_CERT_PATH with \
          `docker --tlsverify version`."
             .into()
