@@ -14,6 +14,8 @@ use serde_json::Value;
 use std::{
     collections::{BTreeSet, HashMap},
     fs,
+    process::Command,
+    thread::sleep,
     time::{Duration, Instant},
 };
 
@@ -57,10 +59,14 @@ impl Neighbourhood {
     }
 
     /// A bottle with an image of its own, whose session ends at once.
-    fn start(&self, fault: &str) -> Result<Run> {
+    fn command(&self, fault: &str) -> Command {
         let mut command = self.home.command(&["start", "dev", "--yes", "--cwd", "--prompt", "return"]);
         command.current_dir(self.home.path().join("project")).env("CLAUDE_BOTTLE_FAULT", fault);
-        Ok(command.output()?.into())
+        command
+    }
+
+    fn start(&self, fault: &str) -> Result<Run> {
+        Ok(self.command(fault).output()?.into())
     }
 
     /// The points that such a bottle passes, in their order.
@@ -102,29 +108,32 @@ impl Neighbourhood {
         };
         if how == "kill" {
             ensure!(!identity.is_empty(), "it was killed before it had a state");
-            self.clean_up(&identity)?;
+            ensure!(self.clean_up(&identity)? > 0, "a cleanup does not find it");
         }
         ensure!(identity.is_empty() || !identity.contains(&self.live));
         if !identity.is_empty() {
             self.assert_gone(&identity, how != "kill" && run.code != Some(0))?;
         }
+        self.assert_neighbour_untouched()
+    }
+
+    fn assert_neighbour_untouched(&self) -> Result<()> {
         let live = left_in_engine(self.lab, &self.live)?;
         ensure!(live.len() == 4, "the neighbour was touched: {live:?}");
         Ok(())
     }
 
-    /// The first takes all that is left and nothing else, and the second finds nothing.
-    fn clean_up(&self, dead: &str) -> Result<()> {
-        let left = left_in_engine(self.lab, dead)?;
+    /// The first takes all that is left and nothing else, and the second finds nothing. How much the first has found.
+    fn clean_up(&self, dead: &str) -> Result<usize> {
         let first = self.home.run(&["cleanup", "--yes", "--json"])?;
         ensure!(first.code == Some(0), "the first cleanup: {first:?}");
         let listing: Value = serde_json::from_str(&first.stdout).with_context(|| format!("{first:?}"))?;
         let rows = listing["leftovers"].as_array().context("leftovers")?;
         let listed = |identity: &str| rows.iter().filter(|row| row["identity"] == identity).count();
-        ensure!(listed(dead) >= left.len().max(1) && listed(&self.live) == 0, "{left:?} was left: {first:?}");
+        ensure!(listed(&self.live) == 0, "the first cleanup: {first:?}");
         let second = self.home.run(&["cleanup", "--yes"])?;
         ensure!(second.code == Some(0) && second.stderr.contains("nothing to clean up"), "the second: {second:?}");
-        Ok(())
+        Ok(listed(dead))
     }
 
     /// Nothing of a bottle is left, but its log where that `may_be_kept`.
@@ -227,4 +236,36 @@ fn a_fault_at_any_point_of_a_sample_leaves_nothing() -> Result<()> {
 #[ignore = "takes minutes: `cargo xtask test --full`"]
 fn a_fault_at_any_point_by_any_way_leaves_nothing() -> Result<()> {
     table(|points| points.iter().flat_map(|point| point.hows().map(move |how| (point, how))).collect())
+}
+
+/// What the engine was asked for and has not done yet stands at no point of ours.
+#[test]
+#[ignore = "takes minutes: `cargo xtask test --full`"]
+fn sigkill_at_any_moment_leaves_nothing() -> Result<()> {
+    const MOMENTS: u32 = 100;
+    let place = Neighbourhood::new()?;
+    let began = Instant::now();
+    ensure!(place.start("")?.code == Some(0));
+    let whole = began.elapsed();
+    let mut killed = 0;
+    for moment in 0..MOMENTS {
+        let after = whole * moment / MOMENTS;
+        let mut child = KillOnDrop(place.command("").spawn()?);
+        sleep(after);
+        child.kill()?;
+        let run = child.finish()?;
+        killed += u32::from(run.code.is_none());
+        let check = || -> Result<()> {
+            // Before its preflight it has nothing in the engine.
+            let dead = identity_in(&run.stderr).unwrap_or_else(|_| "no-identity".into());
+            place.clean_up(&dead)?;
+            place.assert_gone(&dead, false)?;
+            ensure!(place.home.identities() == [place.live.as_str()], "states: {:?}", place.home.identities());
+            place.assert_neighbour_untouched()
+        };
+        check().with_context(|| format!("killed after {after:?}: {run:?}"))?;
+    }
+    ensure!(killed > MOMENTS / 2, "only {killed} of {MOMENTS} were still there to be killed");
+    report(format!("killed at {killed} moments of {whole:?}"));
+    place.end()
 }

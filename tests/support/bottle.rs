@@ -262,16 +262,22 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<
 /// What the engine has of a bottle, by its identity: as a label on containers and networks, and as a name anywhere,
 /// images' tags too.
 pub fn left_in_engine(lab: &Lab, identity: &str) -> Result<Vec<String>> {
-    let mut left = vec![];
+    let label = format!("label=claude-bottle.identity={identity}");
+    let image = ["images", "-a", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"];
+    // An image without a name has its label alone, which no format shows.
+    let labelled = lab.docker(&[&image[..], &["--filter", &label]].concat())?;
+    let mut left: Vec<String> = labelled.lines().map(|line| format!("image {line}")).collect();
     for (kind, args) in [
         ("container", &["ps", "-a", "--format", "{{.ID}} {{.Names}} {{.Labels}}"][..]),
         ("network", &["network", "ls", "--format", "{{.ID}} {{.Name}} {{.Labels}}"]),
-        ("image", &["images", "-a", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"]),
+        ("image", &image),
         ("volume", &["volume", "ls", "--format", "{{.Name}} {{.Labels}}"]),
     ] {
         let found = lab.docker(args)?;
         left.extend(found.lines().filter(|line| line.contains(identity)).map(|line| format!("{kind} {line}")));
     }
+    left.sort();
+    left.dedup();
     Ok(left)
 }
 

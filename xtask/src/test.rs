@@ -123,7 +123,7 @@ fn fifty_bottles() -> Result<Counts> {
     cargo_test(&["-p", "bottle-tests", "--test", "engine", "--", "--ignored"])
 }
 
-/// At every point of a bottle's life, by every way to fail.
+/// At every point of a bottle's life, by every way to fail; and SIGKILL at any moment.
 fn every_fault() -> Result<Counts> {
     cargo_test(&["-p", "bottle-tests", "--test", "docker_faults", "--", "--ignored"])
 }
