@@ -5,10 +5,13 @@
 use anyhow::{Context, Result};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bottle_tests::{
-    bottle::{Home, Run, assert_nothing_left, contains, eventually, identity_in, left_in_engine},
+    bottle::{
+        Home, PATIENCE, Run, assert_nothing_left, contains, eventually, identity_in, is_running, left_in_engine, report,
+    },
     lab::{Lab, output},
     running::Running,
     standin::Standin,
+    tiny,
     wire::Authority,
 };
 use std::{
@@ -17,6 +20,8 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 /// The values of one test, like no other's: the engine is shared with other bottles.
@@ -239,6 +244,36 @@ fn a_secret_is_where_it_belongs_and_nowhere_else() -> Result<()> {
     // The log, which is all that is left.
     let log = home.egress_log().iter().map(ToString::to_string).collect::<String>();
     secrets.absent("the egress log", log.as_bytes(), "api.anthropic.com");
+    Ok(())
+}
+
+#[test]
+fn a_sidecar_drops_its_secrets_within_a_second_of_its_hosts_death() -> Result<()> {
+    let (lab, secrets) = (Lab::get(), Secrets::new());
+    let (home, _standin) = secrets.home(lab)?;
+    let home = home.with_env("CLAUDE_BOTTLE_IMAGE", tiny::image(lab)?);
+    let both = [secrets.injected.as_str(), secrets.env.as_str()];
+    let mut times = vec![];
+    for _ in 0..3 {
+        let mut bottle = Running::start(lab, &home)?;
+        let (sidecar, own) = (bottle.processes("sidecar")?, namespace(bottle.first_process("sidecar")?));
+        let holds = |pid: &i32| in_memory(*pid, both).is_ok_and(|found| found.contains(&both[0]));
+        assert!(own.is_some() && sidecar.iter().any(holds), "no process of the sidecar's holds its secret");
+        // A process that has ended has no memory, whoever has yet to hear of its end.
+        let began = Instant::now();
+        bottle.owner.kill()?;
+        while sidecar.iter().any(|pid| is_running(*pid)) {
+            assert!(began.elapsed() < PATIENCE, "the sidecar lives on");
+            sleep(Duration::from_millis(2));
+        }
+        times.push(began.elapsed());
+        let others = processes().iter().filter(|p| p.namespace == own && is_running(p.pid)).count();
+        assert_eq!(others, 0, "there are other processes of the sidecar's");
+        assert_eq!(home.run(&["cleanup", "--yes"])?.code, Some(0));
+        assert_nothing_left(lab, &home, &bottle.identity)?;
+    }
+    report(format!("the sidecar's processes were gone after {times:?}"));
+    assert!(times.iter().all(|time| *time <= Duration::from_secs(1)), "{times:?}");
     Ok(())
 }
 

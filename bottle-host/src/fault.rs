@@ -6,6 +6,7 @@ use std::time::Duration;
 
 /// A point that a test may have chosen. `CLAUDE_BOTTLE_FAULT=error@ledger-created:3` fails the third confirmation;
 /// `panic`, `term`, `kill` and `stop` panic, and send this process SIGTERM, SIGKILL or SIGSTOP, instead.
+/// `record@FILE` fails nothing and writes every point down, one a line, in the order in which they are passed.
 #[cfg(feature = "fault-points")]
 pub fn point(name: &str) -> Result<(), Error> {
     use rustix::process::{Signal, getpid, kill_process};
@@ -24,8 +25,10 @@ pub fn point(name: &str) -> Result<(), Error> {
         *count += 1;
         *count
     };
+    let here = format!("{name}:{count}");
     match chosen.split_once('@') {
-        Some((how, at)) if at == format!("{name}:{count}") => match how {
+        Some(("record", file)) => record(file, &here),
+        Some((how, at)) if at == here => match how {
             "panic" => panic!("fault point {at}"),
             "term" => drop(kill_process(getpid(), Signal::TERM)),
             "kill" => drop(kill_process(getpid(), Signal::KILL)),
@@ -37,6 +40,15 @@ pub fn point(name: &str) -> Result<(), Error> {
         _ => {}
     }
     Ok(())
+}
+
+/// One write a line: threads pass their points at once.
+#[cfg(feature = "fault-points")]
+fn record(file: &str, point: &str) {
+    use std::io::Write;
+    let file = std::fs::File::options().append(true).create(true).open(file);
+    let written = file.and_then(|mut file| file.write_all(format!("{point}\n").as_bytes()));
+    assert!(written.is_ok(), "the fault point {point} is not recorded");
 }
 
 /// Nothing, in every build that is not a test's.

@@ -68,6 +68,7 @@ impl Life {
 
     /// What else leads the backend back to where its plan goes is remembered before anything is made there.
     pub fn remember(&mut self, env: &BTreeMap<String, String>) -> Result<()> {
+        point("planned")?;
         self.env.extend(env.clone());
         self.state.as_ref().map_or(Ok(()), |state| state.remember(&self.env))
     }
@@ -93,7 +94,7 @@ impl Life {
         ui::clear_progress();
         let bottle = bottle?;
         workspace::unpacked(&state.stage());
-        fault::point("launched").map_err(bottle_api::Error::into_std)?;
+        point("launched")?;
 
         let log = EgressLog::follow(bottle.channel()?, &state.egress_log())?;
         let capability = secrets.get(CAPABILITY).context("a bottle has a capability")?;
@@ -108,14 +109,17 @@ impl Life {
         ui::progress("look from inside whether the bottle is closed", "");
         let mut served = None;
         let ended = thread::scope(|scope| {
-            let probe = scope.spawn(|| probe::check(&bottle, &info, capability, &resolved.spec.env, cancel));
+            let probe = scope.spawn(|| {
+                point("probe")?;
+                probe::check(&bottle, &info, capability, &resolved.spec.env, cancel)
+            });
             session::run(&bottle, &program, streams, cancel, || {
                 let verdict = probe.join().map_err(|_| anyhow!("the launch probe panicked"))?;
                 ui::clear_progress();
                 verdict?;
                 // No command gets into a bottle that is not known to be closed either.
                 served = Some(Served::begin(state.dir(), surroundings)?);
-                Ok(())
+                point("session")
             })
         });
         drop(served);
@@ -132,6 +136,7 @@ impl Life {
 
     /// The session is over and the bottle is gone: what remains of its state?
     fn settle(&mut self, code: i32) -> Result<()> {
+        point("settle")?;
         // With entries left, `drop` sees to them.
         let Some(state) = self.state.take_if(|state| state.ledger.entries().is_empty()) else { return Ok(()) };
         match code {
@@ -179,8 +184,13 @@ impl Drop for Life {
     }
 }
 
+/// A step of the life at which a test may make it fail.
+fn point(name: &str) -> Result<()> {
+    Ok(fault::point(name).map_err(bottle_api::Error::into_std)?)
+}
+
 fn close(bottle: &Bottle) -> Result<()> {
-    fault::point("close").map_err(bottle_api::Error::into_std)?;
+    point("close")?;
     bottle.close(CLOSE_DEADLINE).context("tear the bottle down")
 }
 

@@ -2,7 +2,7 @@
 
 pub mod layout;
 
-use crate::{session::terminal::Terminal, signals::Cancellation};
+use crate::{fault, session::terminal::Terminal, signals::Cancellation};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::termios::tcgetwinsize;
@@ -165,6 +165,7 @@ static PROGRESS: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// A step has begun: a moving line on a terminal, a plain one elsewhere.
 pub fn progress(step: &str, detail: &str) {
+    let _ = fault::point("progress"); // it has no error to return
     if !io::stderr().is_terminal() {
         if detail.is_empty() {
             say(step);

@@ -270,16 +270,22 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<
 /// What the engine has of a bottle, by its identity: as a label on containers and networks, and as a name anywhere,
 /// images' tags too.
 pub fn left_in_engine(lab: &Lab, identity: &str) -> Result<Vec<String>> {
-    let mut left = vec![];
+    let label = format!("label=claude-bottle.identity={identity}");
+    let image = ["images", "-a", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"];
+    // An image without a name has its label alone, which no format shows.
+    let labelled = lab.docker(&[&image[..], &["--filter", &label]].concat())?;
+    let mut left: Vec<String> = labelled.lines().map(|line| format!("image {line}")).collect();
     for (kind, args) in [
         ("container", &["ps", "-a", "--format", "{{.ID}} {{.Names}} {{.Labels}}"][..]),
         ("network", &["network", "ls", "--format", "{{.ID}} {{.Name}} {{.Labels}}"]),
-        ("image", &["images", "-a", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"]),
+        ("image", &image),
         ("volume", &["volume", "ls", "--format", "{{.Name}} {{.Labels}}"]),
     ] {
         let found = lab.docker(args)?;
         left.extend(found.lines().filter(|line| line.contains(identity)).map(|line| format!("{kind} {line}")));
     }
+    left.sort();
+    left.dedup();
     Ok(left)
 }
 
@@ -306,7 +312,7 @@ pub fn assert_only_log_left(lab: &Lab, home: &Home, identity: &str) -> Result<()
 }
 
 /// Processes of this machine whose environment names the home, with their command lines.
-fn processes_of(home: &Home) -> Vec<(i32, String)> {
+pub fn processes_of(home: &Home) -> Vec<(i32, String)> {
     let own = home.path().display().to_string();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
@@ -316,6 +322,12 @@ fn processes_of(home: &Home) -> Vec<(i32, String)> {
             Some((e.file_name().to_str()?.parse().ok()?, command))
         })
         .collect()
+}
+
+/// Is there such a process, and not only its exit status that nobody has asked for?
+pub fn is_running(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 /// Is `needle` somewhere in `haystack`?

@@ -5,6 +5,7 @@ pub mod bottle;
 pub mod forge;
 pub mod gate;
 pub mod lab;
+pub mod own_engine;
 pub mod pty;
 pub mod running;
 pub mod scripted;

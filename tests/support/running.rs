@@ -14,7 +14,7 @@ use std::{
 
 /// The bottle, until it is ended or dropped.
 pub struct Running<'a> {
-    lab: &'static Lab,
+    lab: &'a Lab,
     home: &'a Home,
     /// The `bottle start` that owns it.
     pub owner: KillOnDrop,
@@ -24,7 +24,7 @@ pub struct Running<'a> {
 
 impl<'a> Running<'a> {
     /// Starts the agent `dev`, whose Claude waits for ever.
-    pub fn start(lab: &'static Lab, home: &'a Home) -> Result<Self> {
+    pub fn start(lab: &'a Lab, home: &'a Home) -> Result<Self> {
         let known = home.identities();
         let prompt = "@@bash until [ -e /nowhere ]; do sleep 0.1; done";
         let owner = home.start(&["start", "dev", "--yes", "--prompt", prompt], &[])?;

@@ -1,4 +1,5 @@
-//! A bottle's image of a few kilobytes, whose `claude` waits until it is told to end: for many bottles at once.
+//! A bottle's image of a few kilobytes, whose `claude` waits until it is told to end, or returns at once where
+//! that is its prompt: for many bottles, at once or one after another.
 
 use crate::{
     bottle::images,
@@ -12,8 +13,9 @@ const CLAUDE: &str = r#"
 #include <string.h>
 #include <unistd.h>
 int main(int argc, char **argv) {
-    const char *end = "/home/agent/end";
+    const char *end = "/home/agent/end"; // what is in the workspace is work, and saved
     if (argc == 2 && !strcmp(argv[1], "end")) return creat(end, 0600) < 0;
+    if (!strcmp(argv[argc - 1], "return")) return 0;
     while (access(end, F_OK)) usleep(50000);
     return 0;
 }

@@ -10,6 +10,8 @@
 #   DOCKERD_REUSE   1 (default): an engine that already answers, on $DOCKER_HOST or /var/run/docker.sock, is used as it is
 #   DOCKERD_SUITE   empty (default): Debian's configured docker.io; trixie: that suite's newer engine and buildx,
 #                   unpacked under DOCKERD_DIR (nothing of it is installed on the system), on this release's runc
+#   DOCKERD_SWEEP   1 (default): what an engine that was killed has left running is killed, too, before it starts again;
+#                   0: it starts over that, as a service manager would have it
 #   DOCKERD_ARGS    more flags for dockerd
 # Everything but the one line goes to standard error.
 set -euo pipefail
@@ -66,6 +68,10 @@ sweep() { # no dockerd of ours is alive: clear what an unclean end left
     done
     awk -v d="$DIR/" 'index($2, d) == 1 {print $2}' /proc/mounts | sort -r | while read -r m; do umount -l "$m" 2>/dev/null || true; done || true
     rm -rf "$EXEC" "$PIDFILE" "$SOCK"
+}
+
+forget() { # what ended and was not waited for counts as alive for whoever reads its pid
+    rm -f "$PIDFILE" "$EXEC/containerd/containerd.pid"
 }
 
 apt_retry() { # another apt may hold the locks
@@ -187,6 +193,6 @@ if ! answers "unix://$SOCK"; then
         for _ in $(seq 100); do answers "unix://$SOCK" && break; sleep 0.1; done
         answers "unix://$SOCK" || { kill -TERM "$pid" 2>/dev/null || true; gone 100 "$pid" || kill -9 "$pid" 2>/dev/null || true; }
     fi
-    answers "unix://$SOCK" || { sweep; start; }
+    answers "unix://$SOCK" || { if [ "${DOCKERD_SWEEP:-1}" = 1 ]; then sweep; else forget; fi; start; }
 fi
 echo "DOCKER_HOST=unix://$SOCK"

@@ -32,8 +32,11 @@ struct Lane {
 }
 
 /// What `--full` adds: what would make every landing wait.
-const FULL: [Lane; 2] =
-    [lane("fifty bottles", 180, true, fifty_bottles), lane("newer engine", 300, true, on_newer_engine)];
+const FULL: [Lane; 3] = [
+    lane("fifty bottles", 180, true, fifty_bottles),
+    lane("every fault", 600, true, every_fault),
+    lane("newer engine", 300, true, on_newer_engine),
+];
 
 const LANES: [Lane; 10] = [
     lane("setup", 300, true, || check(setup::setup())),
@@ -118,6 +121,11 @@ fn end_to_end() -> Result<Counts> {
 /// Alone: they take the machine whole.
 fn fifty_bottles() -> Result<Counts> {
     cargo_test(&["-p", "bottle-tests", "--test", "engine", "--", "--ignored"])
+}
+
+/// At every point of a bottle's life, by every way to fail; and SIGKILL at any moment.
+fn every_fault() -> Result<Counts> {
+    cargo_test(&["-p", "bottle-tests", "--test", "docker_faults", "--", "--ignored"])
 }
 
 /// The end-to-end tests on the engine of Debian's next release; the usual one is up again afterwards.

@@ -41,6 +41,8 @@ pub async fn image(
     let mut carrier = ledger.intent(role.kind(), &name)?;
     let body = ContainerCreateBody {
         image: Some(agent_image.into()),
+        // It never runs, and an engine makes none without: not every image has a command of its own.
+        cmd: Some(vec!["true".into()]),
         labels: Some(labels(spec, role, &carrier)),
         network_disabled: Some(true),
         ..ContainerCreateBody::default()

@@ -18,6 +18,7 @@ mod home;
 mod inside;
 
 use crate::{
+    fault,
     plugin::Bottle,
     state::{self, State},
     ui,
@@ -81,6 +82,7 @@ struct Saver<'a> {
 
 impl Saver<'_> {
     fn work(&self) -> Result<Option<Saved>> {
+        fault::point("save").map_err(bottle_api::Error::into_std)?;
         let dir = self.state.join("work");
         let bases: String = self.came.bases.iter().map(|id| format!("^{id}\n")).collect();
         let survey = Inside::new(self.bottle, SURVEY_TIME)?.survey(bases.as_bytes(), MAX_SURVEY);
