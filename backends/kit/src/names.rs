@@ -39,6 +39,29 @@ pub enum Role {
     Egress,
     /// The image whose workspace is not empty, and the container that it is made from.
     Workspace,
+    /// The network of a sidecar whose agent is in a machine of its own.
+    Bridge,
+    /// That sidecar bundle.
+    Bundle,
+    /// The container that a machine's image is packed from; it never runs.
+    Export,
+}
+
+/// Which backend a thing is of, where several use one engine: each lists and removes its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// The agent's is a container, too.
+    Containers,
+    /// The agent is in a machine of its own.
+    Machines,
+}
+
+impl Family {
+    /// Of the thing with that label. What no backend knows is the older one's.
+    pub fn of(role: Option<&str>) -> Self {
+        let machines = [Role::Bridge, Role::Bundle, Role::Export].map(Role::label);
+        if role.is_some_and(|role| machines.contains(&role)) { Self::Machines } else { Self::Containers }
+    }
 }
 
 impl Role {
@@ -50,6 +73,9 @@ impl Role {
             Self::Internal => "internal",
             Self::Egress => "egress",
             Self::Workspace => "workspace",
+            Self::Bridge => "bridge",
+            Self::Bundle => "bundle",
+            Self::Export => "export",
         }
     }
 
@@ -57,18 +83,20 @@ impl Role {
     pub fn base_name(self, slug: &str) -> String {
         match self {
             Self::Agent => format!("claude-bottle-{slug}"),
-            Self::Sidecar => format!("claude-bottle-sidecars-{slug}"),
+            Self::Sidecar | Self::Bundle => format!("claude-bottle-sidecars-{slug}"),
             Self::Internal => format!("claude-bottle-net-{slug}"),
             Self::Egress => format!("claude-bottle-egress-{slug}"),
             Self::Workspace => format!("claude-bottle-cwd-{slug}"),
+            Self::Bridge => format!("claude-bottle-bundle-{slug}"),
+            Self::Export => format!("claude-bottle-export-{slug}"),
         }
     }
 
     /// The ledger's word for the kind of thing.
     pub fn kind(self) -> &'static str {
         match self {
-            Self::Agent | Self::Sidecar | Self::Workspace => "container",
-            Self::Internal | Self::Egress => "network",
+            Self::Agent | Self::Sidecar | Self::Workspace | Self::Bundle | Self::Export => "container",
+            Self::Internal | Self::Egress | Self::Bridge => "network",
         }
     }
 }
