@@ -22,6 +22,9 @@ const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 const RESOLVER: Ipv4Addr = Ipv4Addr::new(8, 8, 8, 8);
 /// smolvm's own gateway, which leads to the loopback of the machine outside.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(100, 96, 0, 1);
+/// Everything takes its time in an emulated machine: seconds for an attempt, and how many at once.
+const PATIENCE: u32 = 60;
+const AT_ONCE: usize = 3;
 /// Asks a resolver for a record, by name and type, and says how it answers. Silence is an error.
 const ASK: &str = r#"use IO::Socket::INET; my ($to, $type, @name) = @ARGV;
 my $s = IO::Socket::INET->new(Proto=>"udp",PeerAddr=>"$to:53") or die "no way: $!\n";
@@ -92,8 +95,8 @@ fn ask(to: Ipv4Addr, kind: u16, name: &[&str]) -> String {
 
 /// Requests whose answers must be the same wherever the bottle is.
 fn requests(target: Ipv4Addr) -> Vec<(&'static str, String)> {
-    let code = "curl -s -m 10 -o /dev/null -w '%{http_code} %{http_connect}'";
-    let body = "curl -s -m 10";
+    let code = "curl -s -m 60 -o /dev/null -w '%{http_code} %{http_connect}'";
+    let body = "curl -s -m 60";
     let unproxied = "env -u http_proxy -u HTTP_PROXY -u https_proxy -u HTTPS_PROXY -u ALL_PROXY -u all_proxy";
     vec![
         ("a granted host", format!("{code} https://{ALLOWED}/")),
@@ -137,10 +140,10 @@ fn attempts(target: Ipv4Addr, listeners: &Listeners, neighbours: &[&Neighbour<'_
     let denied = || End::Says("bottle_egress_denied".into());
     let port = listeners.port;
     let mut rows = vec![
-        row("a host by name", "curl -s -m 10 https://forbidden.example/", denied()),
-        row("an address by the proxy", format!("curl -s -m 10 -k https://{target}/"), denied()),
-        row("the same with a granted Host", format!("curl -s -m 10 -H 'Host: {ALLOWED}' http://{target}/"), denied()),
-        row("metadata by the proxy", format!("curl -s -m 10 http://{METADATA}/"), denied()),
+        row("a host by name", "curl -s -m 60 https://forbidden.example/", denied()),
+        row("an address by the proxy", format!("curl -s -m 60 -k https://{target}/"), denied()),
+        row("the same with a granted Host", format!("curl -s -m 60 -H 'Host: {ALLOWED}' http://{target}/"), denied()),
+        row("metadata by the proxy", format!("curl -s -m 60 http://{METADATA}/"), denied()),
         tcp("an address", target.into(), 443),
         tcp("an address", target.into(), 8000),
         udp("an address", target.into(), 53),
@@ -175,7 +178,7 @@ fn as_root(place: &Place, machine: &str, sidecar: Ipv4Addr, rows: &[Row]) -> Res
     let mut command = Command::new(std::env::var("SMOLVM")?);
     command.args(["machine", "exec", "--name", machine, "--interactive", "--", "bash"]);
     command.env("HOME", place.home.path());
-    running::run(&mut command, &format!("{{ {open} }} >&2\n{}", script(rows, &beside)))
+    running::run(&mut command, &format!("{{ {open} }} >&2\n{}", script(rows, &beside, PATIENCE, AT_ONCE)))
 }
 
 #[test]
@@ -200,8 +203,8 @@ fn one_table_gives_the_same_verdicts_in_a_container_and_in_a_machine() -> Result
         let near = Neighbour::new(place, &id, sidecar)?;
         let far = Neighbour::new(place, &elsewhere, Ipv4Addr::new(10, 77, 0, 2))?;
         let rows = attempts(target.address, &listeners, &[&near, &far], gateway);
-        let beside = format!("curl -sS -m 10 -o /dev/null https://{ALLOWED}/beside-{{}}");
-        check(&rows, &bottle.sh(&script(&rows, &beside))?).with_context(|| backend.to_owned())?;
+        let beside = format!("curl -sS -m 60 -o /dev/null https://{ALLOWED}/beside-{{}}");
+        check(&rows, &bottle.sh(&script(&rows, &beside, PATIENCE, AT_ONCE))?).with_context(|| backend.to_owned())?;
         let arrived = |n: usize| place.standin.seen().iter().any(|seen| seen.path == format!("/beside-{n}"));
         assert!((0..rows.len()).all(arrived), "{backend}: an allowed request did not arrive");
         verdicts.push(answers(&bottle, &requests(target.address))?);

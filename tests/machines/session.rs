@@ -54,7 +54,7 @@ fn a_running_bottle_is_listed_and_commands_end_with_their_own_codes() -> Result<
     assert_eq!(missing.code, Some(127), "{missing:?}");
 
     // Bytes, both ways, and the end of input.
-    let bytes: Vec<u8> = (0..1_500_000_u32).map(|n| (n * n / 7) as u8).collect();
+    let bytes: Vec<u8> = (0..1_500_000_u32).map(|n| (n.wrapping_mul(n) / 7) as u8).collect();
     let mut cat = place.home.command(&["exec", id, "--", "cat"]).stdin(Stdio::piped()).spawn()?;
     let (mut input, sent) = (cat.stdin.take().context("stdin")?, bytes.clone());
     let writer = thread::spawn(move || input.write_all(&sent));

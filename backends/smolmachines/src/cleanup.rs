@@ -155,8 +155,16 @@ async fn remove(smolvm: Option<&Smolvm>, item: &CleanupItem, killed: bool) -> Re
     let name = item.name.clone();
     tokio::task::spawn_blocking(move || vmm::end_clients(&name)).await?;
     if !item.id.is_empty() || (killed && late(smolvm, item).await?) {
-        machine::delete(smolvm, &item.name).await?;
+        // smolvm gives up on a machine that does not stop in time: it is stopped for it, then.
+        if machine::delete(smolvm, &item.name).await.is_err() {
+            end_machine(item).await?;
+            machine::delete(smolvm, &item.name).await?;
+        }
     }
+    end_machine(item).await
+}
+
+async fn end_machine(item: &CleanupItem) -> Result<()> {
     let name = item.name.clone();
     match tokio::task::spawn_blocking(move || vmm::end_machine(&name)).await? {
         true => Ok(()),

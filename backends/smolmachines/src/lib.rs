@@ -64,7 +64,8 @@ impl Plan for MachinePlan {
     fn summary(&self) -> PlanSummary {
         let Self { spec, smolvm, engine, .. } = self;
         let cpus = machine::cpus(&spec.limits);
-        let size = cpus.map(|cpus| format!(", {cpus} processors")).unwrap_or_default();
+        let size =
+            cpus.map(|cpus| format!(", {cpus} processor{}", if cpus == 1 { "" } else { "s" })).unwrap_or_default();
         let lines = vec![
             ("smolvm".into(), format!("{} at {}", smolvm.version(), smolvm.program().display())),
             ("machine".into(), format!("{}, {} MiB{size}", machine::name(spec), machine::memory(&spec.limits))),
