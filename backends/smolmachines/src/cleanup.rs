@@ -153,7 +153,11 @@ async fn remove(smolvm: Option<&Smolvm>, item: &CleanupItem, killed: bool) -> Re
         return machine::delete(smolvm, &item.id).await;
     }
     let name = item.name.clone();
-    tokio::task::spawn_blocking(move || vmm::end_clients(&name)).await?;
+    let mut clients = tokio::task::spawn_blocking(move || vmm::end_clients(&name)).await?;
+    clients.dedup();
+    for client in clients {
+        machine::remove_seed(smolvm, client).await?;
+    }
     if !item.id.is_empty() || (killed && late(smolvm, item).await?) {
         // smolvm gives up on a machine that does not stop in time: it is stopped for it, then.
         if machine::delete(smolvm, &item.name).await.is_err() {

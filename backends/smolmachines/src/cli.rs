@@ -2,7 +2,6 @@
 //! it needs. What weakens its policies is never passed on.
 
 use bottle_api::{Error, ErrorKind, Result, error::Context};
-use bottle_kit::engine::Stop;
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
@@ -11,7 +10,10 @@ use std::{
     os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -147,20 +149,23 @@ impl Smolvm {
 
     /// Runs it to its end; its standard output. Dropped before, it is killed.
     pub(crate) async fn run<S: AsRef<OsStr>>(&self, args: &[S], time: Duration) -> Result<String> {
-        let mut command = tokio::process::Command::from(self.command(args));
-        let output = tokio::time::timeout(time, command.kill_on_drop(true).output())
+        self.run_as(args, time, &AtomicU32::new(0)).await
+    }
+
+    /// The same; `pid` is its process's as soon as there is one.
+    pub(crate) async fn run_as<S: AsRef<OsStr>>(&self, args: &[S], time: Duration, pid: &AtomicU32) -> Result<String> {
+        let attempt = || format!("run {}", self.0.program.display());
+        let child = tokio::process::Command::from(self.command(args)).kill_on_drop(true).spawn();
+        let child = child.with_context(attempt)?;
+        pid.store(child.id().unwrap_or_default(), Ordering::SeqCst);
+        let output = tokio::time::timeout(time, child.wait_with_output())
             .await
             .map_err(|_| Error::new(ErrorKind::DEADLINE, format!("smolvm does not end within {} s", time.as_secs())))?;
-        let output = output.with_context(|| format!("run {}", self.0.program.display()))?;
+        let output = output.with_context(attempt)?;
         match output.status.success() {
             true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
             false => Err(failure(&output.stderr, output.status.code(), output.status.signal())),
         }
-    }
-
-    /// The same, given up at a cancellation: only for what creates nothing, or what a cleanup finds.
-    pub(crate) async fn run_or<S: AsRef<OsStr>>(&self, args: &[S], time: Duration, stop: &Stop) -> Result<String> {
-        stop.or(self.run(args, time)).await
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
     ffi::OsString,
     net::{IpAddr, Ipv4Addr},
     path::Path,
+    sync::atomic::AtomicU32,
     time::Duration,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -164,8 +165,28 @@ fn arguments(
 
 /// Boots it.
 pub(crate) async fn start(smolvm: &Smolvm, name: &str, stop: &Stop) -> Result<()> {
-    let booted = smolvm.run_or(&["machine", "start", "--name", name], START_TIME, stop).await;
+    let pid = AtomicU32::new(0);
+    let booted = stop.or(smolvm.run_as(&["machine", "start", "--name", name], START_TIME, &pid)).await;
+    if booted.is_err() {
+        // That it cannot be removed is no reason to hide why the machine did not boot.
+        let _ = remove_seed(smolvm, pid.into_inner()).await;
+    }
     booted.map(drop).with_context(|| format!("start the machine {name}"))
+}
+
+/// A first start unpacks an image in a machine of its own, which is named by the client's process. It forgets it where it
+/// is killed meanwhile.
+pub(crate) async fn remove_seed(smolvm: &Smolvm, client: u32) -> Result<()> {
+    for machine in list(smolvm).await?.iter().filter(|machine| is_seed_of(&machine.name, client)) {
+        delete(smolvm, &machine.name).await?;
+    }
+    Ok(())
+}
+
+/// `image-seed-<hash>-<process>`
+fn is_seed_of(name: &str, client: u32) -> bool {
+    let parts = name.strip_prefix("image-seed-").and_then(|rest| rest.rsplit_once('-'));
+    client != 0 && parts.is_some_and(|(_, process)| process == client.to_string())
 }
 
 /// Removes it, running or not. One that is not there is removed.
@@ -216,6 +237,15 @@ mod tests {
         let expected = "machine create --name m --image /x/image.tar --net --allow-cidr 10.232.7.2/32 \
                         --allow-host-pattern no-name.invalid --mem 1024 --cpus 1 --label a=b=c";
         assert_eq!(words.join(" "), expected);
+    }
+
+    #[test]
+    fn a_seed_is_known_by_the_client_that_made_it() {
+        assert!(is_seed_of("image-seed-7eeb4e83ab7d42ae-325", 325));
+        for (name, client) in [("image-seed-7eeb4e83ab7d42ae-325", 25), ("image-seed-0-0", 0), ("m-325", 325), ("", 1)]
+        {
+            assert!(!is_seed_of(name, client), "{name}");
+        }
     }
 
     #[test]

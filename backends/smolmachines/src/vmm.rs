@@ -20,28 +20,32 @@ enum Part {
     Machine,
 }
 
-/// Ends whoever still creates or boots a machine of that name.
-pub(crate) fn end_clients(machine: &str) {
-    end(machine, Part::Client);
+/// Ends whoever still creates or boots a machine of that name; their processes. What they have begun ends with them: by
+/// SIGKILL alone, for at another signal they leave a machine behind.
+pub(crate) fn end_clients(machine: &str) -> Vec<u32> {
+    end(machine, Part::Client).unwrap_or_else(|ended| ended)
 }
 
 /// Ends the machine itself. `true`: it is gone.
 pub(crate) fn end_machine(machine: &str) -> bool {
-    end(machine, Part::Machine)
+    end(machine, Part::Machine).is_ok()
 }
 
-fn end(machine: &str, part: Part) -> bool {
+/// Those that were there; an error where one is there still.
+fn end(machine: &str, part: Part) -> Result<Vec<u32>, Vec<u32>> {
+    let mut ended = vec![];
     for _ in 0..LOOKS {
         let found = processes(machine, part);
         if found.is_empty() {
-            return true;
+            return Ok(ended);
         }
         for pid in found {
             let _ = kill_process(pid, Signal::KILL);
+            ended.push(pid.as_raw_pid().unsigned_abs());
         }
         thread::sleep(PAUSE);
     }
-    false
+    Err(ended)
 }
 
 /// Processes of this user, by their command lines: another's cannot be ended anyway.
