@@ -93,6 +93,11 @@ fn ask(to: Ipv4Addr, kind: u16, name: &[&str]) -> String {
     format!("perl -e '{ASK}' {to} {kind} {}", name.join(" "))
 }
 
+/// Says something to the sidecar, and succeeds where there is an answer.
+fn speak(port: u16) -> String {
+    format!("exec 3<>/dev/tcp/egress/{port}; echo hello >&3; timeout 5 head -c 1 <&3 | grep -q .")
+}
+
 /// Requests whose answers must be the same wherever the bottle is.
 fn requests(target: Ipv4Addr) -> Vec<(&'static str, String)> {
     let code = "curl -s -m 60 -o /dev/null -w '%{http_code} %{http_connect}'";
@@ -160,8 +165,9 @@ fn attempts(target: Ipv4Addr, listeners: &Listeners, neighbours: &[&Neighbour<'_
         row("a crafted name @8.8.8.8", ask(RESOLVER, 1, &["stolen-3", "example"]), End::Fails),
         row("TXT @8.8.8.8", ask(RESOLVER, 16, &["stolen-4", "example"]), End::Fails),
         row("TXT at the machine's gateway", ask(GATEWAY, 16, &["stolen-5", "example"]), End::Fails),
-        row("another port of the sidecar", "echo > /dev/tcp/egress/9418", End::Fails),
-        row("another port of the sidecar", "echo > /dev/tcp/egress/9100", End::Fails),
+        // smolvm's gateway takes a connection before it knows whether anybody takes it there: nobody answers.
+        row("another port of the sidecar", speak(9418), End::Fails),
+        row("another port of the sidecar", speak(9100), End::Fails),
     ];
     rows.extend(
         neighbours.iter().flat_map(|n| [tcp("a neighbour", n.address, 8080), udp("a neighbour", n.address, 8080)]),

@@ -14,6 +14,7 @@ use crate::{
     setup,
 };
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader},
@@ -36,6 +37,8 @@ const PACKAGES: &[&str] = &[
 ];
 /// All of the tests, their machine's boot included; of this, one time more where the emulation has hung.
 pub(crate) const BUDGET: Duration = Duration::from_secs(720);
+/// The same with every fault point.
+pub(crate) const FULL_BUDGET: Duration = Duration::from_secs(2700);
 const MEMORY_MB: &str = "6144";
 /// How the tests tell of a step that they had to repeat.
 const RETRY: &str = "lab: retry";
@@ -46,19 +49,12 @@ const HUNG: [i32; 2] = [124, 125];
 pub(crate) fn smolvm(words: &[&str]) -> Result<ExitCode> {
     let lab = Lab::prepare()?;
     let status = match words {
-        [] => {
-            let run = lab.tests(&[])?;
-            println_result(&run);
-            return Ok(if run.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
-        }
-        ["--test", names @ ..] => {
-            let run = lab.tests(names)?;
-            println_result(&run);
-            return Ok(if run.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
-        }
+        [] => return Ok(told(&lab.tests(&[], false)?)),
+        ["--full"] => return Ok(told(&lab.tests(&[], true)?)),
+        ["--test", names @ ..] => return Ok(told(&lab.tests(names, false)?)),
         ["--record"] => return lab.record(),
-        ["--", command @ ..] if !command.is_empty() => lab.boot(None, command)?.status()?,
-        _ => bail!("usage: cargo xtask lab smolvm [--record | --test NAME… | -- COMMAND…]"),
+        ["--", command @ ..] if !command.is_empty() => lab.boot(None, false, command)?.status()?,
+        _ => bail!("usage: cargo xtask lab smolvm [--full | --record | --test NAME… | -- COMMAND…]"),
     };
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
 }
@@ -78,15 +74,16 @@ impl Run {
     }
 }
 
-/// The tests' lane.
-pub(crate) fn tests() -> Result<Run> {
-    Lab::prepare()?.tests(&[])
+/// The tests' lane. `full`: every fault point.
+pub(crate) fn tests(full: bool) -> Result<Run> {
+    Lab::prepare()?.tests(&[], full)
 }
 
 #[allow(clippy::print_stdout)] // the result is what it prints
-fn println_result(run: &Run) {
+fn told(run: &Run) -> ExitCode {
     run.results.iter().for_each(|line| println!("test result: {line}"));
-    println!("{} retries", run.retries);
+    println!("{} of its steps were repeated", run.retries);
+    if run.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 struct Lab {
@@ -107,7 +104,7 @@ impl Lab {
         fs::create_dir_all(&place)?;
         // One at a time: what is downloaded is everybody's.
         let lock = File::create(place.join("lock"))?;
-        lock.lock()?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
         let script = |name: &str| {
             let mut command = Command::new("bash");
             command.arg(scripts.join(name));
@@ -129,7 +126,7 @@ impl Lab {
     }
 
     /// The lab, up, with a command in it.
-    fn boot(&self, out: Option<&Path>, command: &[&str]) -> Result<Command> {
+    fn boot(&self, out: Option<&Path>, full: bool, command: &[&str]) -> Result<Command> {
         let mut boot = Command::new("nice");
         boot.args(["-n", "10", "bash"]).arg(self.scripts.join("l1.sh"));
         for (name, value) in [
@@ -140,21 +137,25 @@ impl Lab {
         ] {
             boot.arg("-e").arg(format!("{name}={}", value.display()));
         }
+        if full {
+            boot.args(["-e", "BOTTLE_FULL=1"]);
+        }
         if let Some(out) = out {
             boot.arg("-o").arg(out);
         }
         boot.arg(&self.place).arg("bash").arg(self.scripts.join("l1-lab.sh")).arg(root()).args(command);
-        boot.env("L1_TIMEOUT", BUDGET.as_secs().to_string()).env("L1_MEM", MEMORY_MB);
+        let budget = if full { FULL_BUDGET } else { BUDGET };
+        boot.env("L1_TIMEOUT", budget.as_secs().to_string()).env("L1_MEM", MEMORY_MB);
         Ok(boot)
     }
 
     /// Runs the tests; once more where the emulation has hung.
-    fn tests(&self, names: &[&str]) -> Result<Run> {
+    fn tests(&self, names: &[&str], full: bool) -> Result<Run> {
         let program = test_program()?;
         let program = program.to_str().context("a path of UTF-8")?;
         let mut again = 0;
         loop {
-            let mut run = self.watch(&[&[program, "--test-threads=1", "--nocapture"], names].concat())?;
+            let mut run = self.watch(full, &[&[program, "--test-threads=1", "--nocapture"], names].concat())?;
             run.retries += again;
             let hung = run.ended.and_then(|status| status.code()).is_some_and(|code| HUNG.contains(&code));
             if !hung || again > 0 {
@@ -165,8 +166,8 @@ impl Lab {
         }
     }
 
-    fn watch(&self, command: &[&str]) -> Result<Run> {
-        let mut child = self.boot(None, command)?.stdout(Stdio::piped()).spawn().context("boot the lab")?;
+    fn watch(&self, full: bool, command: &[&str]) -> Result<Run> {
+        let mut child = self.boot(None, full, command)?.stdout(Stdio::piped()).spawn().context("boot the lab")?;
         let mut run = Run::default();
         for line in BufReader::new(child.stdout.take().context("its output")?).lines() {
             let line = line?;
@@ -185,7 +186,7 @@ impl Lab {
         let to = root().join("backends/smolmachines/recorded");
         let (script, agent) = (self.scripts.join("record.sh"), self.agent.display().to_string());
         let script = script.to_str().context("a path of UTF-8")?;
-        run(&mut self.boot(Some(&to), &["bash", script, "/out", &agent])?)?;
+        run(&mut self.boot(Some(&to), false, &["bash", script, "/out", &agent])?)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -194,9 +195,9 @@ impl Lab {
 fn test_program() -> Result<PathBuf> {
     let args = ["test", "--locked", "--no-run", "--message-format=json-render-diagnostics", "-p", "bottle-tests"];
     let said = output(cargo().args(args).args(["--test", "machines"]))?;
-    let found = said.lines().filter_map(|line| {
+    let mut found = said.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         (message["target"]["name"] == "machines").then(|| message["executable"].as_str().map(PathBuf::from))?
     });
-    found.last().context("cargo built no tests of machines")
+    found.next_back().context("cargo built no tests of machines")
 }

@@ -22,7 +22,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
              (BOTTLE_SKIP_LAB=1 leaves out what needs the lab, and counts it as skipped);
              --full: end-to-end on the Docker engine of Debian's next release, too
   lab smolvm the tests of machines against the real smolvm, in an emulated machine (as root; downloads are kept);
-             -- COMMAND: that instead; --test NAME: those tests; --record: write down anew what smolvm answers
+             --full: every fault point; --test NAME: those; -- COMMAND: that instead; --record: smolvm's answers anew
   compat     build hosts and plugins of other versions into target/compat, for the compatibility matrix
   demo       one bottle whose real Claude asks a stand-in model; prints a table of verdicts
   package    dist/bottle-VERSION-TARGET.tar.gz, and plugins/

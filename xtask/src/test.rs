@@ -41,8 +41,11 @@ struct Lane {
 }
 
 /// What `--full` adds: what would make every landing wait.
-const FULL: [Lane; 2] =
-    [lane("fifty bottles", 180, true, fifty_bottles), lane("newer engine", 300, true, on_newer_engine)];
+const FULL: [Lane; 3] = [
+    lane("fifty bottles", 180, true, fifty_bottles),
+    lane("newer engine", 300, true, on_newer_engine),
+    lane("machines, all", lab::FULL_BUDGET.as_secs(), true, || machines(true)),
+];
 
 const LANES: [Lane; 11] = [
     lane("setup", 300, true, || check(setup::setup())),
@@ -55,7 +58,7 @@ const LANES: [Lane; 11] = [
     lane("compat", 180, true, || check(compat::compat())),
     lane("package", 480, true, || check(package::package().map(drop))),
     lane("end-to-end", 420, true, end_to_end),
-    lane("machines", lab::BUDGET.as_secs(), true, machines),
+    lane("machines", lab::BUDGET.as_secs(), true, || machines(false)),
 ];
 
 const fn lane(name: &'static str, seconds: u64, needs_lab: bool, run: fn() -> Result<Counts>) -> Lane {
@@ -126,8 +129,8 @@ fn end_to_end() -> Result<Counts> {
 }
 
 /// Against the real smolvm, in an emulated machine.
-fn machines() -> Result<Counts> {
-    let run = lab::tests()?;
+fn machines(full: bool) -> Result<Counts> {
+    let run = lab::tests(full)?;
     println!("{} of its steps were repeated", run.retries);
     let mut counts = Counts::default();
     run.results.iter().for_each(|result| counts.add(result));

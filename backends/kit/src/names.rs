@@ -125,3 +125,19 @@ pub fn labels(spec: &BottleSpec, role: Role, entry: &LedgerEntry) -> HashMap<Str
 pub fn label_filter(labels: &[(&str, &str)]) -> HashMap<String, Vec<String>> {
     HashMap::from([("label".into(), labels.iter().map(|(k, v)| format!("{k}={v}")).collect())])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_backend_has_its_own_roles_and_what_nobody_knows_is_the_older_ones() {
+        for role in [Role::Bridge, Role::Bundle, Role::Export] {
+            assert_eq!(Family::of(Some(role.label())), Family::Machines, "{role:?}");
+        }
+        for role in [Role::Agent, Role::Sidecar, Role::Internal, Role::Egress, Role::Workspace] {
+            assert_eq!(Family::of(Some(role.label())), Family::Containers, "{role:?}");
+        }
+        assert_eq!([Family::of(None), Family::of(Some("later"))], [Family::Containers; 2]);
+    }
+}
