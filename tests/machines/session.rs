@@ -131,7 +131,7 @@ fn a_working_directory_comes_along_and_work_is_saved() -> Result<()> {
     let mut command = place.home.command(&["start", "dev", "--yes", "--cwd", "--prompt", &prompt]);
     let run: Run = command.current_dir(&repo).output()?.into();
     assert_eq!(run.code, Some(0), "{run:?}");
-    assert_eq!(run.stdout, "755 1000 regular file\nrun.sh\ndeep\nfirst\n", "{run:?}");
+    assert_eq!(run.stdout.trim_end(), "755 1000 regular file\nrun.sh\ndeep\nfirst", "{run:?}");
     let identity = identity_in(&run.stderr)?;
     let state = place.home.state().join(&identity);
     let mut saved: Vec<String> = ["work", "transcript"]
@@ -154,7 +154,7 @@ fn a_working_directory_comes_along_and_work_is_saved() -> Result<()> {
 #[test]
 fn two_bottles_of_one_agent_run_side_by_side() -> Result<()> {
     let place = Place::get()?;
-    let (first, second) = (place.start()?, place.start()?);
+    let (first, mut second) = (place.start()?, place.start()?);
     let addresses = [first.address("bundle", "bridge")?, second.address("bundle", "bridge")?];
     assert_ne!(addresses[0], addresses[1]);
     // Each reaches its own sidecar, with its own capability, and not the other's.
@@ -168,6 +168,10 @@ fn two_bottles_of_one_agent_run_side_by_side() -> Result<()> {
     }
     let listed = eventually("both are listed", || Some(place.home.listed()).filter(|all| all.len() == 2))?;
     assert!(listed.contains(&first.identity) && listed.contains(&second.identity), "{listed:?}");
+    // One after the other, and then one look: it is for what is left of both.
+    kill_process(Pid::from_child(&second.owner), Signal::TERM)?;
+    second.owner.wait()?;
+    let identity = second.identity.clone();
     first.end()?;
-    second.end().map(drop)
+    place.nothing_left(&identity)
 }
