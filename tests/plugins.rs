@@ -38,11 +38,14 @@ fn a_backend_built_apart_loads_beside_docker_and_runs_the_same_session() -> Resu
     let home = home()?;
     let probed = run(&home, &second_dir(), &["backends", "--probe"], &[])?;
     assert_eq!(probed.code, Some(0), "{probed:?}");
-    for line in
-        ["docker   1.0.0    1.0.0  |loads, isolation container", "second   0.3.1    1.0.0  |loads, isolation process"]
-    {
+    for line in [
+        "docker 1.0.0 1.0.0 |loads, isolation container",
+        "smolmachines 1.0.0 1.0.0 |loads, isolation vm",
+        "second 0.3.1 1.0.0 |loads, isolation process",
+    ] {
         let (begins, ends) = line.split_once('|').expect("both halves");
-        let shown = probed.stdout.lines().any(|line| line.starts_with(begins) && line.ends_with(ends));
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let shown = probed.stdout.lines().map(words).any(|line| line.starts_with(begins) && line.ends_with(ends));
         assert!(shown, "{}", probed.stdout);
     }
     let start = ["start", "dev", "--yes", "--prompt", "hello", "--", "--model", "x"];

@@ -6,7 +6,8 @@
 //!   bottle must look like from inside;
 //! * [`spec`], [`request`], [`provision`]: the data that crosses, all of it JSON that grows by defaulted fields;
 //! * [`host`]: what the host lends a backend (log, progress, the ledger, artifacts); [`error`] and [`secret`];
-//! * [`control`]: how the sidecar bundle is run, and the channel to it. It needs nothing of the ABI (feature `abi` off).
+//! * [`control`]: how the sidecar bundle is run, and the channel to it; [`attend`]: how a process runs in a bottle into
+//!   which there is but a pipe. They need nothing of the ABI (feature `abi` off).
 //!
 //! [`export_backend!`] joins a backend to the stable ABI below it ([`abi`], [`descriptor`]), which nobody else needs to
 //! read.
@@ -15,6 +16,7 @@
 pub mod abi;
 #[cfg(feature = "abi")]
 mod adapter;
+pub mod attend;
 #[cfg(feature = "abi")]
 pub mod backend;
 pub mod control;

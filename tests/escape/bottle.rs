@@ -187,7 +187,7 @@ fn nothing_but_the_sidecar_is_within_reach() -> Result<()> {
     let sidecar = bottle.address("sidecar", "internal")?.into();
     let control = HostCounter::to(sidecar, &["-i", &bridge])?;
 
-    let run = bottle.sh(&script(&rows, "curl -sS -m 5 -o /dev/null https://allowed.example/beside-{}"))?;
+    let run = bottle.sh(&script(&rows, "curl -sS -m 5 -o /dev/null https://allowed.example/beside-{}", 4, 32))?;
     check(&rows, &run)?;
     for (ip, counter) in &counters {
         let names: Vec<&str> = rows.iter().filter(|row| row.target == Some(*ip)).map(|row| row.name.as_str()).collect();

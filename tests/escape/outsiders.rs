@@ -62,7 +62,7 @@ fn another_user_of_the_machine_gets_nothing() -> Result<()> {
     stranger.args(STRANGER).args(["bash"]).current_dir("/");
     // The allowed one: this user does reach what is there for everybody.
     let beside = format!("echo > /dev/tcp/127.0.0.1/{} && head -c 1 /proc/self/environ >/dev/null", listeners.port);
-    check(&rows, &running::run(&mut stranger, &script(&rows, &beside))?)?;
+    check(&rows, &running::run(&mut stranger, &script(&rows, &beside, 4, 32))?)?;
     assert!(listeners.heard().len() >= rows.len(), "an allowed connection did not arrive");
     // The sidecar writes down whoever comes without its password, and every name that is asked for.
     let heard =

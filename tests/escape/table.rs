@@ -41,17 +41,17 @@ pub(crate) fn udp(name: &str, ip: IpAddr, port: u16) -> Row {
     Row { target: Some(ip), ..row(format!("{name}: UDP {ip}:{port}"), command, End::Unheard) }
 }
 
-/// The shell's script. `beside`: a command that must succeed after each attempt, `{}` the attempt's number.
-pub(crate) fn script(rows: &[Row], beside: &str) -> String {
+/// The shell's script. `beside`: a command that must succeed after each attempt, `{}` the attempt's number. Each attempt
+/// may take so many `seconds`; not all run at once: a busy machine is no proof of anything.
+pub(crate) fn script(rows: &[Row], beside: &str, seconds: u32, at_once: usize) -> String {
     let mut script = String::from("set +m; dir=$(mktemp -d); cd $dir\n");
     for (n, row) in rows.iter().enumerate() {
         let beside = beside.replace("{}", &n.to_string());
         script += &format!(
-            "(timeout 4 bash -c {} >{n}.out 2>&1; echo $? >{n}.rc; {beside} >{n}.beside 2>&1; echo $? >{n}.ok) &\n",
+            "(timeout {seconds} bash -c {} >{n}.out 2>&1; echo $? >{n}.rc; {beside} >{n}.beside 2>&1; echo $? >{n}.ok) &\n",
             quoted(&row.command)
         );
-        // Not all at once: a busy machine is no proof of anything.
-        if n % 32 == 31 {
+        if (n + 1) % at_once == 0 {
             script += "wait\n";
         }
     }

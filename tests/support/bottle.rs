@@ -26,6 +26,8 @@ pub const REAL_TOKEN: &str = "sk-ant-oat01-THE-REAL-ONE-0123456789";
 pub const ENV_SECRET: &str = "an-env-secret-for-the-agent-only";
 /// How long a test waits for something that should happen at once.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// The same in an emulated machine, where nothing does: seconds.
+const PATIENCE_ENV: &str = "BOTTLE_PATIENCE_SECS";
 
 /// A throw-away home: manifest, state, and the variables that `bottle` runs with.
 pub struct Home {
@@ -257,12 +259,14 @@ impl KillOnDrop {
 
 /// Waits until something is so.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T> {
-    let deadline = Instant::now() + PATIENCE;
+    let patience = std::env::var(PATIENCE_ENV).ok().and_then(|seconds| seconds.parse().ok());
+    let patience = patience.map_or(PATIENCE, Duration::from_secs);
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(found) = look() {
             return Ok(found);
         }
-        anyhow::ensure!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}");
+        anyhow::ensure!(Instant::now() < deadline, "waited {patience:?} in vain: {what}");
         thread::sleep(Duration::from_millis(20));
     }
 }

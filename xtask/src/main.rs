@@ -3,6 +3,7 @@
 mod bench;
 mod compat;
 mod demo;
+mod lab;
 mod package;
 mod run;
 mod setup;
@@ -20,6 +21,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   test       everything: set-up, fmt, clippy, doc, tidy, unit tests, package, end-to-end tests
              (BOTTLE_SKIP_LAB=1 leaves out what needs the lab, and counts it as skipped);
              --full: end-to-end on the Docker engine of Debian's next release, too
+  lab smolvm the tests of machines against the real smolvm, in an emulated machine (as root; downloads are kept);
+             --full: every fault point; --test NAME: those; -- COMMAND: that instead; --record: smolvm's answers anew
   compat     build hosts and plugins of other versions into target/compat, for the compatibility matrix
   demo       one bottle whose real Claude asks a stand-in model; prints a table of verdicts
   package    dist/bottle-VERSION-TARGET.tar.gz, and plugins/
@@ -50,6 +53,7 @@ fn dispatch() -> Result<ExitCode> {
         ["test", "--full"] => return test::test(true),
         ["compat"] => compat::compat()?,
         ["demo"] => return demo::demo(),
+        ["lab", "smolvm", ref words @ ..] => return lab::smolvm(words),
         ["package"] => package::package().map(drop)?,
         ["bench"] => bench::bench(&[Bench::Program, Bench::Launch(bench::RUNS)])?,
         ["bench", "program"] => bench::bench(&[Bench::Program])?,

@@ -86,7 +86,7 @@ fn script(name: &str) -> Command {
     command
 }
 
-fn install_packages(wanted: &[&str]) -> Result<()> {
+pub(crate) fn install_packages(wanted: &[&str]) -> Result<()> {
     let missing: Vec<&str> = wanted.iter().copied().filter(|package| !is_installed(package)).collect();
     if missing.is_empty() {
         return Ok(());

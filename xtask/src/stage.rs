@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use std::path::PathBuf;
 
 /// Backends that come with bottle.
-pub(crate) const BACKENDS: [&str; 1] = ["docker"];
+pub(crate) const BACKENDS: [&str; 2] = ["docker", "smolmachines"];
 
 /// Builds and lays out `target/stage`.
 pub(crate) fn stage() -> Result<()> {

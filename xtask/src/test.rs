@@ -3,7 +3,7 @@
 #![allow(clippy::print_stdout)] // the result is what it prints
 
 use crate::{
-    compat, package,
+    compat, lab, package,
     run::{cargo, root, run},
     setup, stage, tidy,
 };
@@ -24,6 +24,15 @@ struct Counts {
     skipped: u32,
 }
 
+impl Counts {
+    /// What a test program closes with.
+    fn add(&mut self, result: &str) {
+        self.passed += count(result, "passed");
+        self.failed += count(result, "failed");
+        self.skipped += count(result, "ignored");
+    }
+}
+
 struct Lane {
     name: &'static str,
     budget: Duration,
@@ -32,13 +41,14 @@ struct Lane {
 }
 
 /// What `--full` adds: what would make every landing wait.
-const FULL: [Lane; 3] = [
+const FULL: [Lane; 4] = [
     lane("fifty bottles", 180, true, fifty_bottles),
     lane("every fault", 600, true, every_fault),
     lane("newer engine", 300, true, on_newer_engine),
+    lane("machines, all", lab::FULL_BUDGET.as_secs(), true, || machines(true)),
 ];
 
-const LANES: [Lane; 10] = [
+const LANES: [Lane; 11] = [
     lane("setup", 300, true, || check(setup::setup())),
     lane("fmt", 20, false, || check(run(cargo().args(["fmt", "--all", "--check"])))),
     lane("tidy", 10, false, || check(tidy::tidy())),
@@ -49,6 +59,7 @@ const LANES: [Lane; 10] = [
     lane("compat", 180, true, || check(compat::compat())),
     lane("package", 480, true, || check(package::package().map(drop))),
     lane("end-to-end", 420, true, end_to_end),
+    lane("machines", lab::BUDGET.as_secs(), true, || machines(false)),
 ];
 
 const fn lane(name: &'static str, seconds: u64, needs_lab: bool, run: fn() -> Result<Counts>) -> Lane {
@@ -118,6 +129,18 @@ fn end_to_end() -> Result<Counts> {
     cargo_test(&["-p", "bottle-tests", "--", "--test-threads=2"])
 }
 
+/// Against the real smolvm, in an emulated machine.
+fn machines(full: bool) -> Result<Counts> {
+    let run = lab::tests(full)?;
+    println!("{} of its steps were repeated", run.retries);
+    let mut counts = Counts::default();
+    run.results.iter().for_each(|result| counts.add(result));
+    if !run.ok() && counts.failed == 0 {
+        counts.failed = 1;
+    }
+    Ok(counts)
+}
+
 /// Alone: they take the machine whole.
 fn fifty_bottles() -> Result<Counts> {
     cargo_test(&["-p", "bottle-tests", "--test", "engine", "--", "--ignored"])
@@ -150,9 +173,7 @@ fn cargo_test(args: &[&str]) -> Result<Counts> {
     for line in BufReader::new(child.stdout.take().context("its output")?).lines() {
         let line = line?;
         if let Some(result) = line.strip_prefix("test result: ") {
-            counts.passed += count(result, "passed");
-            counts.failed += count(result, "failed");
-            counts.skipped += count(result, "ignored");
+            counts.add(result);
         } else {
             println!("{line}");
         }

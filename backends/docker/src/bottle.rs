@@ -9,7 +9,7 @@ use bottle_kit::{
     container,
     engine::{Engine, Stop, block_on},
     exec::{self, Exec},
-    names::{IDENTITY, OWNER, Role},
+    names::{Family, IDENTITY, OWNER, Role},
     sweep,
 };
 use std::{
@@ -95,7 +95,7 @@ impl Bottle for DockerBottle {
     fn close(&self, deadline: Duration) -> Result<()> {
         let req = CleanupRequest { sweep: true, owner: self.owner.clone(), ..CleanupRequest::default() };
         let outcome = block_on(async {
-            let mut sweep = sweep::plan(&self.engine, &req).await?;
+            let mut sweep = sweep::plan(&self.engine, Family::Containers, &req).await?;
             sweep.items.retain(|item| item.identity == self.identity);
             sweep::execute(&self.engine, &self.host, sweep, deadline).await
         })?;

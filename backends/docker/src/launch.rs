@@ -55,7 +55,8 @@ pub(crate) async fn launch(
         [Role::Internal, Role::Egress].map(|r| network::create(engine, host, spec, r, stop).shared());
     let sidecar = async {
         let (image, internal) = tokio::join!(image::sidecar(engine, host, spec, platform, stop), internal.clone());
-        bundle::start(engine, host, spec, &image?, &internal?, egress.clone(), req, secrets, stop).await
+        let (image, internal, egress) = (image?, internal?, Some(egress.clone()));
+        bundle::start(engine, host, spec, Role::Sidecar, &image, &internal, egress, req, secrets, stop).await
     };
     let agent = async {
         let helper = async { pack(&[FileEntry::root(HELPER_PATH, &platform.helper[..]).mode(0o755)]) };
@@ -124,11 +125,11 @@ fn agent_body(spec: &BottleSpec, image: &str, runtime: Option<&str>, internal: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bottle_kit::blocks::{DEFAULT_POOL, blocks};
+    use bottle_kit::blocks::{DEFAULT_POOL, SMALL, blocks};
 
     #[test]
     fn the_agent_runs_on_gvisor_where_the_engine_has_it_and_else_on_the_engines_own_runtime() {
-        let internal = Network { id: "n".into(), block: blocks(DEFAULT_POOL, "x", &[]).unwrap()[0] };
+        let internal = Network { id: "n".into(), block: blocks(DEFAULT_POOL, SMALL, "x", &[]).unwrap()[0] };
         for runtime in [None, Some("runsc")] {
             let asked = agent_body(&BottleSpec::default(), "i", runtime, &internal).host_config.unwrap();
             assert_eq!(asked.runtime.as_deref(), runtime);

@@ -24,7 +24,9 @@ use bottle_kit::{
     derived::{self, DERIVED_ENV},
     engine::{About, Engine, Stop, block_on},
     image::{IMAGE_ENV, Platform, agent_tag},
-    limits, sweep,
+    limits,
+    names::Family,
+    sweep,
 };
 use futures_util::future::try_join;
 use std::{
@@ -156,7 +158,7 @@ impl Backend for DockerBackend {
 
     fn prepare_cleanup(&self, req: &CleanupRequest, cancel: &Cancel) -> Result<Cleanup> {
         let engine = Engine::connect(&req.env)?;
-        let sweep = block_on(async { Stop::follow(cancel)?.or(sweep::plan(&engine, req)).await })?;
+        let sweep = block_on(async { Stop::follow(cancel)?.or(sweep::plan(&engine, Family::Containers, req)).await })?;
         Ok(Cleanup { engine, sweep })
     }
 

@@ -1,5 +1,5 @@
-//! Small address blocks for bottles' networks, out of a pool of our own: an engine's default pools end at about
-//! thirty networks, which is fifteen bottles.
+//! Address blocks for bottles' networks, out of pools of our own: an engine's default pools end at about thirty networks,
+//! which is fifteen bottles.
 
 use bottle_api::{Error, ErrorKind, Result};
 use std::{fmt, net::Ipv4Addr};
@@ -9,12 +9,17 @@ pub const POOL_ENV: &str = "CLAUDE_BOTTLE_SUBNET_POOL";
 /// Where none is named. In the middle of a range that home networks and engines rarely take from.
 pub const DEFAULT_POOL: &str = "10.231.0.0/16";
 /// Sixteen addresses: the engine's gateway, the sidecar, the agent, and room.
-const BLOCK_BITS: u8 = 28;
+pub const SMALL: u8 = 28;
+/// The pool of the networks whose agents are in machines of their own, where none is named.
+pub const BRIDGE_POOL: &str = "10.232.0.0/16";
+/// One such network's.
+pub const BRIDGE: u8 = 24;
 
 /// One network's addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Block {
     base: u32,
+    bits: u8,
 }
 
 impl Block {
@@ -24,28 +29,29 @@ impl Block {
     }
 
     fn overlaps(self, (base, bits): (u32, u8)) -> bool {
-        let mask = mask(bits.min(BLOCK_BITS));
+        let mask = mask(bits.min(self.bits));
         self.base & mask == base & mask
     }
 }
 
 impl fmt::Display for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{BLOCK_BITS}", self.address(0))
+        write!(f, "{}/{}", self.address(0), self.bits)
     }
 }
 
-/// Every block of a pool once, from a place that `seed` decides, without those that a route of this machine covers.
-pub fn blocks(pool: &str, seed: &str, taken: &[(u32, u8)]) -> Result<Vec<Block>> {
-    let (base, bits) = parse(pool).filter(|(_, bits)| (8..=BLOCK_BITS).contains(bits)).ok_or_else(|| {
-        Error::new(ErrorKind::INVALID_SPEC, format!("{POOL_ENV}={pool} is no IPv4 network of /8 to /{BLOCK_BITS}"))
+/// Every block of that size of a pool once, from a place that `seed` decides, without those that a route of this machine
+/// covers.
+pub fn blocks(pool: &str, size: u8, seed: &str, taken: &[(u32, u8)]) -> Result<Vec<Block>> {
+    let (base, bits) = parse(pool).filter(|(_, bits)| (8..=size).contains(bits)).ok_or_else(|| {
+        Error::new(ErrorKind::INVALID_SPEC, format!("{POOL_ENV}={pool} is no IPv4 network of /8 to /{size}"))
             .hint(format!("Write it like {DEFAULT_POOL}."))
     })?;
-    let count = 1_u32 << (BLOCK_BITS - bits);
+    let count = 1_u32 << (size - bits);
     let first = seed.bytes().fold(0x811c_9dc5_u32, |hash, b| (hash ^ u32::from(b)).wrapping_mul(0x0100_0193));
-    let size = 1 << (32 - BLOCK_BITS);
+    let addresses = 1 << (32 - size);
     Ok((0..count)
-        .map(|n| Block { base: base + (first.wrapping_add(n) % count) * size })
+        .map(|n| Block { base: base + (first.wrapping_add(n) % count) * addresses, bits: size })
         .filter(|block| !taken.iter().any(|route| block.overlaps(*route)))
         .collect())
 }
@@ -89,19 +95,29 @@ mod tests {
 
     #[test]
     fn a_pool_gives_each_block_once_and_never_over_a_route() {
-        let all = blocks("10.231.0.0/16", "x", &[]).unwrap();
+        let all = blocks("10.231.0.0/16", SMALL, "x", &[]).unwrap();
         let distinct: HashSet<_> = all.iter().map(Block::to_string).collect();
         assert_eq!((all.len(), distinct.len()), (4096, 4096));
         let taken = [parse("10.231.128.0/17").unwrap(), parse("10.231.0.5/32").unwrap()];
-        let some = blocks("10.231.0.0/16", "x", &taken).unwrap();
+        let some = blocks("10.231.0.0/16", SMALL, "x", &taken).unwrap();
         assert_eq!(some.len(), 2047);
-        assert!(blocks("10.231.0.0/16", "x", &[parse("10.0.0.0/8").unwrap()]).unwrap().is_empty());
+        assert!(blocks("10.231.0.0/16", SMALL, "x", &[parse("10.0.0.0/8").unwrap()]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_bridges_blocks_are_256_addresses_and_avoid_every_smaller_route() {
+        let taken = [parse("10.232.7.16/28").unwrap(), parse("10.232.9.1/32").unwrap()];
+        let some = blocks(BRIDGE_POOL, BRIDGE, "demo", &taken).unwrap();
+        assert_eq!(some.len(), 254);
+        assert!(some.iter().all(|block| block.to_string().ends_with(".0/24") && block.address(0).octets()[2] != 7));
+        assert_eq!(some, blocks(BRIDGE_POOL, BRIDGE, "demo", &taken).unwrap());
+        assert_ne!(some[0], blocks(BRIDGE_POOL, BRIDGE, "other", &taken).unwrap()[0]);
     }
 
     #[test]
     fn pools_are_read_strictly() {
         for bad in ["", "10.231.0.0", "10.231.0.1/16", "10.231.0.0/29", "10.0.0.0/7", "fd00::/8", "10.231.0.0/x"] {
-            assert!(blocks(bad, "x", &[]).is_err(), "{bad}");
+            assert!(blocks(bad, SMALL, "x", &[]).is_err(), "{bad}");
         }
     }
 

@@ -1,5 +1,5 @@
-//! The sidecar bundle: its container on both of the bottle's networks, and its control channel over the container's
-//! attached standard streams.
+//! The sidecar bundle: its container on the bottle's networks, both or the one that there is, and its control channel over
+//! the container's attached standard streams.
 //!
 //! The container's standard input closes when the host's connection does: that is how the sidecar learns of the host's
 //! death.
@@ -64,26 +64,30 @@ pub fn agent_address(network: &Network) -> Ipv4Addr {
     network.block.address(3)
 }
 
-/// Creates the bundle, starts it once its own network is there, hands it policy and secrets, and waits until it serves.
+/// Creates the bundle in that role, starts it once its own network is there, where that is another one than the agent's,
+/// hands it policy and secrets, and waits until it serves.
 #[allow(clippy::too_many_arguments)] // what a launch has in hand, once
 pub async fn start(
     engine: &Engine,
     host: &Host,
     spec: &BottleSpec,
+    role: Role,
     image: &str,
     internal: &Network,
-    egress: impl Future<Output = Result<Network>>,
+    egress: Option<impl Future<Output = Result<Network>>>,
     req: &LaunchRequest,
     secrets: &Secrets,
     stop: &Stop,
 ) -> Result<Bundle> {
     let address = sidecar_address(internal);
     let body = body(spec, image, internal, address);
-    let (id, name) = container::create(engine, host, spec, Role::Sidecar, None, body, stop).await?;
-    let egress = egress.await?;
-    let leg =
-        NetworkConnectRequest { container: id.clone(), endpoint_config: Some(endpoint(sidecar_address(&egress), &[])) };
-    engine.docker.connect_network(&egress.id, leg).await.context("connect the sidecar to its network")?;
+    let (id, name) = container::create(engine, host, spec, role, None, body, stop).await?;
+    if let Some(egress) = egress {
+        let egress = egress.await?;
+        let leg = endpoint(sidecar_address(&egress), &[]);
+        let leg = NetworkConnectRequest { container: id.clone(), endpoint_config: Some(leg) };
+        engine.docker.connect_network(&egress.id, leg).await.context("connect the sidecar to its network")?;
+    }
     let options = AttachContainerOptionsBuilder::default().stdin(true).stdout(true).stderr(true).stream(true).build();
     let attached = engine.docker.attach_container(&id, Some(options)).await.context("attach to the sidecar")?;
     stop.check()?;
@@ -124,7 +128,7 @@ fn body(spec: &BottleSpec, image: &str, internal: &Network, address: Ipv4Addr) -
         memory_swap: Some(SIDECAR_MEMORY),
         pids_limit: Some(SIDECAR_PIDS),
         cap_add: Some(["SETUID", "SETGID", "SETPCAP"].map(str::to_owned).into()),
-        // The bundle stands on two networks: it must never carry packets from one to the other.
+        // A bundle may stand on two networks: it must never carry packets from one to the other.
         sysctls: Some(HashMap::from([
             ("net.ipv4.ip_forward".into(), "0".into()),
             ("net.ipv4.ip_unprivileged_port_start".into(), "0".into()),

@@ -39,6 +39,29 @@ pub enum Role {
     Egress,
     /// The image whose workspace is not empty, and the container that it is made from.
     Workspace,
+    /// The network of a sidecar whose agent is in a machine of its own.
+    Bridge,
+    /// That sidecar bundle.
+    Bundle,
+    /// The container that a machine's image is packed from; it never runs.
+    Export,
+}
+
+/// Which backend a thing is of, where several use one engine: each lists and removes its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// The agent's is a container, too.
+    Containers,
+    /// The agent is in a machine of its own.
+    Machines,
+}
+
+impl Family {
+    /// Of the thing with that label. What no backend knows is the older one's.
+    pub fn of(role: Option<&str>) -> Self {
+        let machines = [Role::Bridge, Role::Bundle, Role::Export].map(Role::label);
+        if role.is_some_and(|role| machines.contains(&role)) { Self::Machines } else { Self::Containers }
+    }
 }
 
 impl Role {
@@ -50,6 +73,9 @@ impl Role {
             Self::Internal => "internal",
             Self::Egress => "egress",
             Self::Workspace => "workspace",
+            Self::Bridge => "bridge",
+            Self::Bundle => "bundle",
+            Self::Export => "export",
         }
     }
 
@@ -57,18 +83,20 @@ impl Role {
     pub fn base_name(self, slug: &str) -> String {
         match self {
             Self::Agent => format!("claude-bottle-{slug}"),
-            Self::Sidecar => format!("claude-bottle-sidecars-{slug}"),
+            Self::Sidecar | Self::Bundle => format!("claude-bottle-sidecars-{slug}"),
             Self::Internal => format!("claude-bottle-net-{slug}"),
             Self::Egress => format!("claude-bottle-egress-{slug}"),
             Self::Workspace => format!("claude-bottle-cwd-{slug}"),
+            Self::Bridge => format!("claude-bottle-bundle-{slug}"),
+            Self::Export => format!("claude-bottle-export-{slug}"),
         }
     }
 
     /// The ledger's word for the kind of thing.
     pub fn kind(self) -> &'static str {
         match self {
-            Self::Agent | Self::Sidecar | Self::Workspace => "container",
-            Self::Internal | Self::Egress => "network",
+            Self::Agent | Self::Sidecar | Self::Workspace | Self::Bundle | Self::Export => "container",
+            Self::Internal | Self::Egress | Self::Bridge => "network",
         }
     }
 }
@@ -96,4 +124,20 @@ pub fn labels(spec: &BottleSpec, role: Role, entry: &LedgerEntry) -> HashMap<Str
 /// The engine's filter for things with these labels.
 pub fn label_filter(labels: &[(&str, &str)]) -> HashMap<String, Vec<String>> {
     HashMap::from([("label".into(), labels.iter().map(|(k, v)| format!("{k}={v}")).collect())])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_backend_has_its_own_roles_and_what_nobody_knows_is_the_older_ones() {
+        for role in [Role::Bridge, Role::Bundle, Role::Export] {
+            assert_eq!(Family::of(Some(role.label())), Family::Machines, "{role:?}");
+        }
+        for role in [Role::Agent, Role::Sidecar, Role::Internal, Role::Egress, Role::Workspace] {
+            assert_eq!(Family::of(Some(role.label())), Family::Containers, "{role:?}");
+        }
+        assert_eq!([Family::of(None), Family::of(Some("later"))], [Family::Containers; 2]);
+    }
 }

@@ -4,7 +4,7 @@
 use crate::{
     container,
     engine::{Engine, is_status},
-    names::{AGENT, DAEMONS, ENTRY, IDENTITY, OWNER, PREFIX, ROLE, Role, label_filter},
+    names::{AGENT, DAEMONS, ENTRY, Family, IDENTITY, OWNER, PREFIX, ROLE, Role, label_filter},
 };
 use bollard::query_parameters::{
     ListContainersOptionsBuilder, ListImagesOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
@@ -33,6 +33,8 @@ const LATE_PAUSE: Duration = Duration::from_millis(250);
 pub struct Sweep {
     /// In the order of removal.
     pub items: Vec<CleanupItem>,
+    /// Whose things they are.
+    family: Family,
     /// Who was making them was killed, maybe just now: the engine may still be at it.
     killed: bool,
 }
@@ -41,20 +43,20 @@ pub struct Sweep {
 type Filter = HashMap<String, Vec<String>>;
 
 /// Everything of this owner, or of every owner, that the engine has, running or not.
-async fn owned(engine: &Engine, owner: &str, every: bool) -> Result<Vec<CleanupItem>> {
+async fn owned(engine: &Engine, family: Family, owner: &str, every: bool) -> Result<Vec<CleanupItem>> {
     let any = || HashMap::from([("label".into(), vec![OWNER.into()])]);
-    found(engine, owner, &if every { any() } else { label_filter(&[(OWNER, owner)]) }).await
+    found(engine, family, owner, &if every { any() } else { label_filter(&[(OWNER, owner)]) }).await
 }
 
 /// What has a name like ours and no label: an earlier program of the kind made it, or anybody.
-async fn unlabelled(engine: &Engine, owner: &str) -> Result<Vec<CleanupItem>> {
-    let mut items = found(engine, owner, &HashMap::from([("name".into(), vec![PREFIX.into()])])).await?;
+async fn unlabelled(engine: &Engine, family: Family, owner: &str) -> Result<Vec<CleanupItem>> {
+    let mut items = found(engine, family, owner, &HashMap::from([("name".into(), vec![PREFIX.into()])])).await?;
     items.retain(|item| item.unlabelled && item.name.starts_with(PREFIX));
     Ok(items)
 }
 
-async fn found(engine: &Engine, owner: &str, filter: &Filter) -> Result<Vec<CleanupItem>> {
-    let item = |kind: &str, id, name: &str, labels| item(kind, id, name, labels, owner);
+async fn found(engine: &Engine, family: Family, owner: &str, filter: &Filter) -> Result<Vec<CleanupItem>> {
+    let item = |kind: &str, id, name: &str, labels| item(kind, id, name, labels, owner, family);
     let containers = ListContainersOptionsBuilder::default().all(true).filters(filter).build();
     let networks = ListNetworksOptionsBuilder::default().filters(filter).build();
     // An image inherits labels: what somebody made of a bottle's container is theirs, and has another role.
@@ -68,30 +70,33 @@ async fn found(engine: &Engine, owner: &str, filter: &Filter) -> Result<Vec<Clea
         engine.docker.list_networks(Some(networks)),
         engine.docker.list_images(Some(images)),
     );
-    let containers = containers.context("list the engine's containers")?.into_iter().map(|c| {
+    let containers = containers.context("list the engine's containers")?.into_iter().filter_map(|c| {
         let name = c.names.and_then(|n| n.into_iter().next()).unwrap_or_default();
         item("container", c.id, name.trim_start_matches('/'), c.labels)
     });
     let networks = networks
         .context("list the engine's networks")?
         .into_iter()
-        .map(|n| item("network", n.id, &n.name.unwrap_or_default(), n.labels));
-    let images = images.context("list the engine's images")?.into_iter().map(|i| {
+        .filter_map(|n| item("network", n.id, &n.name.unwrap_or_default(), n.labels));
+    let images = images.context("list the engine's images")?.into_iter().filter_map(|i| {
         let name = i.repo_tags.into_iter().next().unwrap_or_else(|| i.id.clone());
         item("image", Some(i.id), &name, Some(i.labels))
     });
     Ok(containers.chain(networks).chain(images).collect())
 }
 
+/// `None` for a thing of another backend's.
 fn item(
     kind: &str,
     id: Option<String>,
     name: &str,
     labels: Option<HashMap<String, String>>,
     owner: &str,
-) -> CleanupItem {
+    family: Family,
+) -> Option<CleanupItem> {
     let mut labels = labels.unwrap_or_default();
-    CleanupItem {
+    let ours = Family::of(labels.get(ROLE).map(String::as_str)) == family;
+    ours.then(|| CleanupItem {
         kind: kind.into(),
         name: name.into(),
         id: id.unwrap_or_default(),
@@ -99,16 +104,16 @@ fn item(
         uuid: labels.remove(ENTRY).unwrap_or_default(),
         foreign: labels.get(OWNER).is_none_or(|of| of != owner),
         unlabelled: !labels.contains_key(OWNER),
-    }
+    })
 }
 
 /// Works out what a cleanup removes. An entry that has nothing behind it any more is kept, with an empty id, so that
 /// the ledger hears of it.
-pub async fn plan(engine: &Engine, req: &CleanupRequest) -> Result<Sweep> {
+pub async fn plan(engine: &Engine, family: Family, req: &CleanupRequest) -> Result<Sweep> {
     if req.unlabelled {
-        return Ok(in_order(unlabelled(engine, &req.owner).await?));
+        return Ok(in_order(unlabelled(engine, family, &req.owner).await?, family));
     }
-    let mut found = owned(engine, &req.owner, req.foreign).await?;
+    let mut found = owned(engine, family, &req.owner, req.foreign).await?;
     let mut items = vec![];
     for entry in &req.entries {
         let of_entry = |i: &CleanupItem| i.uuid == entry.uuid || entry.id.as_ref().is_some_and(|id| *id == i.id);
@@ -120,12 +125,12 @@ pub async fn plan(engine: &Engine, req: &CleanupRequest) -> Result<Sweep> {
     if req.sweep {
         items.extend(found.into_iter().filter(|i| !req.live.contains(&i.identity)));
     }
-    Ok(Sweep { killed: req.sweep, ..in_order(items) })
+    Ok(Sweep { killed: req.sweep, ..in_order(items, family) })
 }
 
-fn in_order(mut items: Vec<CleanupItem>) -> Sweep {
+fn in_order(mut items: Vec<CleanupItem>, family: Family) -> Sweep {
     items.sort_by_key(|i| i.kind != "container");
-    Sweep { items, killed: false }
+    Sweep { items, family, killed: false }
 }
 
 /// Removes the items, all bottles at once; of each bottle its containers at once, and a network as soon as nothing
@@ -133,7 +138,7 @@ fn in_order(mut items: Vec<CleanupItem>) -> Sweep {
 pub async fn execute(engine: &Engine, host: &Host, sweep: Sweep, deadline: Duration) -> Result<CleanupOutcome> {
     let deadline = Instant::now() + deadline;
     let mut removals = JoinSet::new();
-    let killed = sweep.killed;
+    let (killed, family) = (sweep.killed, sweep.family);
     for items in by_identity(sweep.items) {
         let containers = items.iter().filter(|item| is_container(item)).count();
         let standing = watch::Sender::new(containers);
@@ -141,7 +146,7 @@ pub async fn execute(engine: &Engine, host: &Host, sweep: Sweep, deadline: Durat
             let (engine, standing) = (engine.clone(), standing.clone());
             removals.spawn(async move {
                 let removal = async {
-                    let late = if killed && item.id.is_empty() { late(&engine, &item).await? } else { None };
+                    let late = if killed && item.id.is_empty() { late(&engine, family, &item).await? } else { None };
                     remove_in_turn(&engine, late.as_ref().unwrap_or(&item), &standing).await
                 };
                 let removed = timeout_at(deadline, removal).await;
@@ -200,10 +205,10 @@ async fn remove_in_turn(engine: &Engine, item: &CleanupItem, standing: &watch::S
 
 /// What an entry without anything behind it may still come to: a request that was under way when its sender was killed
 /// is carried out all the same, and the engine tells nobody when.
-async fn late(engine: &Engine, item: &CleanupItem) -> Result<Option<CleanupItem>> {
+async fn late(engine: &Engine, family: Family, item: &CleanupItem) -> Result<Option<CleanupItem>> {
     for _ in 0..LATE_LOOKS {
         sleep(LATE_PAUSE).await;
-        if let Some(found) = found(engine, "", &label_filter(&[(ENTRY, &item.uuid)])).await?.pop() {
+        if let Some(found) = found(engine, family, "", &label_filter(&[(ENTRY, &item.uuid)])).await?.pop() {
             return Ok(Some(found));
         }
     }

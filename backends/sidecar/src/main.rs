@@ -4,16 +4,26 @@
 //!   runs each daemon as a child, `bottle-sidecar daemon NAME`.
 //! * `bottle-helper init|run|signal|probe`: inside the bottle: its first process, what becomes the agent, what sends it a
 //!   signal, and what looks around before it runs.
+//! * `bottle-helper settle|attend|enter|unpack|pack`: the same bottle in a machine of its own, whose engine offers less than
+//!   Docker's.
 
+mod archive;
+mod attend;
 mod bundle;
 mod daemon;
 mod dns;
 mod egress;
+mod enter;
 mod helper;
+mod link;
 mod probe;
+mod settle;
 mod users;
 
-use bottle_api::control::BUNDLE_ARGUMENT;
+use bottle_api::{
+    attend::{ATTEND_ARGUMENT, PACK_ARGUMENT, SETTLE_ARGUMENT, UNPACK_ARGUMENT},
+    control::BUNDLE_ARGUMENT,
+};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -26,6 +36,11 @@ fn main() -> ExitCode {
         ["run"] => return helper::run(),
         ["probe"] => probe::run(),
         ["signal", mark, number] => helper::signal(mark, number),
+        [ATTEND_ARGUMENT] => return attend::run(),
+        ["enter", ref words @ ..] => return enter::run(words),
+        [SETTLE_ARGUMENT, address] => settle::run(address),
+        [UNPACK_ARGUMENT, dest] => archive::unpack(dest),
+        [PACK_ARGUMENT, path] => archive::pack(path),
         _ => {
             eprintln!("bottle-sidecar {}: run by bottle, not by hand", env!("CARGO_PKG_VERSION"));
             return ExitCode::from(2);
