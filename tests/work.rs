@@ -289,3 +289,60 @@ fn the_image_of_a_working_directory_goes_with_its_bottle_even_after_sigkill() ->
     assert!(place.lab.docker(&["image", "inspect", &name]).is_err(), "{name} is left");
     Ok(())
 }
+
+#[test]
+fn what_git_does_not_see_or_cannot_tell_is_saved_all_the_same() -> Result<()> {
+    let place = Place::new()?;
+    let me = "git config user.name A; git config user.email a@example.com";
+    let embedded = format!("mkdir sub; cd sub; git init -q; {me}; echo x > f; git add f; git commit -qm sub; cd ..");
+    for (make, archive, names) in [
+        ("git update-index --skip-worktree tracked; echo agent > tracked", "changes.tar", &["./tracked"][..]),
+        ("git update-index --assume-unchanged tracked; echo agent > tracked", "changes.tar", &["./tracked"]),
+        (
+            &format!("{embedded}; {me}; git add sub 2>/dev/null; git commit -qm embedded"),
+            "changes.tar",
+            &["./sub/f", "./sub/.git/HEAD"],
+        ),
+        // A git that cannot read its repository says nothing, which is not that there is nothing.
+        ("echo x > made; : > .git/refs/heads/broken", "workspace.tar", &["workspace/made", "workspace/.git/HEAD"]),
+        ("echo x > made; echo '[' >> .git/config", "workspace.tar", &["workspace/made"]),
+    ] {
+        let (run, kept) = place.play(true, &[make])?;
+        assert_eq!(run.code, Some(0), "{make}: {run:?}");
+        let listed = kept.listed(archive).with_context(|| format!("{make}: {run:?}"))?;
+        assert!(names.iter().all(|name| listed.lines().any(|line| line == *name)), "{make}: {listed}");
+    }
+    // What was ignored and came along is work, too.
+    place.home.write("repo/.git/info/exclude", "settings\n")?;
+    place.home.write("repo/settings", "mine\n")?;
+    let mut command = place.command(false, &["echo agent > settings"]);
+    let run: Run = command.arg("--cwd-all").current_dir(place.path("repo")).output()?.into();
+    let kept = Kept { dir: place.home.state().join(identity_in(&run.stderr)?) };
+    assert!(kept.listed("changes.tar").with_context(|| format!("{run:?}"))?.contains("./settings\n"), "{run:?}");
+    Ok(())
+}
+
+#[test]
+fn a_signal_while_work_is_saved_loses_nothing() -> Result<()> {
+    let place = Place::new()?;
+    let hang =
+        "printf '#!/bin/sh\\nsleep 1000\\n' > /tmp/hang; chmod +x /tmp/hang; git config core.fsmonitor /tmp/hang";
+    let mut command = place.command(true, &[&format!("echo x > y; {hang}")]);
+    let child = command.env("CLAUDE_BOTTLE_FAULT_PATIENCE", "6000").spawn()?;
+    let agents = ["ps", "-q", "--filter", "label=claude-bottle.role=agent", "--filter"];
+    eventually("the bottle is asked what there is to save", || {
+        let identity = place.home.identities().pop()?;
+        let label = format!("label=claude-bottle.identity={identity}");
+        let agent = place.lab.docker(&[&agents[..], &[&label]].concat()).ok()?;
+        let table = place.lab.docker(&["top", agent.trim()]).ok()?;
+        (table.contains("/bin/sh /tmp/hang") && !table.contains("claude --danger")).then_some(())
+    })?;
+    for signal in [Signal::WINCH, Signal::INT] {
+        kill_process(Pid::from_child(&child), signal)?;
+    }
+    let run: Run = child.wait_with_output()?.into();
+    let kept = Kept { dir: place.home.state().join(identity_in(&run.stderr)?) };
+    assert!(kept.listed("workspace.tar").with_context(|| format!("{run:?}"))?.contains("workspace/y"), "{run:?}");
+    assert!(kept.dir.join(".preserve").exists() && left_in_engine(place.lab, &kept.identity())?.is_empty());
+    Ok(())
+}

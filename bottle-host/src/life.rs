@@ -123,7 +123,7 @@ impl Life {
             })
         });
         drop(served);
-        self.saved = work::save(&bottle, state, &session.came, !matches!(ended, Ok(0)));
+        self.saved = Some(work::save(&bottle, state, &session.came, !matches!(ended, Ok(0))));
         ui::clear_progress();
         let summary = log.finish();
         let closed = close(&bottle);
@@ -140,7 +140,8 @@ impl Life {
         // With entries left, `drop` sees to them.
         let Some(state) = self.state.take_if(|state| state.ledger.entries().is_empty()) else { return Ok(()) };
         match code {
-            0 if self.saved.is_none() => state.remove(),
+            0 if self.saved.as_ref().is_none_or(|saved| !saved.any() && !saved.failed) => state.remove(),
+            0 if !self.saved.as_ref().is_some_and(Saved::any) => self.keep(state, "the agent's work is lost"),
             0 => self.keep(state, "the agent left work"),
             code => self.keep(state, &format!("the agent ended with {code}")),
         }
@@ -154,7 +155,7 @@ impl Life {
     }
 
     fn say_saved(&self) {
-        self.saved.iter().flat_map(|saved| saved.lines(&self.identity)).for_each(ui::say);
+        self.saved.iter().filter(|saved| saved.any()).flat_map(|saved| saved.lines(&self.identity)).for_each(ui::say);
     }
 }
 

@@ -106,7 +106,8 @@ impl Address {
             ("tcp", Some(_)) => refused(
                 "over TCP without TLS anybody in the network could be it, or use it",
                 "Set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH=DIRECTORY (ca.pem, cert.pem, key.pem), or bring its socket \
-                 here: `ssh -nNT -L /tmp/docker.sock:/var/run/docker.sock HOST`, then DOCKER_HOST=unix:///tmp/docker.sock.",
+                 here: `ssh -nNT -o ExitOnForwardFailure=yes -L $HOME/docker.sock:/var/run/docker.sock HOST`, then \
+                 DOCKER_HOST=unix://$HOME/docker.sock.",
             ),
             ("tcp", None) => refused(
                 "bottle reads no certificates out of a context",
@@ -115,8 +116,8 @@ impl Address {
             ("ssh", _) => refused(
                 "bottle opens no ssh connection",
                 &format!(
-                    "Bring its socket here: `ssh -nNT -L /tmp/docker.sock:/var/run/docker.sock {}`, then \
-                     DOCKER_HOST=unix:///tmp/docker.sock.",
+                    "Bring its socket here: `ssh -nNT -o ExitOnForwardFailure=yes -L $HOME/docker.sock:/var/run/docker.sock \
+                     {}`, then DOCKER_HOST=unix://$HOME/docker.sock.",
                     destination(rest)
                 ),
             ),

@@ -87,11 +87,11 @@ impl Traces {
         // The engine colours what a step writes to standard error.
         let said = event.stream.as_ref().map(|text| COLOURS.iter().fold(text.clone(), |text, c| text.replace(c, "")));
         for line in said.iter().flat_map(|text| text.lines()).map(str::trim).filter(|line| !line.is_empty()) {
-            if let Some(id) = line.strip_prefix("---> Running in ") {
+            if let Some(id) = line.strip_prefix("---> Running in ").filter(|id| is_id(id)) {
                 self.container = Some(id.to_owned());
             } else if let Some(id) = line.strip_prefix("---> ") {
                 // The image of a step: of one that has run just now, not of one that was there already.
-                if self.container.take().is_some() {
+                if is_id(id) && self.container.take().is_some() {
                     self.image = Some(id.to_owned());
                 }
             } else if line.starts_with("Step ") {
@@ -112,15 +112,26 @@ impl Traces {
 
     /// As well as it goes: what cannot be removed is no reason to hide why the build ended.
     async fn undo(self, engine: &Engine) {
-        if let Some(container) = self.container {
+        if let Some(container) = self.container
+            && let Ok(found) = engine.docker.inspect_container(&container, None).await
+            && found.id.is_some_and(|id| id.starts_with(&container))
+        {
             let force = || Some(RemoveContainerOptionsBuilder::default().force(true).v(true).build());
             persist(|| engine.docker.remove_container(&container, force())).await;
         }
-        if let Some(image) = self.image {
+        if let Some(image) = self.image
+            && let Ok(found) = engine.docker.inspect_image(&image).await
+            && found.id.is_some_and(|id| id.strip_prefix("sha256:").is_some_and(|id| id.starts_with(&image)))
+        {
             persist(|| async { engine.docker.remove_image(&image, None::<RemoveImageOptions>, None).await.map(drop) })
                 .await;
         }
     }
+}
+
+/// What a step prints stands among the engine's own words, and must not name somebody's container.
+fn is_id(text: &str) -> bool {
+    (12..=64).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Removes something that the engine may hold for a moment longer.
@@ -160,10 +171,16 @@ mod tests {
         hear(&mut traces, " ---> 8b12a0194da3\n");
         hear(&mut traces, "Step 2/3 : RUN a\n ---> Using cache\n ---> c113bc4f37af\n");
         hear(&mut traces, "Step 3/3 : RUN b\n");
-        hear(&mut traces, " ---> Running in 0a1b2c\n");
-        assert_eq!((traces.image.as_deref(), traces.container.as_deref()), (None, Some("0a1b2c")));
-        hear(&mut traces, "Removing intermediate container 0a1b2c\n ---> d12512524457\n");
+        hear(&mut traces, " ---> Running in 0a1b2c3d4e5f\n");
+        assert_eq!((traces.image.as_deref(), traces.container.as_deref()), (None, Some("0a1b2c3d4e5f")));
+        hear(&mut traces, "Removing intermediate container 0a1b2c3d4e5f\n ---> d12512524457\n");
         assert_eq!((traces.image.as_deref(), traces.container.as_deref()), (Some("d12512524457"), None));
+        // A step that says what the engine says names nothing of somebody else's.
+        hear(&mut traces, "Step 4/4 : RUN c\n ---> Running in 1b2c3d4e5f60\n ---> Running in postgres\n ---> nginx\n");
+        assert_eq!(
+            (traces.image.as_deref(), traces.container.as_deref()),
+            (Some("d12512524457"), Some("1b2c3d4e5f60"))
+        );
         hear(&mut traces, "\u{1b}[91mno such tool\n\u{1b}[0m");
         assert_eq!(traces.said, ["no such tool"]);
     }

@@ -9,7 +9,8 @@ use bottle_api::{Cancel, Error, ErrorKind, Result, error::Context};
 use std::{
     collections::BTreeMap,
     future::Future,
-    os::unix::fs::FileTypeExt,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::Path,
     sync::{Arc, OnceLock},
 };
 use tokio::{net::unix::pipe, runtime::Runtime, sync::watch};
@@ -112,6 +113,14 @@ impl Engine {
                     return Err(Error::new(ErrorKind::PREREQUISITE, message)
                         .hint("Name the engine's: DOCKER_HOST=unix:///path/to/docker.sock."));
                 }
+                // Whoever serves it is handed the bottle's secrets.
+                if ![0, user()?].contains(&there.uid()) {
+                    let message =
+                        format!("{address}, which {source} names, belongs to another user (uid {})", there.uid());
+                    return Err(Error::new(ErrorKind::PREREQUISITE, message).hint(
+                        "Name an engine that root or you have started: DOCKER_HOST=unix:///path/to/docker.sock.",
+                    ));
+                }
                 transport::socket(path, ANSWER_SECONDS)?
             }
             Address::Tls { host, port, certificates } => transport::tls(host, *port, certificates, ANSWER_SECONDS)?,
@@ -163,6 +172,11 @@ impl About {
             )
         })
     }
+}
+
+/// Who runs this.
+fn user() -> Result<u32> {
+    Ok(Path::new("/proc/self").metadata().context("see who runs this")?.uid())
 }
 
 /// `1.41` as something that can be compared. What is no version is older than any.

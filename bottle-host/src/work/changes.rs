@@ -37,7 +37,9 @@ pub(super) fn read(file: &mut File, came: &Came, deadline: &Deadline) -> Result<
     let (mut long_name, mut long_link) = (None, None);
     let mut archive = Archive::new(BufReader::new(&*file));
     for entry in archive.entries()?.raw(true) {
-        deadline.check()?;
+        if deadline.check().is_err() {
+            break;
+        }
         let Ok(mut entry) = entry else { break };
         let (kind, Ok(size)) = (entry.header().entry_type(), entry.header().entry_size()) else { break };
         let after = entry.raw_file_position() + size.next_multiple_of(BLOCK);

@@ -11,13 +11,16 @@ impl Saved {
             vec![format!("the agent's work is in {}; look at it before anything of it runs:", self.dir.display())];
         if self.commits {
             let refs = format!("'refs/*:refs/bottle/{identity}/*'");
-            lines.push(format!("  git -c fetch.fsckObjects=true fetch {} {refs}", at(COMMITS)));
+            lines.push(format!(
+                "  git -c fetch.fsckObjects=true fetch --no-tags --no-recurse-submodules {} {refs}",
+                at(COMMITS)
+            ));
         }
         if let Some(archive) = self.archive {
             lines.push(format!("  mkdir {identity} && tar -xf {} -C {identity}", at(archive)));
         }
         if self.deleted {
-            lines.push(format!("  tr '\\0' '\\n' < {}  # what is gone", at(DELETED)));
+            lines.push(format!("  tr '\\0' '\\n' < {} | cat -v  # what is gone", at(DELETED)));
         }
         lines
     }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use bottle_api::{AGENT_UID, GetRequest, HOME, StartRequest};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    io::retry_on_intr,
     pipe::{PipeFlags, pipe_with},
 };
 use std::{
@@ -19,19 +20,22 @@ use std::{
 };
 
 /// Only what is in the workspace itself counts as its repository. Everything that differs from the last commit, then
-/// everything that git does not track; without a repository, everything.
+/// everything that git does not track, what it was told to take for unchanged, and repositories within; without a
+/// repository, everything. What git fails at is a failure: it must not pass for nothing.
 const NAMES: &str = r#"
 exec 2>/dev/null
 cd /workspace || exit 1
 last() { git rev-parse -q --verify 'HEAD^{tree}' || git hash-object -t tree /dev/null; }
 differing() { git diff --name-only -z --no-renames --no-ext-diff --ignore-submodules "$@" "$(last)"; }
 names() {
-    if [ -e .git ]; then
-        differing --diff-filter=d
-        git ls-files -z --others --exclude-standard
-    else
+    if [ ! -e .git ]; then
         find . -mindepth 1 \( ! -type d -o -empty \) -print0
+        return
     fi
+    differing --diff-filter=d \
+        && git ls-files -z --others $UNIGNORED \
+        && git ls-files -z -v | sed -zn 's/^[a-zS] //p' \
+        && git ls-files -z --stage | sed -zn 's/^160000 [0-9a-f]* [0-9][[:space:]]//p'
 }
 "#;
 /// One line of words, then the names of what is gone.
@@ -39,12 +43,14 @@ const SURVEY: &str = r#"
 words=
 if [ -e .git ]; then
     words=git
-    [ -z "$(git rev-list -n 1 --all --ignore-missing --stdin)" ] || words="$words commits"
+    new=$(git rev-list -n 1 --all --ignore-missing --stdin) || exit 1
+    [ -z "$new" ] || words="$words commits"
 fi
-[ "$(names | head -c 1 | wc -c)" -eq 0 ] || words="$words changes"
+list=$(mktemp) && names >"$list" || exit 1
+[ ! -s "$list" ] || words="$words changes"
+rm -f "$list"
 echo "$words"
 [ ! -e .git ] || differing --diff-filter=D
-exit 0
 "#;
 /// A commit that no branch has gets a name, for a bundle holds nothing else.
 const COMMITS: &str = r"
@@ -101,17 +107,15 @@ impl Deadline {
 /// A bottle whose session is over.
 pub(super) struct Inside<'a> {
     bottle: &'a Bottle,
+    /// Ignored files are its work, too.
+    ignored: bool,
     deadline: Deadline,
 }
 
 impl<'a> Inside<'a> {
     /// There is this much time for what is asked of it.
-    pub(super) fn new(bottle: &'a Bottle, time: Duration) -> Result<Self> {
-        Ok(Self { bottle, deadline: Deadline::after(time)? })
-    }
-
-    pub(super) fn deadline(&self) -> &Deadline {
-        &self.deadline
+    pub(super) fn new(bottle: &'a Bottle, ignored: bool, time: Duration) -> Result<Self> {
+        Ok(Self { bottle, ignored, deadline: Deadline::after(time)? })
     }
 
     /// Asks what there is beyond `bases`, given as git's `--stdin` has them. An error: nothing runs there.
@@ -155,7 +159,9 @@ impl<'a> Inside<'a> {
 
     /// Runs a script, and writes what it says. `false`: there is more, or it failed.
     fn run(&self, script: &str, input: &[u8], to: &mut dyn Write, max: u64) -> Result<bool> {
-        let variables = [("PATH", PATH), ("HOME", HOME), ("LC_ALL", "C"), ("GIT_CONFIG_NOSYSTEM", "1")];
+        let unignored = if self.ignored { "" } else { "--exclude-standard" };
+        let variables =
+            [("PATH", PATH), ("HOME", HOME), ("LC_ALL", "C"), ("GIT_CONFIG_NOSYSTEM", "1"), ("UNIGNORED", unignored)];
         let req = StartRequest {
             argv: vec!["/bin/sh".into(), "-c".into(), format!("{NAMES}{script}")],
             env: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
@@ -180,7 +186,9 @@ impl<'a> Inside<'a> {
         let (mut left, mut chunk) = (max, vec![0; 256 << 10]);
         loop {
             let time = self.deadline.at.saturating_duration_since(Instant::now());
-            if poll(&mut [PollFd::new(&*from, PollFlags::IN)], Some(&Timespec::try_from(time)?))? == 0 {
+            let time = Timespec::try_from(time)?;
+            // A signal here is somebody's impatience, or a window's new size: no reason to lose anything.
+            if retry_on_intr(|| poll(&mut [PollFd::new(&*from, PollFlags::IN)], Some(&time)))? == 0 {
                 return Ok(false);
             }
             let n = from.read(&mut chunk)?;

@@ -26,7 +26,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use bottle_api::{HOME, WORKSPACE};
-use inside::Inside;
+use inside::{Deadline, Inside};
 use rustix::fs::statvfs;
 use std::{
     fs::{self, File, OpenOptions},
@@ -35,7 +35,7 @@ use std::{
     time::Duration,
 };
 
-/// To find out what there is; and then for all of it.
+/// To find out what there is; and then for each of commits, changes and the whole.
 const SURVEY_TIME: Duration = Duration::from_secs(20);
 const SAVE_TIME: Duration = Duration::from_secs(60);
 /// Bytes of a bundle, and of an archive.
@@ -43,7 +43,7 @@ const MAX_WORK: u64 = 1 << 30;
 const MAX_TRANSCRIPT: u64 = 64 << 20;
 const MAX_SURVEY: u64 = 4 << 20;
 
-/// Work that was saved.
+/// What became of an agent's work.
 pub struct Saved {
     /// The state directory's `work`.
     dir: PathBuf,
@@ -51,22 +51,28 @@ pub struct Saved {
     /// The archive that it has.
     archive: Option<&'static str>,
     deleted: bool,
+    /// Something may not have been saved.
+    pub failed: bool,
+}
+
+impl Saved {
+    /// Is any of it there?
+    pub fn any(&self) -> bool {
+        self.commits || self.archive.is_some() || self.deleted
+    }
 }
 
 /// Saves what differs from what came along; nothing where nothing does. A failure is a warning: the bottle goes all the
 /// same. `whole`: the session has not ended well, so that the conversation is kept in any case.
-pub fn save(bottle: &Bottle, state: &State, came: &Came, whole: bool) -> Option<Saved> {
+pub fn save(bottle: &Bottle, state: &State, came: &Came, whole: bool) -> Saved {
     let saver = Saver { bottle, state: state.dir(), came };
-    let saved = saver.work().unwrap_or_else(|error| {
-        ui::warn_of("the agent's work could not be saved", &error);
-        None
-    });
-    if let Some(saved) = &saved
-        && let Err(error) = state::write_atomically(&state.dir().join(state::PRESERVE), b"")
-    {
-        ui::warn_of(format!("{} is not marked to be preserved", saved.dir.display()), &error);
+    let mut saved =
+        Saved { dir: state.dir().join("work"), commits: false, archive: None, deleted: false, failed: false };
+    if let Err(error) = saver.work(&mut saved) {
+        ui::warn_of("not all of the agent's work could be saved", &error);
+        saved.failed = true;
     }
-    if (whole || saved.is_some())
+    if (whole || saved.any() || saved.failed)
         && let Err(error) = saver.transcript()
     {
         ui::warn_of("the conversation could not be saved", &error);
@@ -81,28 +87,39 @@ struct Saver<'a> {
 }
 
 impl Saver<'_> {
-    fn work(&self) -> Result<Option<Saved>> {
+    fn inside(&self, time: Duration) -> Result<Inside<'_>> {
+        Inside::new(self.bottle, self.came.ignored, time)
+    }
+
+    /// By the bottle's own git and tar; where these fail at any step, the workspace as it is.
+    fn work(&self, saved: &mut Saved) -> Result<()> {
         fault::point("save").map_err(bottle_api::Error::into_std)?;
-        let dir = self.state.join("work");
         let bases: String = self.came.bases.iter().map(|id| format!("^{id}\n")).collect();
-        let survey = Inside::new(self.bottle, SURVEY_TIME)?.survey(bases.as_bytes(), MAX_SURVEY);
-        let inside = Inside::new(self.bottle, SAVE_TIME)?;
-        let survey = match survey {
-            Ok(survey) => survey,
+        match self.by_git(saved, bases.as_bytes()) {
+            Ok(true) => return Ok(()),
+            Ok(false) => ui::warn("git or tar fails in the bottle; its workspace is saved as it is"),
             Err(error) => {
                 ui::warn_of("git or a shell does not answer in the bottle; its workspace is saved as it is", &error);
-                let archive = self.archive(&inside, &dir, WHOLE, |file, max| inside.get(WORKSPACE, file, max))?;
-                return Ok(archive.any.then_some(Saved { dir, commits: false, archive: Some(WHOLE), deleted: false }));
             }
-        };
-        let mut saved = Saved { dir, commits: false, archive: None, deleted: false };
-        if survey.commits {
-            saved.commits = self.commits(&inside, &saved.dir, bases.as_bytes())?;
+        }
+        let found = self.archive(saved, WHOLE, |inside, file, max| inside.get(WORKSPACE, file, max))?;
+        saved.failed |= found.cut;
+        Ok(())
+    }
+
+    /// `false`: a step has failed, and what it should have saved is not.
+    fn by_git(&self, saved: &mut Saved, bases: &[u8]) -> Result<bool> {
+        let survey = self.inside(SURVEY_TIME)?.survey(bases, MAX_SURVEY)?;
+        if survey.commits && !self.commits(saved, bases)? {
+            return Ok(false);
         }
         let mut deleted = survey.deleted;
         if survey.changes {
-            let found = self.archive(&inside, &saved.dir, CHANGES, |file, max| inside.changes(file, max))?;
-            saved.archive = found.any.then_some(CHANGES);
+            let found = self.archive(saved, CHANGES, |inside, file, max| inside.changes(file, max))?;
+            if found.cut && !found.any {
+                return Ok(false);
+            }
+            saved.failed |= found.cut;
             if !survey.has_git && !found.cut {
                 deleted = self.came.prints.keys().filter(|name| !found.names.contains(*name)).cloned().collect();
             }
@@ -111,56 +128,63 @@ impl Saver<'_> {
         }
         deleted.retain(|name| !self.came.missing.contains(name));
         if !deleted.is_empty() {
-            saved.deleted = true;
-            state::private_dirs(&saved.dir)?;
             let names: Vec<u8> = deleted.into_iter().flat_map(|name| [name, vec![0]].concat()).collect();
+            state::private_dirs(&saved.dir)?;
+            self.preserve()?;
             state::write_atomically(&saved.dir.join(DELETED), &names)?;
+            saved.deleted = true;
         }
-        Ok((saved.commits || saved.archive.is_some() || saved.deleted).then_some(saved))
+        Ok(true)
     }
 
-    fn commits(&self, inside: &Inside<'_>, dir: &Path, bases: &[u8]) -> Result<bool> {
+    fn commits(&self, saved: &mut Saved, bases: &[u8]) -> Result<bool> {
         ui::progress("save the agent's commits", "");
-        let draft = Draft::create(dir, COMMITS)?;
-        let whole = inside.commits(bases, &draft.file, draft.room(MAX_WORK)?)?;
-        if !whole {
-            ui::warn(format!(
-                "the agent's commits are more than {} MiB, or git did not finish: they are lost",
-                MAX_WORK >> 20
-            ));
-            return Ok(false);
+        let draft = Draft::create(&saved.dir, COMMITS)?;
+        let whole = self.inside(SAVE_TIME)?.commits(bases, &draft.file, draft.room(MAX_WORK)?)?;
+        if whole {
+            self.keep(draft)?;
+            saved.commits = true;
         }
-        draft.keep()?;
-        Ok(true)
+        Ok(whole)
     }
 
     /// Fetches an archive, and drops it where everything in it is as it came.
     fn archive(
         &self,
-        inside: &Inside<'_>,
-        dir: &Path,
+        saved: &mut Saved,
         name: &'static str,
-        fetch: impl FnOnce(&File, u64) -> Result<bool>,
+        fetch: impl FnOnce(&Inside<'_>, &File, u64) -> Result<bool>,
     ) -> Result<changes::Found> {
         ui::progress("save the agent's changes", "");
-        let mut draft = Draft::create(dir, name)?;
-        let whole = fetch(&draft.file, draft.room(MAX_WORK)?)?;
-        let mut found = changes::read(&mut draft.file, self.came, inside.deadline())?;
+        let mut draft = Draft::create(&saved.dir, name)?;
+        let whole = fetch(&self.inside(SAVE_TIME)?, &draft.file, draft.room(MAX_WORK)?)?;
+        let mut found = changes::read(&mut draft.file, self.came, &Deadline::after(SAVE_TIME)?)?;
         found.cut |= !whole;
-        if found.cut {
+        if found.cut && (found.any || name == WHOLE) {
             let what = "the agent's changes are too many or too large, and were cut off: what is large is lost first";
             ui::warn(what);
         }
         if found.any {
-            draft.keep()?;
+            self.keep(draft)?;
+            saved.archive = Some(name);
         }
         Ok(found)
+    }
+
+    /// From here on no cleanup takes the state: marked before there is anything to lose.
+    fn preserve(&self) -> Result<()> {
+        state::write_atomically(&self.state.join(state::PRESERVE), b"")
+    }
+
+    fn keep(&self, draft: Draft) -> Result<()> {
+        self.preserve()?;
+        draft.keep()
     }
 
     fn transcript(&self) -> Result<()> {
         let draft = Draft::create(&self.state.join("transcript"), "projects.tar")?;
         let path = format!("{HOME}/.claude/projects");
-        match Inside::new(self.bottle, SURVEY_TIME)?.get(&path, &draft.file, draft.room(MAX_TRANSCRIPT)?) {
+        match self.inside(SURVEY_TIME)?.get(&path, &draft.file, draft.room(MAX_TRANSCRIPT)?) {
             Ok(true) => draft.keep(),
             Ok(false) => {
                 ui::warn(format!("the conversation is more than {} MiB: it is lost", MAX_TRANSCRIPT >> 20));

@@ -20,6 +20,9 @@ use std::{
 };
 use tar::{Builder, EntryType, Header};
 
+/// What GNU tar names an entry that holds the next one's link.
+const LONG_LINK: &[u8] = b"././@LongLink";
+
 pub(super) struct Archive<'a> {
     tar: Builder<BufWriter<File>>,
     /// Directories that are in it.
@@ -70,8 +73,15 @@ impl<'a> Archive<'a> {
 
     pub(super) fn link(&mut self, name: &[u8], target: &[u8]) -> Result<Print> {
         self.budget.spend(name, target.len() as u64)?;
-        let mut header = header(EntryType::Symlink, 0o777, 0, 0);
-        self.tar.append_link(&mut header, path(name), OsStr::from_bytes(target))?;
+        let mut link = header(EntryType::Symlink, 0o777, 0, 0);
+        // `append_link` would tidy the target up, and it would not be as it came.
+        if link.set_link_name_literal(target).is_err() {
+            let mut long = header(EntryType::GNULongLink, 0o644, target.len() as u64 + 1, 0);
+            long.as_old_mut().name[..LONG_LINK.len()].copy_from_slice(LONG_LINK);
+            long.set_cksum();
+            self.tar.append(&long, target.chain(&b"\0"[..]))?;
+        }
+        self.tar.append_data(&mut link, path(name), io::empty())?;
         Ok(Print::link(target))
     }
 

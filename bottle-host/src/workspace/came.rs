@@ -13,6 +13,8 @@ pub struct Came {
     pub prints: BTreeMap<Vec<u8>, Print>,
     /// Tracked files that were not there.
     pub missing: BTreeSet<Vec<u8>>,
+    /// Ignored files came along, too.
+    pub ignored: bool,
     /// The commits that branches, tags and `HEAD` stood at.
     pub bases: Vec<String>,
 }

@@ -2,7 +2,10 @@
 
 use super::Budget;
 use anyhow::{Context, Result, bail};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::retry_on_intr,
+};
 use std::{
     fs::{self, File},
     io::{ErrorKind, Read},
@@ -13,16 +16,40 @@ use std::{
 /// How much git may say.
 const MAX_SAID: usize = 256 << 20;
 /// Over whatever a repository says.
-const SETTINGS: [&str; 8] = [
+const SETTINGS: [&str; 7] = [
     "core.fsmonitor=false",
     "core.untrackedCache=false",
     "core.hooksPath=/dev/null",
     "core.attributesFile=/dev/null",
-    "core.excludesFile=/dev/null",
     "protocol.allow=never",
     "gc.auto=0",
     "pack.writeReverseIndex=false",
 ];
+
+/// What the user ignores everywhere, in `scratch`.
+const EXCLUDES: &str = "excludes";
+const MAX_EXCLUDES: u64 = 1 << 20;
+
+/// Copies what the user ignores everywhere to where [`git`] looks for it. It is data: no call of git's here reads the
+/// configuration that names it.
+pub(super) fn copy_excludes(home: &Path, scratch: &Path, budget: &Budget<'_>) -> Result<()> {
+    let config = std::env::var_os("XDG_CONFIG_HOME").map_or_else(|| home.join(".config"), Into::into).join("git");
+    let named = [home.join(".gitconfig"), config.join("config")].into_iter().find_map(|file| {
+        let args = ["config", "--file", file.to_str()?, "--get", "core.excludesFile"];
+        let said = git(scratch, &[], &args, budget).ok()?;
+        let said = String::from_utf8_lossy(&said);
+        let name = said.trim_end_matches('\n');
+        Some(home.join(name.strip_prefix("~/").unwrap_or(name)))
+    });
+    let from = named.unwrap_or_else(|| config.join("ignore"));
+    match File::open(&from) {
+        Ok(file) => std::io::copy(&mut file.take(MAX_EXCLUDES), &mut File::create(scratch.join(EXCLUDES))?)
+            .map(drop)
+            .with_context(|| format!("read {}", from.display())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("read {}", from.display())),
+    }
+}
 
 /// Runs git in `scratch`, and returns what it says.
 pub(super) fn git(scratch: &Path, env: &[(&str, &Path)], args: &[&str], budget: &Budget<'_>) -> Result<Vec<u8>> {
@@ -44,6 +71,7 @@ pub(super) fn git(scratch: &Path, env: &[(&str, &Path)], args: &[&str], budget: 
         ])
         .envs(env.iter().copied())
         .args(SETTINGS.iter().flat_map(|setting| ["-c", setting]))
+        .args(["-c", &format!("core.excludesFile={}", scratch.join(EXCLUDES).display())])
         .args(args)
         // A relative entry of PATH must not lead into the repository.
         .current_dir(scratch)
@@ -72,7 +100,7 @@ fn read(child: &mut Child, budget: &Budget<'_>) -> Result<Vec<u8>> {
     loop {
         budget.check()?;
         let look = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-        if poll(&mut [PollFd::new(&stdout, PollFlags::IN)], Some(&look))? == 0 {
+        if retry_on_intr(|| poll(&mut [PollFd::new(&stdout, PollFlags::IN)], Some(&look)))? == 0 {
             continue;
         }
         match stdout.read(&mut chunk)? {

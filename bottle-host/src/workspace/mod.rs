@@ -87,6 +87,7 @@ pub fn collect(
     let attempt = || format!("bring {} along", paths.short(&paths.cwd));
     let scratch = tempfile::tempdir_in(stage)?;
     let budget = Budget::new(cancel);
+    git::copy_excludes(&paths.home, scratch.path(), &budget).with_context(attempt)?;
     let mut collected =
         gather(&paths.cwd, which, scratch.path(), &stage.join(ARCHIVE), budget).with_context(attempt)?;
     collected.shown.directory = paths.short(&paths.cwd);
@@ -109,7 +110,7 @@ fn gather(dir: &Path, which: Which, scratch: &Path, archive: &Path, budget: Budg
         _ => tree.walk(&budget, &mut shown)?,
     };
     let mut out = Archive::create(archive, budget)?;
-    let mut came = Came::default();
+    let mut came = Came { ignored: which == Which::All, ..Came::default() };
     for name in &names {
         match tree.look(name)? {
             Found::Nothing => drop(came.missing.insert(name.clone())),

@@ -141,6 +141,30 @@ fn history_tracked_and_untracked_files_come_along_as_they_are() {
 }
 
 #[test]
+fn what_the_user_ignores_everywhere_stays_behind() {
+    let place = Place::repository();
+    place.write("home/.gitconfig", "[core]\n\texcludesFile = ~/everywhere\n\tfsmonitor = /nowhere\n");
+    place.write("home/everywhere", ".env\n");
+    for name in [".env", "new", "sub/.env"] {
+        place.write(&format!("repo/{name}"), "x");
+    }
+    place.collect("repo", Which::Unignored).unwrap();
+    let names: Vec<_> = place.unpacked().into_keys().collect();
+    assert_eq!(names, [".gitignore", "new", "sub/run.sh", "tracked"]);
+}
+
+#[test]
+fn a_link_keeps_what_it_says() {
+    let place = Place::new();
+    let long = format!("{}//end", "a/./".repeat(40));
+    for (name, target) in [("link", "a//b/./c"), ("long", &long)] {
+        symlink(target, place.path("repo").join(name)).unwrap();
+    }
+    place.collect("repo", Which::All).unwrap();
+    assert_eq!(place.unpacked(), [("link".into(), "-> a//b/./c".into()), ("long".into(), format!("-> {long}"))].into());
+}
+
+#[test]
 fn what_nothing_reaches_stays_behind() {
     let place = Place::repository();
     place.write("repo/tracked", "a secret, taken back\n");
