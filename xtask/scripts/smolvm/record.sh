@@ -16,7 +16,7 @@ create() { say "$1" machine create --name bottle --mem 512 --cpus 1 --image "$im
     --allow-host-pattern no-name.invalid $(label identity=demo-12345 entry=8d7c owner=recorder role=agent agent=demo \
     daemons=egress,dns sidecar=10.232.7.2 pids=300) -- sleep 100000; }
 say version --version
-printf '[]\n' >/dev/null; say ls-empty machine ls --json
+say ls-empty machine ls --json
 create create
 create create-again
 say create-bad-name machine create --name 'bad name' --mem 512
