@@ -187,7 +187,11 @@ impl Lab {
         let to = root().join("backends/smolmachines/recorded");
         let (script, agent) = (self.scripts.join("record.sh"), self.agent.display().to_string());
         let script = script.to_str().context("a path of UTF-8")?;
-        run(&mut self.boot(Some(&to), false, &["bash", script, "/out", &agent])?)?;
+        let mut boot = self.boot(Some(&to), false, &["bash", script, "/out", &agent])?;
+        if boot.status()?.code().is_some_and(|code| HUNG.contains(&code)) {
+            eprintln!("{RETRY}: the emulation has hung");
+            run(&mut boot)?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 }
