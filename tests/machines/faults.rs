@@ -7,8 +7,7 @@ use std::env;
 
 const START: [&str; 5] = ["start", "dev", "--yes", "--prompt", "hello"];
 /// A bridge, a bundle, a machine; then the bottle is up. The rest is for `--full`.
-const SAMPLE: [&str; 5] =
-    ["error@ledger-intent:2", "kill@ledger-created:2", "panic@ledger-created:3", "kill@launched:1", "error@close:1"];
+const SAMPLE: [&str; 4] = ["error@ledger-intent:2", "panic@ledger-created:3", "kill@launched:1", "error@close:1"];
 
 fn points() -> Vec<String> {
     if env::var_os("BOTTLE_FULL").is_none() {

@@ -11,7 +11,7 @@
 
 use crate::{
     run::{cargo, output, root, run, sha256},
-    setup,
+    setup, stage,
 };
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -48,6 +48,7 @@ const HUNG: [i32; 2] = [124, 125];
 /// Runs the tests of machines in the lab, or a command.
 pub(crate) fn smolvm(words: &[&str]) -> Result<ExitCode> {
     let lab = Lab::prepare()?;
+    stage::stage()?;
     let status = match words {
         [] => return Ok(told(&lab.tests(&[], false)?)),
         ["--full"] => return Ok(told(&lab.tests(&[], true)?)),
@@ -132,7 +133,7 @@ impl Lab {
         for (name, value) in [
             ("SMOLVM", &*self.smolvm),
             ("AGENT_TAR", &self.agent),
-            ("BOTTLE_PATIENCE_SECS", Path::new("240")),
+            ("BOTTLE_PATIENCE_SECS", Path::new("150")),
             ("RUST_BACKTRACE", Path::new("0")),
         ] {
             boot.arg("-e").arg(format!("{name}={}", value.display()));
@@ -186,7 +187,11 @@ impl Lab {
         let to = root().join("backends/smolmachines/recorded");
         let (script, agent) = (self.scripts.join("record.sh"), self.agent.display().to_string());
         let script = script.to_str().context("a path of UTF-8")?;
-        run(&mut self.boot(Some(&to), false, &["bash", script, "/out", &agent])?)?;
+        let mut boot = self.boot(Some(&to), false, &["bash", script, "/out", &agent])?;
+        if boot.status()?.code().is_some_and(|code| HUNG.contains(&code)) {
+            eprintln!("{RETRY}: the emulation has hung");
+            run(&mut boot)?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 }
