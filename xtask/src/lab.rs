@@ -114,6 +114,10 @@ impl Lab {
         run(script("l1-prep.sh").arg(&place))?;
         let smolvm = place.join("engine/smolvm");
         if !smolvm.exists() {
+            let pip = Command::new("python3").args(["-m", "pip", "--version"]).output();
+            if !pip.is_ok_and(|out| out.status.success()) {
+                setup::install_packages(&["python3-pip"])?;
+            }
             run(script("prep-smolvm.sh").arg(place.join("engine")))?;
         }
         let agent = place.join(format!("agent-{}.tar", &sha256(&scripts.join("agent-image.sh"))?[..12]));
