@@ -13,13 +13,10 @@ use sha2::{Digest, Sha256};
 use std::{
     fs::File,
     io::{Read, Seek, Write},
-    sync::mpsc::{Receiver, channel},
-    thread,
 };
 
 const MAX_BYTES: u64 = 512 << 20;
-/// Small enough for the allocator to hand the same memory out again.
-const CHUNK: u64 = 64 << 10;
+const CHUNK: usize = 64 << 10;
 
 /// Copies a file to memory that can be run, and seals it. With its SHA-256 in hexadecimal, if that is wanted.
 pub fn sealed(file: File, hashed: bool) -> Result<(File, Option<String>)> {
@@ -27,33 +24,23 @@ pub fn sealed(file: File, hashed: bool) -> Result<(File, Option<String>)> {
         bail!("it has more than {} MiB, which no plugin has", MAX_BYTES >> 20);
     }
     let mut memory = executable_memory()?;
-    // Hashing takes as long as all the rest of loading together: what is copied is hashed beside it.
-    let sum = thread::scope(|scope| {
-        let (to_hash, chunks) = channel::<Vec<u8>>();
-        let sum = hashed.then(|| scope.spawn(|| hash(chunks)));
-        let mut left = MAX_BYTES;
-        while left > 0 {
-            let mut chunk = Vec::with_capacity(usize::try_from(CHUNK)?);
-            match (&file).take(CHUNK.min(left)).read_to_end(&mut chunk)? {
-                0 => break,
-                n => left -= n as u64,
-            }
-            memory.write_all(&chunk).context("copy it to memory")?;
-            let _ = to_hash.send(chunk);
+    let (mut file, mut chunk) = (file.take(MAX_BYTES), vec![0; CHUNK]);
+    let mut hash = hashed.then(Sha256::new);
+    // In one pass, each chunk while it is in the processor's cache.
+    loop {
+        let length = file.read(&mut chunk)?;
+        if length == 0 {
+            break;
         }
-        drop(to_hash);
-        sum.map(|sum| sum.join().map_err(|_| anyhow!("hash it"))).transpose()
-    })?;
+        memory.write_all(&chunk[..length]).context("copy it to memory")?;
+        if let Some(hash) = &mut hash {
+            hash.update(&chunk[..length]);
+        }
+    }
     let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
     fcntl_add_seals(&memory, seals).context("seal its memory")?;
     memory.rewind()?;
-    Ok((memory, sum))
-}
-
-fn hash(chunks: Receiver<Vec<u8>>) -> String {
-    let mut hash = Sha256::new();
-    chunks.iter().for_each(|chunk| hash.update(&chunk));
-    format!("{:x}", hash.finalize())
+    Ok((memory, hash.map(|hash| format!("{:x}", hash.finalize()))))
 }
 
 fn executable_memory() -> Result<File> {
