@@ -26,7 +26,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use bottle_api::{
     BottleSpec, CleanupRequest, LaunchRequest, LedgerEntry, Secret, WORKSPACE, control::CAPABILITY, secret::Secrets,
 };
-use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
+use std::{collections::BTreeMap, panic::resume_unwind, sync::Arc, thread, time::Duration};
 
 /// How long a bottle may take to be torn down.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(60);
@@ -123,9 +123,14 @@ impl Life {
             })
         });
         drop(served);
-        self.saved = Some(work::save(&bottle, state, &session.came, !matches!(ended, Ok(0))));
+        // Nobody needs the sidecar any more: it ends, and forgets what it knows, while work is saved.
+        let (saved, summary) = thread::scope(|scope| {
+            let saving = scope.spawn(|| work::save(&bottle, state, &session.came, !matches!(ended, Ok(0))));
+            let summary = log.finish();
+            (saving.join().unwrap_or_else(|panic| resume_unwind(panic)), summary)
+        });
+        self.saved = Some(saved);
         ui::clear_progress();
-        let summary = log.finish();
         let closed = close(&bottle);
         summary.lines().iter().for_each(ui::say);
         let code = ended?;

@@ -14,7 +14,10 @@ use std::{
 
 const PROFILE: &str = "dist";
 const PLUGIN_PROFILE: &str = "dist-plugin";
+/// For whoever unpacks a package.
 const SUMS: &str = "SHA256SUMS";
+/// For bottle itself, beside plugins.
+const LOCK: &str = "B3SUMS";
 
 /// Builds the package; its tarball.
 pub(crate) fn package() -> Result<PathBuf> {
@@ -40,9 +43,10 @@ pub(crate) fn package() -> Result<PathBuf> {
         fs::copy(root().join(file), tree.join(file)).with_context(|| format!("copy {file}"))?;
     }
     // The plugins' own list is a lock: what it does not name is not loaded.
-    write_sums(&backends)?;
-    write_sums(&root().join("plugins"))?;
-    write_sums(&tree)?;
+    for dir in [&backends, &root().join("plugins")] {
+        write_sums(dir, LOCK, |file| Ok(blake3::hash(&fs::read(file)?).to_hex().to_string()))?;
+    }
+    write_sums(&tree, SUMS, sha256)?;
     prove(&tree)?;
     let tarball = dist.join(format!("{name}.tar.gz"));
     pack(&dist, &name, &tarball)?;
@@ -58,7 +62,7 @@ fn version() -> Result<String> {
 }
 
 /// Lists every file below a directory, but for itself and what is not the package's.
-fn write_sums(dir: &Path) -> Result<()> {
+fn write_sums(dir: &Path, name: &str, hash: fn(&Path) -> Result<String>) -> Result<()> {
     let (mut dirs, mut lines) = (vec![dir.to_owned()], vec![]);
     while let Some(next) = dirs.pop() {
         for entry in fs::read_dir(&next)? {
@@ -66,15 +70,15 @@ fn write_sums(dir: &Path) -> Result<()> {
             let inside = path.strip_prefix(dir)?.display().to_string();
             if path.is_dir() {
                 dirs.push(path);
-            } else if inside != SUMS
+            } else if inside != name
                 && (!inside.ends_with(".md") || inside.starts_with("README") && dir.join("bin").exists())
             {
-                lines.push(format!("{}  {inside}\n", sha256(&path)?));
+                lines.push(format!("{}  {inside}\n", hash(&path)?));
             }
         }
     }
     lines.sort_by(|a, b| a[64..].cmp(&b[64..]));
-    Ok(fs::write(dir.join(SUMS), lines.concat())?)
+    Ok(fs::write(dir.join(name), lines.concat())?)
 }
 
 /// The packaged program, with an empty environment, must load every packaged plugin.

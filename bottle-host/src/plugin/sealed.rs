@@ -9,7 +9,6 @@ use rustix::{
     fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
     io::Errno,
 };
-use sha2::{Digest, Sha256};
 use std::{
     fs::File,
     io::{Read, Seek, Write},
@@ -18,14 +17,14 @@ use std::{
 const MAX_BYTES: u64 = 512 << 20;
 const CHUNK: usize = 64 << 10;
 
-/// Copies a file to memory that can be run, and seals it. With its SHA-256 in hexadecimal, if that is wanted.
+/// Copies a file to memory that can be run, and seals it. With its BLAKE3 hash in hexadecimal, if that is wanted.
 pub fn sealed(file: File, hashed: bool) -> Result<(File, Option<String>)> {
     if file.metadata()?.len() > MAX_BYTES {
         bail!("it has more than {} MiB, which no plugin has", MAX_BYTES >> 20);
     }
     let mut memory = executable_memory()?;
     let (mut file, mut chunk) = (file.take(MAX_BYTES), vec![0; CHUNK]);
-    let mut hash = hashed.then(Sha256::new);
+    let mut hash = hashed.then(blake3::Hasher::new);
     // In one pass, each chunk while it is in the processor's cache.
     loop {
         let length = file.read(&mut chunk)?;
@@ -40,7 +39,7 @@ pub fn sealed(file: File, hashed: bool) -> Result<(File, Option<String>)> {
     let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
     fcntl_add_seals(&memory, seals).context("seal its memory")?;
     memory.rewind()?;
-    Ok((memory, hash.map(|hash| format!("{:x}", hash.finalize()))))
+    Ok((memory, hash.map(|hash| hash.finalize().to_hex().to_string())))
 }
 
 fn executable_memory() -> Result<File> {
@@ -72,7 +71,7 @@ mod tests {
         std::fs::write(&file, "changed").unwrap();
         let mut kept = String::new();
         memory.read_to_string(&mut kept).unwrap();
-        assert_eq!((kept.as_str(), sum), ("as vetted", Some(format!("{:x}", Sha256::digest("as vetted")))));
+        assert_eq!((kept.as_str(), sum), ("as vetted", Some(blake3::hash(b"as vetted").to_hex().to_string())));
         assert!(memory.write_all(b"x").is_err() && memory.set_len(0).is_err() && memory.set_len(99).is_err());
     }
 }

@@ -14,8 +14,9 @@ use object::{
 };
 use std::{fs::File, io::ErrorKind, path::Path};
 
-/// Lists the hashes of the files beside it; where it exists, nothing that it does not list is loaded.
-pub const SUMS: &str = "SHA256SUMS";
+/// Lists the hashes of the files beside it, as `b3sum` does (BLAKE3: every start of bottle hashes megabytes, and SHA-256
+/// takes three times as long); where it exists, nothing that it does not list is loaded.
+pub const SUMS: &str = "B3SUMS";
 
 /// A plugin that may be loaded.
 pub struct Vetted {
