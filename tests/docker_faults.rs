@@ -112,7 +112,9 @@ impl Neighbourhood {
         }
         ensure!(identity.is_empty() || !identity.contains(&self.live));
         if !identity.is_empty() {
-            self.assert_gone(&identity, how != "kill" && run.code != Some(0))?;
+            // Where work could not be saved, that is said, and the log of what happened stays.
+            let may_be_kept = run.code != Some(0) || kind(&point.at) == "save";
+            self.assert_gone(&identity, how != "kill" && may_be_kept)?;
         }
         self.assert_neighbour_untouched()
     }
