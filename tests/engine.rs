@@ -20,7 +20,11 @@ use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeSet,
     fs,
-    os::unix::{fs::PermissionsExt, net::UnixListener, process::CommandExt},
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        net::UnixListener,
+        process::CommandExt,
+    },
     time::Instant,
 };
 
@@ -113,6 +117,9 @@ fn an_engine_in_trouble_is_one_error_that_says_what_to_type() -> Result<()> {
 fn an_engine_that_cannot_be_used_is_the_same_error_for_start_and_doctor() -> Result<()> {
     let (lab, home) = home()?;
     let (locked, dead) = (Gate::open(lab, vec![])?, home.path().join("dead.sock"));
+    // It would answer.
+    let strangers = Gate::open(lab, vec![])?;
+    chown(strangers.path(), Some(65534), None)?;
     fs::set_permissions(locked.path(), fs::Permissions::from_mode(0o600))?;
     drop(UnixListener::bind(&dead)?);
     let file = home.path().join("ca.pem");
@@ -122,6 +129,7 @@ fn an_engine_that_cannot_be_used_is_the_same_error_for_start_and_doctor() -> Res
         ("/nowhere/docker.sock".to_owned(), 0, "names a socket that is not there", "Start the engine there"),
         (dead.display().to_string(), 0, "Connection refused", "Start the engine there"),
         (file.display().to_string(), 0, "is no socket", "DOCKER_HOST=unix://"),
+        (strangers.path().display().to_string(), 0, "belongs to another user", "that root or you have started"),
         (locked.path().display().to_string(), 65534, "ermission denied", "usermod -aG docker"),
     ] {
         let host = format!("unix://{socket}");

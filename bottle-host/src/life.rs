@@ -146,7 +146,7 @@ impl Life {
         let Some(state) = self.state.take_if(|state| state.ledger.entries().is_empty()) else { return Ok(()) };
         match code {
             0 if self.saved.as_ref().is_none_or(|saved| !saved.any() && !saved.failed) => state.remove(),
-            0 if !self.saved.as_ref().is_some_and(Saved::any) => self.keep(state, "the agent's work is lost"),
+            0 if !self.saved.as_ref().is_some_and(Saved::any) => self.keep(state, "the agent's work may be lost"),
             0 => self.keep(state, "the agent left work"),
             code => self.keep(state, &format!("the agent ended with {code}")),
         }

@@ -41,13 +41,12 @@ struct Lane {
 }
 
 /// What `--full` adds: what would make every landing wait.
-const FULL: [Lane; 5] = [
+const FULL: [Lane; 4] = [
     lane("fifty bottles", 180, true, fifty_bottles),
     lane("every fault", 600, true, every_fault),
     lane("newer engine", 300, true, on_newer_engine),
     // Emulated: minutes, and now and then the emulation hangs.
-    lane("machines", lab::BUDGET.as_secs(), true, || machines(false)),
-    lane("machines, all", lab::FULL_BUDGET.as_secs(), true, || machines(true)),
+    lane("machines", lab::FULL_BUDGET.as_secs(), true, machines),
 ];
 
 const LANES: [Lane; 10] = [
@@ -131,8 +130,8 @@ fn end_to_end() -> Result<Counts> {
 }
 
 /// Against the real smolvm, in an emulated machine.
-fn machines(full: bool) -> Result<Counts> {
-    let run = lab::tests(full)?;
+fn machines() -> Result<Counts> {
+    let run = lab::tests()?;
     println!("{} of its steps were repeated", run.retries);
     let mut counts = Counts::default();
     run.results.iter().for_each(|result| counts.add(result));

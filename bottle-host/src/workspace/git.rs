@@ -35,13 +35,15 @@ const MAX_EXCLUDES: u64 = 1 << 20;
 pub(super) fn copy_excludes(home: &Path, scratch: &Path, budget: &Budget<'_>) -> Result<()> {
     let config = std::env::var_os("XDG_CONFIG_HOME").map_or_else(|| home.join(".config"), Into::into).join("git");
     let named = [home.join(".gitconfig"), config.join("config")].into_iter().find_map(|file| {
-        let args = ["config", "--file", file.to_str()?, "--get", "core.excludesFile"];
-        let said = git(scratch, &[], &args, budget).ok()?;
-        let said = String::from_utf8_lossy(&said);
-        let name = said.trim_end_matches('\n');
-        Some(home.join(name.strip_prefix("~/").unwrap_or(name)))
+        let args = ["config", "--file", file.to_str()?, "--includes", "--type=path", "--get", "core.excludesFile"];
+        let said = git(scratch, &[("HOME", home)], &args, budget).ok()?;
+        Some(String::from_utf8_lossy(&said).trim_end_matches('\n').to_owned())
     });
-    let from = named.unwrap_or_else(|| config.join("ignore"));
+    let from = match named.as_deref() {
+        Some("") => return Ok(()),
+        Some(name) => home.join(name),
+        None => config.join("ignore"),
+    };
     match File::open(&from) {
         Ok(file) => std::io::copy(&mut file.take(MAX_EXCLUDES), &mut File::create(scratch.join(EXCLUDES))?)
             .map(drop)

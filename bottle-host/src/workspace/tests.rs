@@ -151,6 +151,18 @@ fn what_the_user_ignores_everywhere_stays_behind() {
     place.collect("repo", Which::Unignored).unwrap();
     let names: Vec<_> = place.unpacked().into_keys().collect();
     assert_eq!(names, [".gitignore", "new", "sub/run.sh", "tracked"]);
+    // In a file that it includes; and nowhere.
+    place.write("home/more", "[core]\n\texcludesFile = ~/other\n");
+    place.write("home/other", "new\n");
+    for (config, stays) in [("[include]\n\tpath = ~/more\n", Some("new")), ("[core]\n\texcludesFile =\n", None)] {
+        fs::remove_dir_all(place.path("bottle/workspace")).unwrap();
+        place.write("home/.gitconfig", config);
+        place.collect("repo", Which::Unignored).unwrap();
+        let names = place.unpacked();
+        for name in [".env", "new"] {
+            assert_eq!(names.contains_key(name), stays != Some(name), "{config}: {name}");
+        }
+    }
 }
 
 #[test]
