@@ -5,16 +5,13 @@
 //! the bottle.
 
 use crate::{
-    container,
+    carrier::Carrier,
     engine::{Engine, Stop},
     image::setting,
     names::{Role, labels},
 };
-use bollard::{
-    models::{ContainerConfig, ContainerCreateBody},
-    query_parameters::{CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder},
-};
-use bottle_api::{BottleSpec, Host, PutRequest, Result, error::Context};
+use bollard::{models::ContainerConfig, query_parameters::CommitContainerOptionsBuilder};
+use bottle_api::{BottleSpec, Host, Result, error::Context};
 use std::{fs::File, path::Path};
 
 /// The host's variable that names the image; the name is for people, and may be another bottle's a moment later.
@@ -35,38 +32,21 @@ pub async fn image(
     stop: &Stop,
 ) -> Result<String> {
     host.step("bring the working directory along");
-    let (ledger, role) = (host.ledger(&spec.identity), Role::Workspace);
-    // By identity: nobody else asks for this name.
-    let name = role.base_name(&spec.identity);
-    let mut carrier = ledger.intent(role.kind(), &name)?;
-    let body = ContainerCreateBody {
-        image: Some(agent_image.into()),
-        // It never runs, and an engine makes none without: not every image has a command of its own.
-        cmd: Some(vec!["true".into()]),
-        labels: Some(labels(spec, role, &carrier)),
-        network_disabled: Some(true),
-        ..ContainerCreateBody::default()
-    };
-    let options = CreateContainerOptionsBuilder::default().name(&name).build();
-    let created = engine.docker.create_container(Some(options), body).await;
-    let id = created.with_context(|| format!("create the container {name}"))?.id;
-    ledger.created(&mut carrier, &id)?;
+    let role = Role::Workspace;
+    let carrier = Carrier::create(engine, host, spec, role, agent_image).await?;
     stop.check()?;
     let tar = File::open(archive).with_context(|| format!("open {}", archive.display()))?;
-    container::put(engine, &id, &PutRequest { dest: "/".into(), owner: None }, tar).await?;
+    carrier.put(tar).await?;
     stop.check()?;
 
-    let tag = tag(spec);
+    let (tag, ledger) = (tag(spec), host.ledger(&spec.identity));
     let mut entry = ledger.intent("image", &tag)?;
     let config = ContainerConfig { labels: Some(labels(spec, role, &entry)), ..ContainerConfig::default() };
-    let options = CommitContainerOptionsBuilder::default().container(&id).repo(&tag).pause(false).build();
+    let options = CommitContainerOptionsBuilder::default().container(&carrier.id).repo(&tag).pause(false).build();
     let committed = engine.docker.commit_container(options, config).await;
     let image = committed.with_context(|| format!("make the image {tag}"))?.id;
     ledger.created(&mut entry, &image)?;
 
-    let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-    let removed = engine.docker.remove_container(&id, Some(options)).await;
-    removed.with_context(|| format!("remove the container {name}"))?;
-    ledger.gone(&carrier)?;
+    carrier.remove().await?;
     Ok(image)
 }

@@ -5,17 +5,13 @@
 //! it or the helper has changed. A file is there whole or not at all.
 
 use crate::{
-    container,
+    carrier::Carrier,
     engine::{Engine, Stop},
     image::Platform,
-    names::{Role, labels},
-};
-use bollard::{
-    models::ContainerCreateBody,
-    query_parameters::{CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder},
+    names::Role,
 };
 use bottle_api::{
-    BottleSpec, Error, ErrorKind, HELPER_PATH, Host, PutRequest, Result,
+    BottleSpec, Error, ErrorKind, HELPER_PATH, Host, Result,
     error::Context,
     provision::{FileEntry, pack},
 };
@@ -59,37 +55,21 @@ pub async fn archive(
         },
     });
 
-    let (ledger, role) = (host.ledger(&spec.identity), Role::Export);
-    let name = role.base_name(&spec.identity);
-    let mut carrier = ledger.intent(role.kind(), &name)?;
-    let body = ContainerCreateBody {
-        image: Some(image.into()),
-        cmd: Some(vec![HELPER_PATH.into()]),
-        labels: Some(labels(spec, role, &carrier)),
-        network_disabled: Some(true),
-        ..ContainerCreateBody::default()
-    };
-    let options = CreateContainerOptionsBuilder::default().name(&name).build();
-    let created = engine.docker.create_container(Some(options), body).await;
-    let id = created.with_context(|| format!("create the container {name}"))?.id;
-    ledger.created(&mut carrier, &id)?;
+    let carrier = Carrier::create(engine, host, spec, Role::Export, image).await?;
     stop.check()?;
     let helper = pack(&[FileEntry::root(HELPER_PATH, &platform.helper[..]).mode(0o755)])?;
-    container::put(engine, &id, &PutRequest { dest: "/".into(), owner: None }, helper).await?;
+    carrier.put(helper).await?;
     // What another launch is packing, or was when it was killed, has a name of its own.
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let draft = file.with_extension(format!("{}-{}.draft", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
-    let written = stop.or(write(engine, &id, about, &draft)).await;
+    let written = stop.or(write(engine, &carrier.id, about, &draft)).await;
     let written = written.and_then(|()| fs::rename(&draft, &file).context("keep the packed image"));
     if written.is_err() {
         let _ = fs::remove_file(&draft);
     }
     written.with_context(|| format!("pack the agent image into {}", file.display()))?;
 
-    let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-    let removed = engine.docker.remove_container(&id, Some(options)).await;
-    removed.with_context(|| format!("remove the container {name}"))?;
-    ledger.gone(&carrier)?;
+    carrier.remove().await?;
     Ok(file)
 }
 

@@ -18,6 +18,7 @@ pub mod address;
 pub mod blocks;
 mod build;
 pub mod bundle;
+mod carrier;
 pub mod container;
 pub mod derived;
 pub mod engine;

@@ -137,7 +137,7 @@ fn in_order(mut items: Vec<CleanupItem>, family: Family) -> Sweep {
 /// stands on it any more.
 pub async fn execute(engine: &Engine, host: &Host, sweep: Sweep, deadline: Duration) -> Result<CleanupOutcome> {
     let deadline = Instant::now() + deadline;
-    let mut removals = JoinSet::new();
+    let mut removals = Removals::new();
     let (killed, family) = (sweep.killed, sweep.family);
     for items in by_identity(sweep.items) {
         let containers = items.iter().filter(|item| is_container(item)).count();
@@ -155,6 +155,14 @@ pub async fn execute(engine: &Engine, host: &Host, sweep: Sweep, deadline: Durat
             });
         }
     }
+    settle(host, removals).await
+}
+
+/// Removals under way.
+pub type Removals = JoinSet<(CleanupItem, Result<()>)>;
+
+/// Waits for removals, and tells the ledger what is gone.
+pub async fn settle(host: &Host, mut removals: Removals) -> Result<CleanupOutcome> {
     let (mut outcome, mut recorded) = (CleanupOutcome::default(), Ok(()));
     while let Some(removal) = removals.join_next().await {
         match removal? {

@@ -10,7 +10,7 @@ use bottle_api::{CleanupItem, CleanupOutcome, CleanupRequest, Error, ErrorKind, 
 use bottle_kit::{
     engine::Engine,
     names::{Family, PREFIX},
-    sweep::{self, Sweep},
+    sweep::{self, Removals, Sweep},
 };
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -77,8 +77,7 @@ impl Cleanup {
     /// Removes it.
     pub(crate) async fn execute(self, host: &Host, deadline: Duration) -> Result<CleanupOutcome> {
         let until = Instant::now() + deadline;
-        let (mut outcome, mut recorded) = (CleanupOutcome::default(), Ok(()));
-        let mut removals = tokio::task::JoinSet::new();
+        let mut removals = Removals::new();
         for item in self.machines {
             let (smolvm, killed) = (self.smolvm.clone(), self.killed);
             removals.spawn(async move {
@@ -87,24 +86,16 @@ impl Cleanup {
                 (item, removed.unwrap_or_else(|_| late()))
             });
         }
-        while let Some(removal) = removals.join_next().await {
-            match removal? {
-                (item, Ok(())) => {
-                    if !item.uuid.is_empty() {
-                        recorded = recorded.and(host.ledger(&item.identity).gone(&(&item).into()));
-                    }
-                    outcome.removed.push(item);
-                }
-                (item, Err(error)) => outcome.left.push((item, error.to_string())),
-            }
-        }
+        let machines = sweep::settle(host, removals).await;
+        let mut swept = CleanupOutcome::default();
         if let Some((engine, sweep)) = self.engine {
             let left = until.saturating_duration_since(Instant::now());
-            let swept = sweep::execute(&engine, host, sweep, left).await?;
-            outcome.removed.extend(swept.removed);
-            outcome.left.extend(swept.left);
+            swept = sweep::execute(&engine, host, sweep, left).await?;
         }
-        recorded.map(|()| outcome)
+        let mut outcome = machines?;
+        outcome.removed.extend(swept.removed);
+        outcome.left.extend(swept.left);
+        Ok(outcome)
     }
 }
 
