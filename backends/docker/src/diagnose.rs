@@ -16,13 +16,14 @@ pub(crate) async fn images(
     build: Option<&ImageBuild>,
     stop: &Stop,
 ) -> Result<Diagnosis> {
-    let platform = Platform::of(about, &stop.or(engine.info()).await?, host).await?;
+    let platform = Platform::of(about, host).await?;
     if let Some(wanted) = build {
         image::make(engine, host, env, &platform, wanted, stop).await?;
     }
     let images = stop.or(image::list(engine, env, &platform)).await?;
     let mut findings = vec![found("Docker engine", engine_line(engine, about))];
-    let runtime = platform.runtime.map_or("not there: agents run on the engine's own runtime", |_| "agents run on it");
+    let runtime = about.runtime(&stop.or(engine.info()).await?);
+    let runtime = runtime.map_or("not there: agents run on the engine's own runtime", |_| "agents run on it");
     findings.push(found("gVisor", runtime.into()));
     findings.extend(images.iter().map(finding));
     Ok(Diagnosis { findings, images: Some(images) })

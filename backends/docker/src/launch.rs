@@ -68,7 +68,7 @@ pub(crate) async fn launch(
             }
         };
         let (image, internal, helper) = tokio::join!(image, internal.clone(), helper);
-        let body = agent_body(spec, &image?, platform.runtime, &internal?);
+        let body = agent_body(spec, &image?, plan.runtime, &internal?);
         start_agent(engine, host, spec, body, helper?, stop).await
     };
     // The networks first: making them takes the engine longest.

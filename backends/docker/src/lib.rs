@@ -48,6 +48,8 @@ struct DockerPlan {
     engine: Engine,
     about: About,
     platform: Platform,
+    /// For the agent, where the engine has a stronger one than its own.
+    runtime: Option<&'static str>,
     container: String,
     /// What the workspace begins with.
     workspace: Option<PathBuf>,
@@ -60,7 +62,7 @@ impl Plan for DockerPlan {
             ("container".into(), self.container.clone()),
             ("image".into(), agent_tag(&self.spec.env)),
         ];
-        lines.extend(self.platform.runtime.map(|runtime| ("runtime".into(), runtime.into())));
+        lines.extend(self.runtime.map(|runtime| ("runtime".into(), runtime.into())));
         lines.extend(self.workspace.as_ref().map(|_| ("derived image".into(), derived::tag(&self.spec))));
         PlanSummary { lines, warnings: self.about.warning().into_iter().collect(), env: self.engine.address.pinned() }
     }
@@ -117,10 +119,10 @@ impl Backend for DockerBackend {
             };
             let (info, ()) = stop.or(try_join(engine.info(), is_free)).await?;
             limits::check(&engine.address, &info, &self.host, &spec.limits)?;
-            let platform = Platform::of(&about, &info, &self.host).await?;
+            let (platform, runtime) = (Platform::of(&about, &self.host).await?, about.runtime(&info));
             let container = launch::container_name(spec);
             let workspace = spec.workspace.as_ref().map(|file| stage_dir.join(file));
-            Ok(DockerPlan { spec: spec.clone(), engine, about, platform, container, workspace })
+            Ok(DockerPlan { spec: spec.clone(), engine, about, platform, runtime, container, workspace })
         })
     }
 

@@ -15,6 +15,8 @@ use std::{
 };
 use tokio::{net::unix::pipe, runtime::Runtime, sync::watch};
 
+/// gVisor: an agent's system calls end in a kernel of its own.
+const GVISOR: &str = "runsc";
 /// Docker 20.10's.
 const OLDEST_API: &str = "1.41";
 /// Seconds that one answer of the engine may take; builds stream, so they are never silent for this long.
@@ -163,6 +165,13 @@ impl About {
         })
     }
 
+    /// The runtime for agents, where it has a stronger one than its own. Podman lists every one that it has heard of,
+    /// installed or not.
+    pub fn runtime(&self, info: &SystemInfo) -> Option<&'static str> {
+        let has = !self.podman && info.runtimes.as_ref().is_some_and(|has| has.contains_key(GVISOR));
+        has.then_some(GVISOR)
+    }
+
     /// What is weaker on it than on Docker.
     pub fn warning(&self) -> Option<String> {
         self.podman.then(|| {
@@ -193,6 +202,19 @@ pub fn is_status(error: &bollard::errors::Error, status: u16) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn agents_run_on_gvisor_where_docker_has_it_and_podmans_word_is_none() {
+        let about = |podman| About { product: String::new(), api: String::new(), arch: String::new(), podman };
+        let with = |name: &str| SystemInfo {
+            runtimes: Some([(name.to_owned(), Default::default())].into()),
+            ..SystemInfo::default()
+        };
+        assert_eq!(about(false).runtime(&with("runsc")), Some("runsc"));
+        assert_eq!(about(false).runtime(&with("runc")), None);
+        assert_eq!(about(true).runtime(&with("runsc")), None);
+        assert_eq!(about(false).runtime(&SystemInfo::default()), None);
+    }
 
     #[test]
     fn versions_of_the_api_are_compared_as_numbers() {

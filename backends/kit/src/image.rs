@@ -10,7 +10,7 @@ use crate::{
     names::{CLAUDE, RECIPE},
     pins::Pin,
 };
-use bollard::{models::SystemInfo, query_parameters::RemoveImageOptions};
+use bollard::query_parameters::RemoveImageOptions;
 use bottle_api::{BottleSpec, Error, ErrorKind, Host, Image, ImageBuild, Result, SIDECAR_ARTIFACT, error::Context};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
@@ -23,8 +23,6 @@ pub const IMAGE_ENV: &[&str] = &[AGENT_ENV, SIDECAR_ENV, BASE_ENV];
 
 const AGENT_RECIPE: &str = include_str!("../recipes/agent.Dockerfile");
 const SIDECAR_RECIPE: &str = include_str!("../recipes/sidecar.Dockerfile");
-/// gVisor: an agent's system calls end in a kernel of its own.
-const GVISOR: &str = "runsc";
 const DEFAULT_BASE: &str = "node:22-bookworm";
 
 /// The host's variables that the backend was given.
@@ -44,19 +42,14 @@ pub struct Platform {
     arch: String,
     /// The program's bytes.
     pub helper: Vec<u8>,
-    /// The runtime for agents, where the engine has a stronger one than its own.
-    pub runtime: Option<&'static str>,
 }
 
 impl Platform {
     /// Reads the program that fits: the engine need not run on a machine like this one.
-    pub async fn of(about: &About, info: &SystemInfo, host: &Host) -> Result<Self> {
+    pub async fn of(about: &About, host: &Host) -> Result<Self> {
         let path = host.artifact(SIDECAR_ARTIFACT, &format!("linux/{}", about.arch))?;
         let helper = tokio::fs::read(&path).await.with_context(|| format!("read {}", path.display()))?;
-        // Podman lists every runtime that it has heard of, installed or not.
-        let has = !about.podman && info.runtimes.as_ref().is_some_and(|has| has.contains_key(GVISOR));
-        let runtime = has.then_some(GVISOR);
-        Ok(Self { arch: about.arch.clone(), helper, runtime })
+        Ok(Self { arch: about.arch.clone(), helper })
     }
 }
 
@@ -249,7 +242,7 @@ mod tests {
 
     #[test]
     fn an_image_keeps_the_claude_that_was_asked_for_and_else_follows_the_pin() {
-        let platform = Platform { arch: "amd64".into(), helper: vec![], runtime: None };
+        let platform = Platform { arch: "amd64".into(), helper: vec![] };
         let found = |claude: Option<&str>| Found { claude: claude.map(str::to_owned), ..Found::default() };
         let (pinned, asked) =
             (claude(&platform, Some(&found(None))).unwrap(), claude(&platform, Some(&found(Some("1.2.3")))).unwrap());

@@ -130,7 +130,7 @@ impl Backend for MachineBackend {
                 "Docker engine, for the bundle",
                 Ok(format!("{} at {}, API {}", about.product, engine.address, about.api)),
             ));
-            let platform = Platform::of(&about, &stop.or(engine.info()).await?, &self.host).await?;
+            let platform = Platform::of(&about, &self.host).await?;
             if let Some(wanted) = &req.build {
                 image::make(&engine, &self.host, &req.env, &platform, wanted, &stop).await?;
             }
@@ -147,7 +147,7 @@ impl Backend for MachineBackend {
             let engine = Engine::connect(&spec.env)?;
             diagnose::is_here(&engine)?;
             let about = stop.or(engine.check()).await?;
-            let platform = Platform::of(&about, &stop.or(engine.info()).await?, &self.host).await?;
+            let platform = Platform::of(&about, &self.host).await?;
             let candidate = network::candidate(spec)?.map(|block| format!(", {block} if it is free still"));
             let bridge = format!("claude-bottle-bundle-{}{}", spec.identity, candidate.unwrap_or_default());
             let workspace = spec.workspace.as_ref().map(|file| stage_dir.join(file));

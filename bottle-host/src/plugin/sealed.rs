@@ -36,10 +36,21 @@ pub fn sealed(file: File, hashed: bool) -> Result<(File, Option<String>)> {
             hash.update(&chunk[..length]);
         }
     }
-    let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-    fcntl_add_seals(&memory, seals).context("seal its memory")?;
+    seal(&memory).context("seal its memory")?;
     memory.rewind()?;
     Ok((memory, hash.map(|hash| hash.finalize().to_hex().to_string())))
+}
+
+/// `FUTURE_WRITE` and not `WRITE`: the kernel grants that one only once it has seen that nobody holds any page, and calls
+/// a page that it is itself about to move somebody's (`EBUSY`). What it looks for, a writable mapping or a write under
+/// way, cannot be: the memory is new, and was only ever written by this function's caller.
+fn seal(memory: &File) -> rustix::io::Result<()> {
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    fcntl_add_seals(memory, seals | SealFlags::FUTURE_WRITE).or_else(|errno| match errno {
+        // A kernel before 5.1.
+        Errno::INVAL => fcntl_add_seals(memory, seals | SealFlags::WRITE),
+        errno => Err(errno),
+    })
 }
 
 fn executable_memory() -> Result<File> {
