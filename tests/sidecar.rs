@@ -8,7 +8,7 @@ use bottle_api::{
     secret::Secrets,
 };
 use bottle_policy::{
-    Auth, AuthScheme, Policy, Route, SCHEMA,
+    Auth, AuthScheme, Policy, Route,
     message::{LogLine, Up},
 };
 use bottle_tests::{
@@ -126,10 +126,10 @@ fn setup() -> Result<(Sidecar, Standin, Target)> {
         route("target.example", target.address.into()),
     ];
     let sidecar = Sidecar::start(&Policy {
-        schema: SCHEMA,
         routes,
         own_addresses: vec![[198, 51, 100, 1].into()],
         upstream_ca_pem: Some(authority.pem.clone()),
+        ..Policy::default()
     })?;
     Ok((sidecar, standin, target))
 }
@@ -310,8 +310,7 @@ fn it_ends_with_its_channel() -> Result<()> {
 
 #[test]
 fn what_it_does_not_understand_it_refuses() -> Result<()> {
-    let good =
-        serde_json::to_value(Policy { schema: SCHEMA, routes: vec![], own_addresses: vec![], upstream_ca_pem: None })?;
+    let good = serde_json::to_value(Policy::default())?;
     let mut newer = good.clone();
     newer["schema"] = 99.into();
     let mut unknown = good.clone();

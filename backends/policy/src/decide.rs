@@ -59,6 +59,12 @@ impl Denial {
         Self { rule, status: 403, reason: reason.into() }
     }
 
+    /// Is this a refusal in audit mode, too? What would reach the machine itself, push, or use a credential that is not
+    /// there, is one always.
+    pub fn stands_in_audit(&self) -> bool {
+        ["address", "git-push", "capability", "challenge", "credential", "upstream"].contains(&self.rule)
+    }
+
     /// A refusal with status 400: the request cannot be judged.
     pub fn bad_request(rule: &'static str, reason: impl Into<String>) -> Self {
         Self { rule, status: 400, reason: reason.into() }
@@ -143,7 +149,7 @@ fn same_authority(header: &str, request: &Request<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::document::{Auth, AuthScheme, SCHEMA};
+    use crate::document::{Auth, AuthScheme};
 
     fn policy() -> Policy {
         let mut api = Route::to("api.example");
@@ -151,12 +157,7 @@ mod tests {
         api.methods = vec!["POST".into()];
         api.ports = vec![443];
         api.auth = Some(Auth { scheme: AuthScheme::Bearer, secret: "t".into() });
-        Policy {
-            schema: SCHEMA,
-            routes: vec![api, Route::to("open.example")],
-            own_addresses: vec![],
-            upstream_ca_pem: None,
-        }
+        Policy { routes: vec![api, Route::to("open.example")], ..Policy::default() }
     }
 
     /// Judges `METHOD scheme://host:port/path?query`, with the Host header that a client would send.

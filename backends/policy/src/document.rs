@@ -12,12 +12,55 @@ pub const SCHEMA: u32 = 1;
 pub struct Policy {
     /// [`SCHEMA`] of the writer.
     pub schema: u32,
+    /// Is what is judged refused?
+    pub mode: Mode,
     /// One per host; hosts are lower-case and differ.
     pub routes: Vec<Route>,
     /// Addresses of the machine that the bottle runs on: never dialled, by no route.
     pub own_addresses: Vec<IpAddr>,
     /// Further trust anchors for upstream certificates, PEM, beside the built-in ones.
     pub upstream_ca_pem: Option<String>,
+    /// The proxy through which every host is reached. It is dialled wherever it is: the operator named it.
+    pub upstream_proxy: Option<UpstreamProxy>,
+}
+
+impl Default for Policy {
+    /// Grants nothing.
+    fn default() -> Self {
+        Self {
+            schema: SCHEMA,
+            mode: Mode::Enforce,
+            routes: vec![],
+            own_addresses: vec![],
+            upstream_ca_pem: None,
+            upstream_proxy: None,
+        }
+    }
+}
+
+/// What becomes of a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// It is one.
+    Enforce,
+    /// It is written down, and the request is sent on as it came, without any credential of ours. Never so where the host
+    /// would be reached, or a push: see [`crate::Denial::stands_in_audit`].
+    Audit,
+}
+
+/// An HTTP proxy that answers CONNECT.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamProxy {
+    /// Name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// It is itself reached over TLS, verified like every host.
+    pub tls: bool,
+    /// The name of the secret that holds `user:password` for it, if it wants any.
+    pub secret: Option<String>,
 }
 
 /// A host that the bottle may reach.
@@ -40,6 +83,8 @@ pub struct Route {
     pub strip_credentials: bool,
     /// The credential to inject, over verified TLS only.
     pub auth: Option<Auth>,
+    /// TLS goes through unseen: the name in its handshake is judged, and nothing else.
+    pub tls_passthrough: bool,
 }
 
 impl Route {
@@ -54,6 +99,7 @@ impl Route {
             allow_private: false,
             strip_credentials: false,
             auth: None,
+            tls_passthrough: false,
         }
     }
 }
@@ -98,6 +144,10 @@ impl Policy {
             }
             if route.auth.is_some() && route.ports.contains(&80) {
                 return Err(format!("route `{}` would send its credential over port 80", route.host));
+            }
+            let needs_sight = route.auth.is_some() || !route.paths.is_empty() || !route.methods.is_empty();
+            if route.tls_passthrough && needs_sight {
+                return Err(format!("route `{}` is passed through unseen and cannot be held to its rules", route.host));
             }
         }
         Ok(())

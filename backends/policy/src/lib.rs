@@ -18,4 +18,4 @@ pub mod path;
 pub mod probe;
 
 pub use decide::{Denial, Request, Scheme, Verdict, decide, decide_tunnel};
-pub use document::{Auth, AuthScheme, Policy, Route, SCHEMA};
+pub use document::{Auth, AuthScheme, Mode, Policy, Route, SCHEMA, UpstreamProxy};

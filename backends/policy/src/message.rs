@@ -5,13 +5,34 @@ use serde::{Deserialize, Serialize};
 /// The rule of a request that came to the proxy without any password, and was asked for one.
 pub const CHALLENGE_RULE: &str = "challenge";
 
+/// From the host.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Down {
+    /// A new policy document. A bad one changes nothing. Answered by [`Up::Reloaded`].
+    Reload {
+        /// [`crate::Policy`] as JSON: whether it is one is said by who must understand it.
+        policy: serde_json::Value,
+    },
+    /// End this daemon and start it anew, e.g. to have it read its configuration again.
+    Restart {
+        /// Which.
+        daemon: String,
+    },
+}
+
 /// From the sidecar.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Up {
     /// A line for the bottle's egress log.
     Log(LogLine),
-    /// A daemon ended; the bundle ends with it.
+    /// What became of a [`Down::Reload`].
+    Reloaded {
+        /// Why the old table still stands, if it does.
+        error: Option<String>,
+    },
+    /// A daemon ended. It is started again, unless it ends again and again: then the bundle ends.
     DaemonEnded {
         /// Which.
         daemon: String,
@@ -28,7 +49,7 @@ pub struct LogLine {
     pub time: String,
     /// `egress` or `dns`.
     pub daemon: String,
-    /// `allow` or `deny`.
+    /// `allow`, `deny`, or `audit`: it would have been refused, and was sent.
     pub decision: String,
     /// The rule that refused it, or the route's host.
     pub rule: String,

@@ -3,7 +3,7 @@
 use super::credential::{self, ModelCredential};
 use crate::manifest::{self, Bottle};
 use anyhow::{Context, Result, bail};
-use bottle_policy::{Auth, Policy, Route, SCHEMA};
+use bottle_policy::{Auth, Policy, Route};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// The host's variable that names a PEM file of further trust anchors for upstream certificates.
@@ -51,7 +51,7 @@ pub fn render(bottle: &Bottle, model: &ModelCredential) -> Result<(Policy, Vec<S
     if upstream_ca_pem.is_some() {
         warnings.push(format!("certificates signed by {UPSTREAM_CA_ENV} are trusted for every host"));
     }
-    Ok((Policy { schema: SCHEMA, routes, own_addresses: own_addresses(), upstream_ca_pem }, warnings))
+    Ok((Policy { routes, own_addresses: own_addresses(), upstream_ca_pem, ..Policy::default() }, warnings))
 }
 
 fn complete(route: &mut Route, model: ModelCredential) {
@@ -88,6 +88,7 @@ fn to_policy(route: &manifest::Route) -> Route {
         allow_private: route.allow_private,
         strip_credentials: auth.is_some(),
         auth,
+        tls_passthrough: route.tls_passthrough,
     }
 }
 

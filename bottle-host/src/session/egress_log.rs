@@ -81,6 +81,7 @@ fn write_all(channel: &UnixStream, mut file: Rotating) -> Summary {
             Ok(Some(Up::DaemonEnded { daemon, status })) => {
                 summary.ended = Some(format!("its daemon {daemon} ended ({status})"));
             }
+            Ok(Some(Up::Reloaded { .. })) => {}
             Ok(None) | Err(_) => return summary,
         }
     }

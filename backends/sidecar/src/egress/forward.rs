@@ -1,6 +1,6 @@
 //! One request: judged, cleaned, given its credential, sent, and its response passed back as it arrives.
 
-use super::{Body, State, deny, headers, record::Record, upstream::Upstream};
+use super::{Body, Live, State, deny, headers, record::Record, upstream::Upstream};
 use bottle_policy::{Denial, Route, Scheme, Verdict, decide};
 use hyper::{
     Request, Response, Uri, Version,
@@ -20,8 +20,11 @@ pub(super) async fn forward(
     let place = format!("{host}:{port}");
     let method = request.method().as_str().to_owned();
     let mut record = Record::begin(&state.feed, &state.secrets, &place, &method, request.uri().path());
-    let result = match judge(state, scheme, host, port, &request) {
-        Ok(route) => send(state, route, scheme, host, port, request, upstream, &record).await.map(|r| (route, r)),
+    let live = state.live();
+    let result = match judge(&live, scheme, host, port, &request) {
+        Ok(route) => {
+            send(state, &live, route, scheme, host, port, request, upstream, &record).await.map(|r| (route, r))
+        }
         Err(denial) => Err(denial),
     };
     match result {
@@ -39,7 +42,7 @@ pub(super) async fn forward(
 }
 
 fn judge<'s>(
-    state: &'s State,
+    live: &'s Live,
     scheme: Scheme,
     host: &str,
     port: u16,
@@ -66,7 +69,7 @@ fn judge<'s>(
         path: uri.path(),
         query: uri.query(),
     };
-    match decide(&state.policy, &judged) {
+    match decide(&live.policy, &judged) {
         Verdict::Deny(denial) => Err(denial),
         Verdict::Allow(_) if request.headers().contains_key(UPGRADE) => {
             Err(Denial { rule: "upgrade", status: 501, reason: "protocol upgrades are not supported yet".into() })
@@ -75,9 +78,10 @@ fn judge<'s>(
     }
 }
 
-#[allow(clippy::too_many_arguments)] // one call site; a struct would only name the same eight things again
+#[allow(clippy::too_many_arguments)] // one call site; a struct would only name the same nine things again
 async fn send(
     state: &State,
+    live: &Live,
     route: &Route,
     scheme: Scheme,
     host: &str,
@@ -113,5 +117,5 @@ async fn send(
     head.headers.insert(HOST, HeaderValue::from_str(&name).map_err(|_| unsendable())?);
 
     let request = Request::from_parts(head, record.count_sent(body));
-    state.upstream.send(upstream, route, scheme, host, port, request).await
+    live.upstream.send(upstream, route, scheme, host, port, request).await
 }

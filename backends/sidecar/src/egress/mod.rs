@@ -23,7 +23,10 @@ use bottle_api::{
 use bottle_policy::Policy;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::{
     net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -42,12 +45,30 @@ type Body = BoxBody<Bytes, hyper::Error>;
 
 /// What every connection needs.
 struct State {
-    policy: Policy,
+    live: Mutex<Arc<Live>>,
     secrets: Secrets,
     capability: Secret,
     leaves: ca::Leaves,
-    upstream: upstream::Connector,
     feed: Feed,
+}
+
+/// What a new policy document replaces, at once and whole. A request is judged and sent by one of them.
+struct Live {
+    policy: Policy,
+    upstream: upstream::Connector,
+}
+
+impl Live {
+    fn new(policy: Policy) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self { upstream: upstream::Connector::new(&policy)?, policy }))
+    }
+}
+
+impl State {
+    /// The table of now.
+    fn live(&self) -> Arc<Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// Serves the proxy on `start.bind` for ever.
@@ -56,8 +77,7 @@ pub(crate) async fn serve(start: DaemonStart, secrets: Secrets, feed: Feed) -> R
     let key = secrets.get(ca::KEY_SECRET).context("the bundle sent no CA key")?;
     let state = Arc::new(State {
         leaves: ca::Leaves::new(key)?,
-        upstream: upstream::Connector::new(&start.policy)?,
-        policy: start.policy,
+        live: Mutex::new(Live::new(start.policy)?),
         capability,
         secrets,
         feed,

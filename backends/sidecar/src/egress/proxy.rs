@@ -92,7 +92,8 @@ fn introspect(state: &State, request: &Request<Incoming>) -> Response<Body> {
         let denial = Denial { rule: "introspection", status: 404, reason: "only GET /allowlist answers here".into() };
         return refuse(state, request, INTROSPECTION.0, &denial);
     }
-    let routes: Vec<_> = state
+    let live = state.live();
+    let routes: Vec<_> = live
         .policy
         .routes
         .iter()

@@ -96,7 +96,7 @@ async fn serve(
 /// A tunnel in which no request was made still leaves its line.
 fn log_silent(state: &State, host: &str, port: u16, result: Result<()>) {
     let mut record = Record::begin(&state.feed, &state.secrets, &format!("{host}:{port}"), "CONNECT", "");
-    match (decide_tunnel(&state.policy, host, port), result) {
+    match (decide_tunnel(&state.live().policy, host, port), result) {
         (Verdict::Deny(denial), _) => record.denied(&denial),
         (Verdict::Allow(_), Err(error)) => record.denied(&Denial::bad_request("tunnel", format!("{error:#}"))),
         (Verdict::Allow(route), Ok(())) => record.allowed(&route.host, 200),
