@@ -138,12 +138,13 @@ fn same_authority(header: &str, request: &Request<'_>) -> bool {
     let default = if request.scheme == Scheme::Https { 443 } else { 80 };
     let (name, port) = match header.rsplit_once(':') {
         Some((name, port)) if !name.contains(':') || name.ends_with(']') => match port.parse() {
-            Ok(port) => (name, port),
-            Err(_) => return false,
+            // `+443` is a number to the parser, and no port to anybody else.
+            Ok(number) if !port.starts_with('+') => (name, number),
+            _ => return false,
         },
         _ => (header, default),
     };
-    name.trim_matches(['[', ']']).eq_ignore_ascii_case(request.host.trim_matches(['[', ']'])) && port == request.port
+    name.eq_ignore_ascii_case(request.host) && port == request.port
 }
 
 #[cfg(test)]
@@ -228,6 +229,8 @@ mod tests {
             (Some("open.example:80"), false),
             (Some("api.example"), false),
             (Some("open.example:x"), false),
+            (Some("open.example:+443"), false),
+            (Some("[open.example]"), false),
             (Some(""), false),
         ] {
             let verdict = decide(&policy, &Request { host_header: header, ..base });

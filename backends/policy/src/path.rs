@@ -32,6 +32,10 @@ pub fn ambiguity(path: &str) -> Option<&'static str> {
             Some(_) => {}
         }
     }
+    // Some decoders read `%c0%ae` as a dot: what is no UTF-8 has no single reading.
+    if std::str::from_utf8(&decoded_bytes(path)).is_err() {
+        return Some("the path has encoded bytes that are no UTF-8");
+    }
     None
 }
 
@@ -52,6 +56,10 @@ pub fn is_git_push(method: &str, path: &str, query: Option<&str>) -> bool {
 
 /// The text with every `%XX` undone, once; for comparing, never for sending.
 pub fn percent_decoded(text: &str) -> String {
+    String::from_utf8_lossy(&decoded_bytes(text)).into_owned()
+}
+
+fn decoded_bytes(text: &str) -> Vec<u8> {
     let (bytes, mut out, mut i) = (text.as_bytes(), vec![], 0);
     while i < bytes.len() {
         let hex = bytes.get(i + 1..i + 3).and_then(|h| std::str::from_utf8(h).ok());
@@ -66,7 +74,7 @@ pub fn percent_decoded(text: &str) -> String {
             }
         }
     }
-    String::from_utf8_lossy(&out).into_owned()
+    out
 }
 
 #[cfg(test)]
@@ -75,7 +83,7 @@ mod tests {
 
     #[test]
     fn only_plain_paths_are_judged() {
-        for path in ["/", "/a/b", "/a%20b", "/v1/messages", "/a.b/..c", "/a-_~!$&'()*+,=:@"] {
+        for path in ["/", "/a/b", "/a%20b", "/b%C3%BCcher", "/v1/messages", "/a.b/..c", "/a-_~!$&'()*+,=:@"] {
             assert_eq!(ambiguity(path), None, "{path}");
         }
         for path in [
@@ -98,6 +106,9 @@ mod tests {
             "/a%g1",
             "/a;b",
             "/a%3bb",
+            "/%c0%ae%c0%ae/b",
+            "/%e0%80%af",
+            "/%ff",
             "/\u{e9}",
         ] {
             assert!(ambiguity(path).is_some(), "{path}");

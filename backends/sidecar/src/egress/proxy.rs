@@ -48,9 +48,10 @@ async fn answer(state: Arc<State>, request: Request<Incoming>, place: Place) -> 
         return refuse(&state, &request, &target, &denial);
     }
     if request.method() == Method::CONNECT {
+        let bare = request.uri().scheme().is_none();
         return match split_authority(&target, None) {
-            Some((host, port)) => tunnel::open(state, request, host, port, place),
-            None => refuse(&state, &request, &target, &bad_target()),
+            Some((host, port)) if bare => tunnel::open(state, request, host, port, place),
+            _ => refuse(&state, &request, &target, &bad_target()),
         };
     }
     let scheme = request.uri().scheme_str().map(str::to_owned);
@@ -80,7 +81,8 @@ fn split_authority(authority: &str, default_port: Option<u16>) -> Option<(String
     }
     let parsed: hyper::http::uri::Authority = authority.parse().ok()?;
     let port = match parsed.port() {
-        Some(port) => port.as_str().parse().ok()?,
+        // `+443` is a number to the parser, and no port.
+        Some(port) => port.as_str().parse().ok().filter(|_| !port.as_str().starts_with('+'))?,
         None => default_port?,
     };
     (!parsed.host().is_empty()).then(|| (parsed.host().to_ascii_lowercase(), port))
@@ -141,7 +143,9 @@ mod tests {
         assert_eq!(split_authority("A.example:443", None), Some(("a.example".into(), 443)));
         assert_eq!(split_authority("[2001:db8::1]:443", None), Some(("[2001:db8::1]".into(), 443)));
         assert_eq!(split_authority("a.example", Some(80)), Some(("a.example".into(), 80)));
-        for bad in ["a.example", "u@a.example:443", "a.example:70000", "a.example:", ":443", "", "a b:1"] {
+        for bad in
+            ["a.example", "u@a.example:443", "a.example:70000", "a.example:", "a.example:+443", ":443", "", "a b:1"]
+        {
             assert_eq!(split_authority(bad, None), None, "{bad}");
         }
     }
