@@ -78,8 +78,8 @@ rows! {
             w.tls("open.example", post(lines, "")).cut()?;
         }
         // A lone line feed ends a line for some: then it is one here, too, and whole when it is passed on.
-        for lines in ["X: a\nTransfer-Encoding: chunked", "X: a\nContent-Length: 43"] {
-            w.tls("open.example", post(lines, "")).defused()?;
+        for lines in ["X: a\nTransfer-Encoding: chunked", "X: a\nContent-Length: 5"] {
+            w.tls("open.example", post(lines, "0\r\n\r\n")).defused()?;
         }
         w.tls("open.example", get("open.example", "/fine")).passes().map(drop)
     };
@@ -100,7 +100,7 @@ rows! {
     };
     /// A GET with a body has one; it is not the next request.
     a_body_where_none_is_expected: |w| {
-        for method in ["GET", "HEAD", "OPTIONS", "DELETE"] {
+        for method in ["GET", "OPTIONS", "DELETE"] {
             let inner = "GET /v2 HTTP/1.1\r\nHost: other.example\r\n\r\n";
             let request = format!("{method} /x HTTP/1.1\r\nHost: open.example\r\nContent-Length: {}\r\n\r\n{inner}", inner.len());
             w.tls("open.example", request).defused()?;
