@@ -4,6 +4,7 @@
 pub mod bottle;
 pub mod forge;
 pub mod gate;
+pub mod h2;
 pub mod lab;
 pub mod netns;
 pub mod origin;

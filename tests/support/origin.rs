@@ -186,16 +186,21 @@ async fn answer(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Answer 
                 echo(TokioIo::new(upgraded)).await;
             }
         });
-        return switching(&head.headers);
+        return with_answers(switching(&head.headers), &head.headers);
     }
     let page = lock(&shared.pages).get(head.uri.path()).cloned();
-    let mut response = match (head.uri.path(), page) {
+    let response = match (head.uri.path(), page) {
         (_, Some(page)) => full(page),
         ("/bytes", None) => counted(head.uri.query().and_then(|n| n.parse().ok()).unwrap_or(0)),
         ("/events", None) => events(shared.clone()),
         _ => full(format!("{} {}\n", head.method, head.uri.path())),
     };
-    for (name, value) in &head.headers {
+    with_answers(response, &head.headers)
+}
+
+/// As its request wants it.
+fn with_answers(mut response: Answer, asked: &HeaderMap) -> Answer {
+    for (name, value) in asked {
         match name.as_str().strip_prefix("x-answer-") {
             Some("status") => *response.status_mut() = StatusCode::from_bytes(value.as_bytes()).unwrap_or_default(),
             Some(name) => {

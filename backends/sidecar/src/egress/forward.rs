@@ -9,7 +9,12 @@ use super::{
     websocket,
 };
 use bottle_policy::{Denial, Mode, Route, Scheme, Verdict, decide};
-use hyper::{Method, Request, Response, StatusCode, Uri, Version, body::Incoming, header::HOST, http::uri};
+use hyper::{
+    Method, Request, Response, StatusCode, Uri, Version,
+    body::Incoming,
+    header::{HOST, TRANSFER_ENCODING},
+    http::uri,
+};
 use std::{borrow::Cow, sync::Arc};
 
 /// A request that is sent on.
@@ -75,6 +80,7 @@ pub(super) fn refused(pool: &Pool, mut record: Record, denial: &Denial) -> Respo
 fn judge<'l>(live: &'l Live, pool: &Pool, request: &Request<Incoming>) -> Result<(Judged<'l>, bool), Denial> {
     let (uri, target) = (request.uri(), &pool.target);
     let host_header = named_host(request, target.scheme)?;
+    framed(request)?;
     let judged = bottle_policy::Request {
         scheme: target.scheme,
         host: &target.host,
@@ -122,6 +128,16 @@ fn named_host(request: &Request<Incoming>, scheme: Scheme) -> Result<Option<&str
         return Err(Denial::bad_request("host-mismatch", "the Host header names another place than :authority"));
     }
     Ok(Some(authority))
+}
+
+/// What is not just chunked would reach the host as it was named here, and be framed by whoever believes it.
+fn framed(request: &Request<Incoming>) -> Result<(), Denial> {
+    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Denial::bad_request("framing", "the request has another transfer encoding than chunked")),
+    }
 }
 
 /// In audit mode, the way of a request that no route allows: its host's own rules for dialling hold, and no credential
