@@ -2,7 +2,7 @@
 
 use crate::{
     document::{Policy, Route},
-    path,
+    host, path,
 };
 
 /// How the request came.
@@ -121,10 +121,13 @@ fn judge<'p>(policy: &'p Policy, request: &Request<'_>) -> Result<&'p Route, Den
 }
 
 fn route_to<'p>(policy: &'p Policy, host: &str, port: u16) -> Result<&'p Route, Denial> {
+    if let Some(why) = host::ambiguity(host) {
+        return Err(Denial::bad_request("host-ambiguous", why));
+    }
     let route = policy
         .routes
         .iter()
-        .find(|route| route.host.eq_ignore_ascii_case(host))
+        .find(|route| host::same(&route.host, host))
         .ok_or_else(|| Denial::forbidden("host", "this bottle has no route to that host"))?;
     if !route.ports.contains(&port) {
         let allowed: Vec<_> = route.ports.iter().map(u16::to_string).collect();
@@ -137,13 +140,14 @@ fn route_to<'p>(policy: &'p Policy, host: &str, port: u16) -> Result<&'p Route, 
 fn same_authority(header: &str, request: &Request<'_>) -> bool {
     let default = if request.scheme == Scheme::Https { 443 } else { 80 };
     let (name, port) = match header.rsplit_once(':') {
-        Some((name, port)) if !name.contains(':') || name.ends_with(']') => match port.parse() {
-            Ok(port) => (name, port),
-            Err(_) => return false,
+        Some((name, port)) if !name.contains(':') || name.ends_with(']') => match port.parse::<u16>() {
+            // One spelling of a number: no sign, no zeros before it.
+            Ok(number) if number.to_string() == port => (name, number),
+            _ => return false,
         },
         _ => (header, default),
     };
-    name.trim_matches(['[', ']']).eq_ignore_ascii_case(request.host.trim_matches(['[', ']'])) && port == request.port
+    host::same(name, request.host) && port == request.port
 }
 
 #[cfg(test)]
@@ -187,7 +191,7 @@ mod tests {
             ("GET https://other.example:443/", "host"),
             ("GET https://api.example.evil.example:443/", "host"),
             ("GET https://xapi.example:443/", "host"),
-            ("GET https://api.example.:443/", "host"),
+            ("GET https://api.example.:443/", "host-ambiguous"),
             ("POST https://api.example:8443/v1", "port"),
             ("POST http://api.example:80/v1", "port"),
             ("POST http://open.example:443/v1", "plain-http"),

@@ -5,7 +5,8 @@
 //!
 //! * [`document`]: what the document says;
 //! * [`decide`](mod@decide): the verdict over one request;
-//! * [`path`]: which paths may be judged at all;
+//! * [`host`]: which hosts may be judged at all;
+//! * [`path`]: the same of paths;
 //! * [`address`]: which addresses may be dialled;
 //! * [`message`]: what host and sidecar say to each other;
 //! * [`probe`]: what the host asks the helper in a bottle before its agent runs.
@@ -13,6 +14,7 @@
 pub mod address;
 pub mod decide;
 pub mod document;
+pub mod host;
 pub mod message;
 pub mod path;
 pub mod probe;
