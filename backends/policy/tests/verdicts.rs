@@ -138,7 +138,8 @@ fn every_row_of_the_table() {
 /// Percent-encodes the character at a place.
 fn encoded(text: &str, at: usize, upper: bool) -> String {
     let (at, c) = text.char_indices().nth(at % text.chars().count().max(1)).unwrap_or((0, '/'));
-    let hex: String = c.to_string().bytes().map(|b| if upper { format!("%{b:02X}") } else { format!("%{b:02x}") }).collect();
+    let hex: String =
+        c.to_string().bytes().map(|b| if upper { format!("%{b:02X}") } else { format!("%{b:02x}") }).collect();
     format!("{}{hex}{}", &text[..at], &text[(at + c.len_utf8()).min(text.len())..])
 }
 
