@@ -2,7 +2,7 @@
 
 use crate::{
     document::{Policy, Route},
-    host, path,
+    host, path, target,
 };
 
 /// How the request came.
@@ -12,6 +12,16 @@ pub enum Scheme {
     Https,
     /// In the clear.
     Http,
+}
+
+impl Scheme {
+    /// The port that a URL without one means.
+    pub fn port(self) -> u16 {
+        match self {
+            Self::Https => 443,
+            Self::Http => 80,
+        }
+    }
 }
 
 /// What is judged: the bytes that would be sent.
@@ -138,16 +148,8 @@ fn route_to<'p>(policy: &'p Policy, host: &str, port: u16) -> Result<&'p Route, 
 
 /// `host`, or `host:port`; without a port the scheme's own is meant.
 fn same_authority(header: &str, request: &Request<'_>) -> bool {
-    let default = if request.scheme == Scheme::Https { 443 } else { 80 };
-    let (name, port) = match header.rsplit_once(':') {
-        Some((name, port)) if !name.contains(':') || name.ends_with(']') => match port.parse::<u16>() {
-            // One spelling of a number: no sign, no zeros before it.
-            Ok(number) if number.to_string() == port => (name, number),
-            _ => return false,
-        },
-        _ => (header, default),
-    };
-    host::same(name, request.host) && port == request.port
+    let named = target::of_url(request.scheme, header);
+    named.is_ok_and(|named| host::same(&named.host, request.host) && named.port == request.port)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! * [`decide`](mod@decide): the verdict over one request;
 //! * [`host`]: which hosts may be judged at all;
 //! * [`path`]: the same of paths;
+//! * [`target`]: where a request line leads;
 //! * [`address`]: which addresses may be dialled;
 //! * [`message`]: what host and sidecar say to each other;
 //! * [`probe`]: what the host asks the helper in a bottle before its agent runs.
@@ -18,6 +19,7 @@ pub mod host;
 pub mod message;
 pub mod path;
 pub mod probe;
+pub mod target;
 
 pub use decide::{Denial, Request, Scheme, Verdict, decide, decide_tunnel};
 pub use document::{Auth, AuthScheme, Mode, Policy, Route, SCHEMA, UpstreamProxy};
