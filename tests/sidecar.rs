@@ -104,7 +104,7 @@ fn the_table_of_the_wire() -> Result<()> {
             "open.example:443",
             "open.example",
             get("open.example\r\nConnection: Upgrade\r\nUpgrade: websocket", "/"),
-            501,
+            403,
             "upgrade",
         ),
         ("unset.example:443", "unset.example", get("unset.example", "/"), 502, "credential"),

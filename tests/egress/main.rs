@@ -13,6 +13,7 @@ macro_rules! rows {
 }
 
 mod addresses;
+mod clients;
 mod credentials;
 mod framing;
 mod hosts;

@@ -7,6 +7,7 @@
 //! x-answer-status: 302          with this status
 //! x-answer-NAME: VALUE          with this header
 //! GET /bytes?N                  with so many bytes
+//! POST /length                  with the length of its body
 //! GET /events                   with a server-sent event, and another one once `go_on` was called
 //! Upgrade: websocket            with an echo of each message
 //! ```
@@ -77,7 +78,7 @@ pub struct Origin(Arc<Shared>);
 struct Shared {
     connections: Mutex<Vec<Arc<Mutex<Connection>>>>,
     requests: Mutex<Vec<Seen>>,
-    pages: Mutex<BTreeMap<String, Bytes>>,
+    pages: Mutex<BTreeMap<String, (&'static str, Bytes)>>,
     go_on: Semaphore,
 }
 
@@ -107,7 +108,12 @@ impl Origin {
 
     /// Answers GET of that path with these bytes.
     pub fn page(&self, path: &str, bytes: impl Into<Bytes>) {
-        lock(&self.0.pages).insert(path.to_owned(), bytes.into());
+        self.typed(path, "application/octet-stream", bytes);
+    }
+
+    /// The same, and says what they are.
+    pub fn typed(&self, path: &str, kind: &'static str, bytes: impl Into<Bytes>) {
+        lock(&self.0.pages).insert(path.to_owned(), (kind, bytes.into()));
     }
 
     /// Has one `/events` send its second event.
@@ -173,13 +179,12 @@ async fn answer(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Answer 
         request.headers().get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
     let upgrade = socket.then(|| hyper::upgrade::on(&mut request));
     let (head, body) = request.into_parts();
-    let body = collect(body).await;
-    lock(&shared.requests).push(Seen {
-        method: head.method.to_string(),
-        path: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
-        headers: headers(&head.headers),
-        body,
-    });
+    let (body, length) = collect(body).await;
+    let mut headers = headers(&head.headers);
+    // HTTP/2's word for it.
+    headers.extend(head.uri.authority().map(|authority| ("host".to_owned(), authority.to_string())));
+    let path = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    lock(&shared.requests).push(Seen { method: head.method.to_string(), path, headers, body });
     if let Some(upgrade) = upgrade {
         tokio::spawn(async move {
             if let Ok(upgraded) = upgrade.await {
@@ -190,9 +195,15 @@ async fn answer(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Answer 
     }
     let page = lock(&shared.pages).get(head.uri.path()).cloned();
     let response = match (head.uri.path(), page) {
-        (_, Some(page)) => full(page),
+        (_, Some((kind, page))) => {
+            let mut response = full(page);
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            response
+        }
         ("/bytes", None) => counted(head.uri.query().and_then(|n| n.parse().ok()).unwrap_or(0)),
         ("/events", None) => events(shared.clone()),
+        ("/length", None) => full(length.to_string()),
+        (path, None) if path.contains(".git/") => not_found(),
         _ => full(format!("{} {}\n", head.method, head.uri.path())),
     };
     with_answers(response, &head.headers)
@@ -214,14 +225,21 @@ fn with_answers(mut response: Answer, asked: &HeaderMap) -> Answer {
     response
 }
 
-/// A body's beginning; all of it is read.
-async fn collect(mut body: Incoming) -> Bytes {
-    let mut kept = vec![];
+/// A body's beginning, and its whole length.
+async fn collect(mut body: Incoming) -> (Bytes, usize) {
+    let (mut kept, mut length) = (vec![], 0);
     while let Some(Ok(frame)) = body.frame().await {
         let data = frame.into_data().unwrap_or_default();
+        length += data.len();
         kept.extend_from_slice(&data[..data.len().min(KEPT.saturating_sub(kept.len()))]);
     }
-    kept.into()
+    (kept.into(), length)
+}
+
+fn not_found() -> Answer {
+    let mut response = full("");
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response
 }
 
 fn headers(map: &HeaderMap) -> Vec<(String, String)> {
