@@ -132,6 +132,14 @@ impl Origin {
     }
 }
 
+impl Shared {
+    /// Below the same first segment: what is missing there is missing.
+    fn holds_a_page_beside(&self, path: &str) -> bool {
+        let first = |path: &str| path.split('/').nth(1).map(str::to_owned);
+        lock(&self.pages).keys().any(|page| first(page) == first(path))
+    }
+}
+
 async fn accept(listener: StdListener, acceptor: &TlsAcceptor, shared: &Arc<Shared>) -> Result<()> {
     let listener = TcpListener::from_std(listener)?;
     loop {
@@ -203,7 +211,7 @@ async fn answer(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Answer 
         ("/bytes", None) => counted(head.uri.query().and_then(|n| n.parse().ok()).unwrap_or(0)),
         ("/events", None) => events(shared.clone()),
         ("/length", None) => full(length.to_string()),
-        (path, None) if path.contains(".git/") => not_found(),
+        (path, None) if shared.holds_a_page_beside(path) => not_found(),
         _ => full(format!("{} {}\n", head.method, head.uri.path())),
     };
     with_answers(response, &head.headers)

@@ -16,7 +16,8 @@ fn packed(place: &Place, files: &[(&str, &str)]) -> Result<Vec<u8>> {
         fs::write(file, text)?;
     }
     let archive = place.home.path().join("packed.tar.gz");
-    output(Command::new("tar").arg("-czf").arg(&archive).arg("-C").arg(&tree).arg("."))?;
+    let top = files.first().and_then(|(name, _)| name.split('/').next()).context("a file")?;
+    output(Command::new("tar").arg("-czf").arg(&archive).arg("-C").arg(&tree).arg(top))?;
     Ok(fs::read(archive)?)
 }
 
@@ -105,7 +106,9 @@ fn cargo_fetches() -> Result<()> {
         )?;
         // The one that runs the tests: behind it there may be a proxy of its own that chooses a version.
         let cargo = std::env::var_os("CARGO").context("the tests are run by cargo")?;
-        output(place.client(cargo).arg("fetch").current_dir(&project))?;
+        let beside = Path::new(&cargo).parent().context("cargo is somewhere")?.display().to_string();
+        let path = format!("{beside}:{}", std::env::var("PATH")?);
+        output(place.client(cargo).arg("fetch").env("PATH", path).current_dir(&project))?;
         let fetched =
             output(Command::new("find").arg(place.home.path().join(".cargo/registry/src")).args(["-name", "lib.rs"]))?;
         let file = fetched.lines().next().context("nothing was fetched")?;

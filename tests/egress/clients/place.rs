@@ -60,7 +60,9 @@ impl Place {
         };
         let mut env: Vec<_> = env.into_iter().map(here).collect();
         // What this machine is configured to is not what a bottle is.
-        env.extend([("PIP_CONFIG_FILE", "/dev/null"), ("GIT_CONFIG_NOSYSTEM", "1")].map(|(n, v)| (n.into(), v.into())));
+        let machine =
+            [("PIP_CONFIG_FILE", "/dev/null"), ("npm_config_globalconfig", "/dev/null"), ("GIT_CONFIG_NOSYSTEM", "1")];
+        env.extend(machine.map(|(name, value)| (name.into(), value.into())));
         Ok(Self { origin, home, env, _sidecar: sidecar })
     }
 
