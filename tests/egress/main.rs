@@ -16,6 +16,7 @@ mod addresses;
 mod clients;
 mod credentials;
 mod framing;
+mod hostile;
 mod hosts;
 mod http2;
 mod names;

@@ -33,7 +33,10 @@ use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context as Task, Poll, ready},
     thread,
 };
@@ -80,6 +83,7 @@ struct Shared {
     requests: Mutex<Vec<Seen>>,
     pages: Mutex<BTreeMap<String, (&'static str, Bytes)>>,
     go_on: Semaphore,
+    forgets: AtomicBool,
 }
 
 impl Origin {
@@ -93,6 +97,7 @@ impl Origin {
             requests: Mutex::default(),
             pages: Mutex::default(),
             go_on: Semaphore::new(0),
+            forgets: AtomicBool::new(false),
         });
         for port in PORTS {
             let listener = StdListener::bind(("::", port)).with_context(|| format!("listen on port {port}"))?;
@@ -126,6 +131,13 @@ impl Origin {
         lock(&self.0.connections).iter().map(|connection| lock(connection).clone()).collect()
     }
 
+    /// Writes nothing down any more: where there is so much that nobody would read it.
+    pub fn forget(&self) {
+        self.0.forgets.store(true, Ordering::Relaxed);
+        lock(&self.0.requests).clear();
+        lock(&self.0.connections).clear();
+    }
+
     /// Every request so far that could be read as one.
     pub fn requests(&self) -> Vec<Seen> {
         lock(&self.0.requests).clone()
@@ -147,7 +159,9 @@ async fn accept(listener: StdListener, acceptor: &TlsAcceptor, shared: &Arc<Shar
         let mut at = stream.local_addr()?;
         at.set_ip(at.ip().to_canonical());
         let connection = Arc::new(Mutex::new(Connection { at, sni: None, h2: false, bytes: vec![] }));
-        lock(&shared.connections).push(connection.clone());
+        if !shared.forgets.load(Ordering::Relaxed) {
+            lock(&shared.connections).push(connection.clone());
+        }
         tokio::spawn(converse(stream, acceptor.clone(), connection, shared.clone()));
     }
 }
@@ -192,7 +206,9 @@ async fn answer(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Answer 
     // HTTP/2's word for it.
     headers.extend(head.uri.authority().map(|authority| ("host".to_owned(), authority.to_string())));
     let path = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
-    lock(&shared.requests).push(Seen { method: head.method.to_string(), path, headers, body });
+    if !shared.forgets.load(Ordering::Relaxed) {
+        lock(&shared.requests).push(Seen { method: head.method.to_string(), path, headers, body });
+    }
     if let Some(upgrade) = upgrade {
         tokio::spawn(async move {
             if let Ok(upgraded) = upgrade.await {
