@@ -1,6 +1,11 @@
 //! The sidecar on the wire: the staged program, run as a bundle on this machine, with the lab's hosts behind it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests
 
+#[path = "sidecar/origin.rs"]
+mod origin;
+#[path = "sidecar/protocols.rs"]
+mod protocols;
+
 use anyhow::{Context, Result};
 use bottle_api::control::First;
 use bottle_policy::{Auth, AuthScheme, Policy, Route};

@@ -209,8 +209,13 @@ impl std::fmt::Display for Memory {
 
 fn watch(pid: u32, storm: &Storm<'_>, time: Duration) -> Result<Memory> {
     let (began, mut memory) = (Instant::now(), Memory { first: 0.0, end: 0.0 });
+    let mut told = began;
     while storm.goes_on() {
         memory.end = megabytes(pid)?;
+        if told.elapsed() > time / 30 {
+            told = Instant::now();
+            println!("{:>4} s {:.1} MB {} files", began.elapsed().as_secs(), memory.end, open_files(pid)?);
+        }
         if began.elapsed() <= time / 5 {
             memory.first = memory.first.max(memory.end);
         }
