@@ -1,6 +1,11 @@
 //! The sidecar on the wire: the staged program, run as a bundle on this machine, with the lab's hosts behind it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests
 
+#[path = "sidecar/origin.rs"]
+mod origin;
+#[path = "sidecar/protocols.rs"]
+mod protocols;
+
 use anyhow::{Context, Result};
 use bottle_api::control::First;
 use bottle_policy::{Auth, AuthScheme, Policy, Route};
@@ -104,7 +109,7 @@ fn the_table_of_the_wire() -> Result<()> {
             "open.example:443",
             "open.example",
             get("open.example\r\nConnection: Upgrade\r\nUpgrade: websocket", "/"),
-            501,
+            403,
             "upgrade",
         ),
         ("unset.example:443", "unset.example", get("unset.example", "/"), 502, "credential"),
