@@ -18,7 +18,7 @@ use serde_json::json;
 use std::{
     collections::BTreeSet,
     fs,
-    io::{Read, Write},
+    io::{BufReader, Read, Write},
     net::{TcpStream, UdpSocket},
     process::Command,
     sync::Arc,
@@ -202,16 +202,15 @@ fn a_host_that_does_not_listen_stalls_no_request_and_misses_no_refusal() -> Resu
     let flood = |client: usize| -> Result<()> {
         let mut stream = TcpStream::connect(proxy)?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let mut answers = BufReader::new(stream.try_clone()?);
         let password = base64(format!("bottle:{CAPABILITY}").as_bytes());
         for n in 0..requests {
             let host = format!("h{}.example", (client + n) % hosts);
             // Long paths: what waits must not grow with them.
             let path = "x".repeat(1000);
-            write!(
-                stream,
-                "GET http://{host}/{path} HTTP/1.1\r\nHost: {host}\r\nProxy-Authorization: Basic {password}\r\n\r\n"
-            )?;
-            anyhow::ensure!(read_answer(&mut stream)? == 403, "request {n} of client {client}");
+            let head = format!("GET http://{host}/{path} HTTP/1.1\r\nHost: {host}\r\n");
+            stream.write_all(format!("{head}Proxy-Authorization: Basic {password}\r\n\r\n").as_bytes())?;
+            anyhow::ensure!(read_answer(&mut answers)? == 403, "request {n} of client {client}");
         }
         Ok(())
     };
@@ -243,8 +242,10 @@ fn told_to_stop_it_ends_in_order_with_its_last_lines() -> Result<()> {
     for by_signal in [false, true] {
         let (mut bundle, _policy, _standin) = setup()?;
         bundle.read();
-        // A tunnel in which nothing has been asked yet: it leaves its line all the same.
-        let _open = bundle.client.tunnel("later.example:443")?;
+        // A request that never ends by itself leaves its line all the same.
+        let mut hanging = Tls::connect(&bundle, "api.example")?;
+        hanging.0.write_all(b"POST /v1/hanging HTTP/1.1\r\nHost: api.example\r\nContent-Length: 9\r\n\r\n")?;
+        assert!(serves(&bundle));
         let processes = bundle.processes();
         let began = Instant::now();
         match by_signal {
@@ -255,6 +256,7 @@ fn told_to_stop_it_ends_in_order_with_its_last_lines() -> Result<()> {
         println!("ended in order within {:?}", began.elapsed());
         gone(&processes)?;
         assert!(ends(&bundle).is_empty());
+        eventually("its last line", || bundle.log().iter().any(|line| line.path == "/v1/hanging").then_some(()))?;
     }
     Ok(())
 }
