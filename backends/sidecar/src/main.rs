@@ -17,6 +17,7 @@ mod enter;
 mod feed;
 mod helper;
 mod link;
+mod pipelock;
 mod probe;
 mod settle;
 mod users;
@@ -33,7 +34,9 @@ fn main() -> ExitCode {
     let result = match words[..] {
         [BUNDLE_ARGUMENT] => bundle::run(),
         ["keep", name] => bundle::keep(name),
-        ["daemon", name] => daemon::run(name),
+        ["daemon", name] => daemon::run(name, None),
+        ["daemon", name, program] => daemon::run(name, Some(program)),
+        ["tied", program, ref words @ ..] => pipelock::become_program(program, words),
         ["init"] => helper::init(),
         ["run"] => return helper::run(),
         ["probe"] => probe::run(),
