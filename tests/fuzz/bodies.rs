@@ -11,15 +11,20 @@ use bottle_host::{
     session::filtered,
     state::ledger::Ledger,
 };
-use bottle_policy::{Policy, Request, Scheme, Verdict, decide, path};
+use bottle_policy::{
+    Policy, Request, Scheme, Verdict, address as addresses, decide, host as hosts, path as paths, target as targets,
+};
 use serde::{Serialize, de::DeserializeOwned};
-use std::fmt::Debug;
+use std::{
+    fmt::Debug,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 /// A target: its name, which is its corpus's too, and its body.
 pub(crate) type Body = fn(&[u8]);
 
 /// All of them.
-pub(crate) const BODIES: [(&str, Body); 7] = [
+pub(crate) const BODIES: [(&str, Body); 11] = [
     ("bottle", frontmatter::<BottleFields>),
     ("agent", frontmatter::<AgentFields>),
     ("ledger", ledger),
@@ -27,6 +32,10 @@ pub(crate) const BODIES: [(&str, Body); 7] = [
     ("filter", filter),
     ("plugin", plugin),
     ("policy", policy),
+    ("host", host),
+    ("path", path),
+    ("target", target),
+    ("address", address),
 ];
 
 /// A file of the manifest: read or refused, and what was read is written so that it is read again.
@@ -134,11 +143,99 @@ pub(crate) fn policy(bytes: &[u8]) {
             assert!(policy.routes.iter().any(|own| std::ptr::eq(own, route)));
             assert!(route.host.eq_ignore_ascii_case(host) && route.ports.contains(&request.port));
             assert!(route.methods.is_empty() || route.methods.iter().any(|m| m == method));
-            assert!(route.paths.is_empty() || route.paths.iter().any(|prefix| path::covers(prefix, path)));
-            assert!(path::ambiguity(path).is_none() && !path::is_git_push(method, path, query));
+            assert!(route.paths.is_empty() || route.paths.iter().any(|prefix| paths::covers(prefix, path)));
+            assert!(paths::ambiguity(path).is_none() && !paths::is_git_push(method, path, query));
             assert!(route.auth.is_none() || scheme == Scheme::Https);
             assert!(!header.is_empty());
         }
         Verdict::Deny(denial) => assert!(matches!(denial.status, 400 | 403) && !denial.reason.is_empty()),
+    }
+}
+
+/// A host: what is plain is read in one way by everybody, by the old reader of addresses (`inet_aton`), too.
+pub(crate) fn host(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if hosts::ambiguity(text).is_some() {
+        return;
+    }
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-:[]".contains(&b);
+    assert!(!text.is_empty() && text.bytes().all(plain), "{text:?}");
+    assert_eq!(aton(text), hosts::address(text).filter(IpAddr::is_ipv4), "{text:?}");
+    assert!(hosts::same(text, &text.to_ascii_uppercase()), "{text:?}");
+}
+
+/// One to four numbers, decimal, octal or hexadecimal, the last of which fills what is left: as `inet_aton` reads them.
+fn aton(text: &str) -> Option<IpAddr> {
+    let number = |part: &str| match part.to_ascii_lowercase() {
+        hex if hex.starts_with("0x") => u32::from_str_radix(&hex[2..], 16).ok(),
+        octal if octal.starts_with('0') && octal.len() > 1 => u32::from_str_radix(&octal[1..], 8).ok(),
+        decimal => decimal.parse().ok(),
+    };
+    let parts = text.split('.').map(number).collect::<Option<Vec<u32>>>()?;
+    let (last, first) = parts.split_last().filter(|(_, first)| first.len() < 4)?;
+    let room = 32 - 8 * u32::try_from(first.len()).ok()?;
+    if first.iter().any(|part| *part > 255) || u64::from(*last) >> room != 0 {
+        return None;
+    }
+    let high = first.iter().fold(0_u64, |sum, part| sum << 8 | u64::from(*part)) << room;
+    u32::try_from(high | u64::from(*last)).ok().map(|bits| Ipv4Addr::from(bits).into())
+}
+
+/// A path: what is plain stays what it is under everything that servers do to paths.
+pub(crate) fn path(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if paths::ambiguity(text).is_some() {
+        return;
+    }
+    let decoded = paths::percent_decoded(text);
+    assert_eq!(paths::percent_decoded(&decoded), decoded, "{text:?} can be decoded twice");
+    assert_eq!(decoded.matches(['/', '\\']).count(), text.matches('/').count(), "{text:?} has hidden separators");
+    assert!(!decoded.contains("//") && !decoded.chars().any(|c| c.is_ascii_control() || c == ';'), "{text:?}");
+    assert!(!decoded.split('/').any(|segment| matches!(segment, "." | "..")), "{text:?}");
+    assert!(paths::covers("/", text) && paths::covers(text, text), "{text:?}");
+}
+
+/// The target of a request line: what is read says the same again when it is written.
+pub(crate) fn target(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (tunnel, url) = (targets::of_tunnel(text), targets::of_url(Scheme::Https, text));
+    if let Ok(target) = &tunnel {
+        assert_eq!(url.as_ref(), Ok(target), "{text:?}");
+    }
+    let Ok(target) = url else { return };
+    assert!(hosts::ambiguity(&target.host).is_none() && target.port > 0, "{text:?}");
+    let written = format!("{}:{}", target.host, target.port);
+    assert_eq!(targets::of_tunnel(&written), Ok(target), "{text:?}");
+    assert!(written.starts_with(&text.to_ascii_lowercase()), "{text:?}");
+}
+
+/// An address, of four bytes or of sixteen: what is refused is refused in every form of it, and by more names than its own.
+pub(crate) fn address(bytes: &[u8]) {
+    let address: IpAddr = match (<[u8; 4]>::try_from(bytes), <[u8; 16]>::try_from(bytes)) {
+        (Ok(four), _) => four.into(),
+        (_, Ok(sixteen)) => sixteen.into(),
+        _ => return,
+    };
+    let refused = |address: IpAddr, private: bool| addresses::refusal(address, private, &[]).is_some();
+    assert!(!refused(address, true) || refused(address, false), "{address}: `allow_private` refuses more");
+    assert!(addresses::refusal(address, true, &[address]).is_some(), "{address} is the machine's own");
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets().map(u16::from);
+            let (high, low) = (a << 8 | b, c << 8 | d);
+            let forms = [
+                v4.to_ipv6_mapped(),
+                Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low),
+                Ipv6Addr::new(0x2002, high, low, 0, 0, 0, 0, 0),
+            ];
+            for (form, private) in forms.into_iter().flat_map(|form| [(form, true), (form, false)]) {
+                assert_eq!(refused(form.into(), private), refused(address, private), "{address} as {form}");
+            }
+        }
+        IpAddr::V6(v6) => {
+            let global = v6.segments()[0] & 0xe000 == 0x2000;
+            let embedded = v6.to_ipv4_mapped().is_some() || matches!(v6.segments(), [0 | 0x64, ..]);
+            assert!(global || embedded || refused(address, false), "{address} is not global");
+        }
     }
 }

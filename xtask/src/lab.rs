@@ -14,12 +14,18 @@ use crate::{
     setup, stage,
 };
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, ExitCode, ExitStatus, Stdio},
+    sync::mpsc::{RecvTimeoutError, channel},
+    thread,
     time::Duration,
 };
 
@@ -35,8 +41,10 @@ const PACKAGES: &[&str] = &[
     "docker.io",
     "perl-base",
 ];
-/// All of the tests, their machine's boot included; of this, one time more where the emulation has hung.
-const BUDGET: Duration = Duration::from_secs(720);
+/// All of the tests, their machine's boot included. What has not passed when the emulation hangs is run once more.
+pub(crate) const BUDGET: Duration = Duration::from_secs(720);
+/// The emulation has hung where the tests say nothing for so long.
+const SILENCE: Duration = Duration::from_secs(240);
 /// The same with every fault point.
 pub(crate) const FULL_BUDGET: Duration = Duration::from_secs(2700);
 const MEMORY_MB: &str = "6144";
@@ -63,27 +71,48 @@ pub(crate) fn smolvm(words: &[&str]) -> Result<ExitCode> {
 /// What the tests in the lab came to.
 #[derive(Debug, Default)]
 pub(crate) struct Run {
-    pub(crate) results: Vec<String>,
+    pub(crate) passed: Vec<String>,
+    pub(crate) failed: Vec<String>,
     pub(crate) retries: usize,
+    /// The one that runs, and may never end.
+    current: Option<String>,
     ended: Option<ExitStatus>,
 }
 
 impl Run {
     /// All passed.
     pub(crate) fn ok(&self) -> bool {
-        self.ended.is_some_and(|status| status.success()) && !self.results.is_empty()
+        self.ended.is_some_and(|status| status.success()) && self.failed.is_empty() && !self.passed.is_empty()
+    }
+
+    /// Reads a line of the tests' output: `test NAME ... ok`, or with a test's own lines in between.
+    fn read(&mut self, line: &str) {
+        self.retries += usize::from(line.contains(RETRY));
+        let mut rest = line;
+        if let Some((name, after)) = line.strip_prefix("test ").and_then(|named| named.split_once(" ... ")) {
+            self.current = Some(name.to_owned());
+            rest = after;
+        }
+        match rest {
+            "ok" => self.passed.extend(self.current.take()),
+            "FAILED" => self.failed.extend(self.current.take()),
+            _ => {}
+        }
+    }
+
+    fn hung(&self) -> bool {
+        self.ended.and_then(|status| status.code()).is_none_or(|code| HUNG.contains(&code))
     }
 }
 
-/// The tests' lane: every fault point, too.
-pub(crate) fn tests() -> Result<Run> {
-    Lab::prepare()?.tests(&[], true)
+/// The tests' lane.
+pub(crate) fn tests(full: bool) -> Result<Run> {
+    Lab::prepare()?.tests(&[], full)
 }
 
 #[allow(clippy::print_stdout)] // the result is what it prints
 fn told(run: &Run) -> ExitCode {
-    run.results.iter().for_each(|line| println!("test result: {line}"));
-    println!("{} of its steps were repeated", run.retries);
+    println!("{} passed, {} failed, {} of their steps repeated", run.passed.len(), run.failed.len(), run.retries);
     if run.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -154,36 +183,50 @@ impl Lab {
         Ok(boot)
     }
 
-    /// Runs the tests; once more where the emulation has hung.
+    /// Runs the tests; where the emulation has hung, those that have not ended once more.
     fn tests(&self, names: &[&str], full: bool) -> Result<Run> {
         let program = test_program()?;
         let program = program.to_str().context("a path of UTF-8")?;
-        let mut again = 0;
-        loop {
-            let mut run = self.watch(full, &[&[program, "--test-threads=1", "--nocapture"], names].concat())?;
-            run.retries += again;
-            let hung = run.ended.and_then(|status| status.code()).is_some_and(|code| HUNG.contains(&code));
-            if !hung || again > 0 {
-                return Ok(run);
-            }
+        let command = [&[program, "--test-threads=1", "--nocapture"], names].concat();
+        let mut run = Run::default();
+        self.watch(full, &command, &mut run)?;
+        if run.hung() {
             eprintln!("{RETRY}: the emulation has hung");
-            again += 1;
+            run.retries += 1;
+            run.current = None;
+            let ended = [&run.passed[..], &run.failed[..]].concat();
+            let skip: Vec<&str> = ended.iter().flat_map(|name| ["--skip", name]).collect();
+            self.watch(full, &[&command[..], &skip].concat(), &mut run)?;
         }
+        // One that never ended has not passed.
+        run.failed.extend(run.current.take());
+        Ok(run)
     }
 
-    fn watch(&self, full: bool, command: &[&str]) -> Result<Run> {
+    fn watch(&self, full: bool, command: &[&str], run: &mut Run) -> Result<()> {
         let mut child = self.boot(None, full, command)?.stdout(Stdio::piped()).spawn().context("boot the lab")?;
-        let mut run = Run::default();
-        for line in BufReader::new(child.stdout.take().context("its output")?).lines() {
-            let line = line?;
-            match line.strip_prefix("test result: ") {
-                Some(result) => run.results.push(result.to_owned()),
-                None => eprintln!("{line}"),
+        let from = BufReader::new(child.stdout.take().context("its output")?);
+        let (said, heard) = channel();
+        thread::spawn(move || from.lines().map_while(Result::ok).try_for_each(|line| said.send(line)));
+        loop {
+            match heard.recv_timeout(SILENCE) {
+                Ok(line) => {
+                    eprintln!("{line}");
+                    run.read(&line);
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    run.ended = Some(child.wait()?);
+                    return Ok(());
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    // By its script, which takes the emulator along.
+                    signal::kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
+                    child.wait()?;
+                    run.ended = None;
+                    return Ok(());
+                }
             }
-            run.retries += usize::from(line.contains(RETRY));
         }
-        run.ended = Some(child.wait()?);
-        Ok(run)
     }
 
     /// Writes down anew what the real smolvm answers.
@@ -209,4 +252,27 @@ fn test_program() -> Result<PathBuf> {
         (message["target"]["name"] == "machines").then(|| message["executable"].as_str().map(PathBuf::from))?
     });
     found.next_back().context("cargo built no tests of machines")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_has_passed_when_it_says_so_whatever_it_says_before() {
+        let mut run = Run::default();
+        for line in [
+            "running 4 tests",
+            "test a::b ... ok",
+            "test c ... 3 points",
+            "lab: retry: x",
+            "ok",
+            "test d ... FAILED",
+            "test e ... 1",
+        ] {
+            run.read(line);
+        }
+        assert_eq!((run.passed, run.failed, run.retries), (vec!["a::b".into(), "c".into()], vec!["d".into()], 1));
+        assert_eq!(run.current.as_deref(), Some("e"));
+    }
 }

@@ -9,16 +9,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// `allow_private` lifts the refusal of private ranges (RFC 1918, 6598, 4193), and of these only: loopback,
 /// link-local (where clouds keep their metadata), multicast and unspecified addresses are refused always.
 pub fn refusal(address: IpAddr, allow_private: bool, own: &[IpAddr]) -> Option<&'static str> {
-    let address = match address {
-        IpAddr::V6(v6) => embedded_v4(v6).map_or(address, IpAddr::V4),
-        IpAddr::V4(_) => address,
-    };
-    if own.contains(&address) {
+    let address = plain(address);
+    if own.iter().any(|own| plain(*own) == address) {
         return Some("an address of the machine that the bottle runs on");
     }
     match address {
         IpAddr::V4(v4) => refusal_v4(v4, allow_private),
         IpAddr::V6(v6) => refusal_v6(v6, allow_private),
+    }
+}
+
+/// The IPv4 address that an IPv6 one carries, if it does; else the address itself.
+fn plain(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(v6) => embedded_v4(v6).map_or(address, IpAddr::V4),
+        IpAddr::V4(_) => address,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     document::{Policy, Route},
-    path,
+    host, path, target,
 };
 
 /// How the request came.
@@ -12,6 +12,16 @@ pub enum Scheme {
     Https,
     /// In the clear.
     Http,
+}
+
+impl Scheme {
+    /// The port that a URL without one means.
+    pub fn port(self) -> u16 {
+        match self {
+            Self::Https => 443,
+            Self::Http => 80,
+        }
+    }
 }
 
 /// What is judged: the bytes that would be sent.
@@ -121,10 +131,13 @@ fn judge<'p>(policy: &'p Policy, request: &Request<'_>) -> Result<&'p Route, Den
 }
 
 fn route_to<'p>(policy: &'p Policy, host: &str, port: u16) -> Result<&'p Route, Denial> {
+    if let Some(why) = host::ambiguity(host) {
+        return Err(Denial::bad_request("host-ambiguous", why));
+    }
     let route = policy
         .routes
         .iter()
-        .find(|route| route.host.eq_ignore_ascii_case(host))
+        .find(|route| host::same(&route.host, host))
         .ok_or_else(|| Denial::forbidden("host", "this bottle has no route to that host"))?;
     if !route.ports.contains(&port) {
         let allowed: Vec<_> = route.ports.iter().map(u16::to_string).collect();
@@ -135,15 +148,8 @@ fn route_to<'p>(policy: &'p Policy, host: &str, port: u16) -> Result<&'p Route, 
 
 /// `host`, or `host:port`; without a port the scheme's own is meant.
 fn same_authority(header: &str, request: &Request<'_>) -> bool {
-    let default = if request.scheme == Scheme::Https { 443 } else { 80 };
-    let (name, port) = match header.rsplit_once(':') {
-        Some((name, port)) if !name.contains(':') || name.ends_with(']') => match port.parse() {
-            Ok(port) => (name, port),
-            Err(_) => return false,
-        },
-        _ => (header, default),
-    };
-    name.trim_matches(['[', ']']).eq_ignore_ascii_case(request.host.trim_matches(['[', ']'])) && port == request.port
+    let named = target::of_url(request.scheme, header);
+    named.is_ok_and(|named| host::same(&named.host, request.host) && named.port == request.port)
 }
 
 #[cfg(test)]
@@ -187,7 +193,7 @@ mod tests {
             ("GET https://other.example:443/", "host"),
             ("GET https://api.example.evil.example:443/", "host"),
             ("GET https://xapi.example:443/", "host"),
-            ("GET https://api.example.:443/", "host"),
+            ("GET https://api.example.:443/", "host-ambiguous"),
             ("POST https://api.example:8443/v1", "port"),
             ("POST http://api.example:80/v1", "port"),
             ("POST http://open.example:443/v1", "plain-http"),

@@ -5,7 +5,9 @@
 //!
 //! * [`document`]: what the document says;
 //! * [`decide`](mod@decide): the verdict over one request;
-//! * [`path`]: which paths may be judged at all;
+//! * [`host`]: which hosts may be judged at all;
+//! * [`path`]: the same of paths;
+//! * [`target`]: where a request line leads;
 //! * [`address`]: which addresses may be dialled;
 //! * [`message`]: what host and sidecar say to each other;
 //! * [`probe`]: what the host asks the helper in a bottle before its agent runs.
@@ -13,9 +15,11 @@
 pub mod address;
 pub mod decide;
 pub mod document;
+pub mod host;
 pub mod message;
 pub mod path;
 pub mod probe;
+pub mod target;
 
 pub use decide::{Denial, Request, Scheme, Verdict, decide, decide_tunnel};
 pub use document::{Auth, AuthScheme, Mode, Policy, Route, SCHEMA, UpstreamProxy};

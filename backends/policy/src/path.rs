@@ -11,13 +11,16 @@ pub fn ambiguity(path: &str) -> Option<&'static str> {
     if path.contains("//") {
         return Some("the path has an empty segment (`//`)");
     }
-    if path.bytes().any(|b| b == b'\\' || b == b';' || b.is_ascii_control() || !b.is_ascii()) {
-        return Some("the path has a backslash, a `;`, a control character or a byte beyond ASCII");
+    if path.bytes().any(|b| matches!(b, b'\\' | b';' | b'#' | b' ') || b.is_ascii_control() || !b.is_ascii()) {
+        return Some("the path has a backslash, a `;`, a `#`, a space, a control character or a byte beyond ASCII");
     }
     if path.split('/').any(|segment| segment == "." || segment == "..") {
         return Some("the path has a dot segment");
     }
     let bytes = path.as_bytes();
+    if std::str::from_utf8(&decoded_bytes(path)).is_err() {
+        return Some("the path's encoded bytes are not UTF-8");
+    }
     for (i, _) in bytes.iter().enumerate().filter(|(_, b)| **b == b'%') {
         let decoded = bytes
             .get(i + 1..i + 3)
@@ -41,17 +44,29 @@ pub fn covers(prefix: &str, path: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Is this a push over git's HTTP protocol, or an upload of large files for one?
+/// Is this a push over git's HTTP protocol, or an upload of large files for one? As the most lenient server would read it.
 pub fn is_git_push(method: &str, path: &str, query: Option<&str>) -> bool {
-    let path = percent_decoded(path).to_ascii_lowercase();
-    let query = percent_decoded(query.unwrap_or_default()).to_ascii_lowercase();
-    path.trim_end_matches('/').ends_with("/git-receive-pack")
-        || query.split('&').any(|pair| pair == "service=git-receive-pack")
-        || path.contains("/info/lfs/") && !matches!(method, "GET" | "HEAD")
+    let path = wholly_decoded(path).to_ascii_lowercase();
+    let segments = path.split(|c: char| matches!(c, '/' | '\\' | ';') || c.is_control()).map(str::trim);
+    let segments: Vec<&str> = segments.filter(|segment| !matches!(*segment, "" | ".")).collect();
+    let query = wholly_decoded(query.unwrap_or_default()).to_ascii_lowercase();
+    let mut pairs = query.split(['&', ';']).filter_map(|pair| pair.split_once('='));
+    segments.contains(&"git-receive-pack")
+        || pairs.any(|(name, value)| name.trim() == "service" && value.contains("git-receive-pack"))
+        || segments.windows(2).any(|pair| pair == ["info", "lfs"]) && !matches!(method, "GET" | "HEAD")
+}
+
+/// The text with every `%XX` undone as often as anybody would: some servers do it twice.
+fn wholly_decoded(text: &str) -> String {
+    (0..3).fold(percent_decoded(text), |decoded, _| percent_decoded(&decoded))
 }
 
 /// The text with every `%XX` undone, once; for comparing, never for sending.
 pub fn percent_decoded(text: &str) -> String {
+    String::from_utf8_lossy(&decoded_bytes(text)).into_owned()
+}
+
+fn decoded_bytes(text: &str) -> Vec<u8> {
     let (bytes, mut out, mut i) = (text.as_bytes(), vec![], 0);
     while i < bytes.len() {
         let hex = bytes.get(i + 1..i + 3).and_then(|h| std::str::from_utf8(h).ok());
@@ -66,7 +81,7 @@ pub fn percent_decoded(text: &str) -> String {
             }
         }
     }
-    String::from_utf8_lossy(&out).into_owned()
+    out
 }
 
 #[cfg(test)]

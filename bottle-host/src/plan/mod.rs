@@ -6,6 +6,7 @@ pub mod environment;
 pub mod files;
 pub mod policy;
 pub mod unbuilt;
+pub mod upstream;
 
 use crate::{
     manifest::{Agent, Bottle, Step},
@@ -138,6 +139,7 @@ impl Resolved {
         let mut secrets = Secrets::default();
         secrets.insert(CAPABILITY, bottle_api::Secret::new(random::hex::<24>()?));
         self.credential.add_to(&mut secrets)?;
+        upstream::add_to(&mut secrets)?;
         for name in &self.token_refs {
             match host_variable(name) {
                 Some(value) => secrets.insert(policy::route_secret(name), bottle_api::Secret::new(value)),

@@ -1,18 +1,32 @@
 //! The policy document: the manifest's routes and the default one to the model.
 
-use super::credential::{self, ModelCredential};
-use crate::manifest::{self, Bottle};
-use anyhow::{Context, Result, bail};
-use bottle_policy::{Auth, Policy, Route};
+use super::{
+    credential::{self, ModelCredential},
+    upstream,
+};
+use crate::manifest::{self, Bottle, egress};
+use anyhow::Result;
+use bottle_policy::{Auth, Mode, Policy, Route};
 use std::net::{IpAddr, Ipv6Addr};
-
-/// The host's variable that names a PEM file of further trust anchors for upstream certificates.
-const UPSTREAM_CA_ENV: &str = "CLAUDE_BOTTLE_UPSTREAM_CA";
 
 /// Renders the document, and says what in it is weaker than the default.
 pub fn render(bottle: &Bottle, model: &ModelCredential) -> Result<(Policy, Vec<String>)> {
     let (mut routes, mut warnings): (Vec<Route>, Vec<String>) = (vec![], vec![]);
+    let mode = match bottle.egress.mode {
+        egress::Mode::Enforce => Mode::Enforce,
+        egress::Mode::Audit => {
+            warnings.push(
+                "AUDIT: what is not granted is written down and sent; only what would reach this machine or a \
+                           private address, and a push, is refused"
+                    .into(),
+            );
+            Mode::Audit
+        }
+    };
     for route in &bottle.egress.routes {
+        if route.tls_passthrough {
+            warnings.push(format!("TLS to {} goes through unseen: nothing in it is judged", route.host));
+        }
         if let Some(address) = route.address {
             warnings.push(format!("{} is dialled at {address}, whatever its name says", route.host));
         }
@@ -47,11 +61,18 @@ pub fn render(bottle: &Bottle, model: &ModelCredential) -> Result<(Policy, Vec<S
             routes.insert(0, route);
         }
     }
-    let upstream_ca_pem = upstream_ca()?;
+    let (upstream_ca_pem, upstream_proxy) = (upstream::authorities()?, upstream::proxy()?);
     if upstream_ca_pem.is_some() {
-        warnings.push(format!("certificates signed by {UPSTREAM_CA_ENV} are trusted for every host"));
+        warnings.push(format!("certificates signed by {} are trusted for every host", upstream::CA_ENV));
     }
-    Ok((Policy { routes, own_addresses: own_addresses(), upstream_ca_pem, ..Policy::default() }, warnings))
+    if let Some(proxy) = &upstream_proxy {
+        warnings.push(format!(
+            "hosts are reached through the proxy {}:{}: it resolves their names, so nobody here judges their addresses",
+            proxy.host, proxy.port
+        ));
+    }
+    let own_addresses = own_addresses();
+    Ok((Policy { mode, routes, own_addresses, upstream_ca_pem, upstream_proxy, ..Policy::default() }, warnings))
 }
 
 fn complete(route: &mut Route, model: ModelCredential) {
@@ -74,10 +95,10 @@ pub fn route_secret(variable: &str) -> String {
 
 fn to_policy(route: &manifest::Route) -> Route {
     let auth = route.auth.as_ref().map(|a| Auth { scheme: a.scheme, secret: route_secret(&a.token_ref) });
-    let ports = match (route.ports.is_empty(), auth.is_some()) {
-        (false, _) => route.ports.clone(),
-        (true, true) => vec![443],
-        (true, false) => vec![443, 80],
+    let ports = match &route.ports[..] {
+        [] if auth.is_some() || route.tls_passthrough => vec![443],
+        [] => vec![443, 80],
+        ports => ports.to_vec(),
     };
     Route {
         host: route.host.clone(),
@@ -131,18 +152,6 @@ fn local_v6(table: &str) -> Vec<IpAddr> {
     digits.filter_map(|hex| Some(Ipv6Addr::from(u128::from_str_radix(hex, 16).ok()?).into())).collect()
 }
 
-fn upstream_ca() -> Result<Option<String>> {
-    let Some(path) = std::env::var_os(UPSTREAM_CA_ENV).filter(|path| !path.is_empty()) else {
-        return Ok(None);
-    };
-    let pem = std::fs::read_to_string(&path)
-        .with_context(|| format!("{UPSTREAM_CA_ENV}: read {}", path.to_string_lossy()))?;
-    if !pem.contains("BEGIN CERTIFICATE") {
-        bail!("{UPSTREAM_CA_ENV}: {} holds no certificate in PEM", path.to_string_lossy());
-    }
-    Ok(Some(pem))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,6 +182,17 @@ mod tests {
         let table = "20010db8000000000000000000000001 02 40 00 80 eth0\n";
         assert_eq!(local_v6(table), ["2001:db8::1".parse::<IpAddr>().unwrap()]);
         assert!(own_addresses().contains(&"127.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn audit_and_what_passes_unseen_are_in_the_document_and_shown() {
+        let yaml = "egress: {mode: audit, routes: [{host: unseen.example, tls_passthrough: true}]}";
+        let (policy, warnings) = render(&bottle_from(yaml), &ModelCredential::ApiKey).unwrap();
+        policy.check().unwrap();
+        assert_eq!(policy.mode, Mode::Audit);
+        let route = policy.routes.iter().find(|r| r.host == "unseen.example").unwrap();
+        assert!(route.tls_passthrough && route.ports == [443]);
+        assert!(warnings[0].starts_with("AUDIT") && warnings[1].contains("unseen"), "{warnings:?}");
     }
 
     #[test]

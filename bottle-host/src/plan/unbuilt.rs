@@ -2,7 +2,7 @@
 //! bottle must not run without what it says. Whoever builds one of these takes its line out.
 
 use crate::{
-    manifest::{Bottle, EnvValue, Step, egress::Mode},
+    manifest::{Bottle, EnvValue, Step},
     paths::Paths,
     ui::hinted,
 };
@@ -32,12 +32,8 @@ pub fn said(bottle: &Bottle) -> Vec<Vec<Step<'_>>> {
     if bottle.supervise {
         said.push(vec![Key("supervise")]);
     }
-    if bottle.egress.mode == Mode::Audit {
-        said.push(vec![Key("egress"), Key("mode")]);
-    }
     for (i, route) in bottle.egress.routes.iter().enumerate() {
         let at = |key| vec![Key("egress"), Key("routes"), Index(i), Key(key)];
-        said.extend(route.tls_passthrough.then(|| at("tls_passthrough")));
         said.extend(route.responses.map(|_| at("responses")));
     }
     for (name, value) in &bottle.env.0 {

@@ -10,7 +10,7 @@ use crate::{
     workspace::Shown,
 };
 use bottle_api::{BackendInfo, FileEntry, PlanSummary, WORKSPACE};
-use bottle_policy::Route;
+use bottle_policy::{Mode, Route};
 use serde::Serialize;
 use std::net::IpAddr;
 
@@ -50,8 +50,12 @@ pub struct Preflight<'a> {
     pub files: Vec<FileShown>,
     /// The host's variable that holds the model's credential.
     pub model_credential: String,
+    /// What becomes of what is not granted: `enforce` or `audit`.
+    pub egress_mode: Mode,
     /// What may be reached.
     pub routes: Vec<RouteShown>,
+    /// The proxy, host and port, through which all of it is reached.
+    pub upstream_proxy: Option<String>,
     /// Where the agent works, and what becomes of it.
     pub workspace: String,
     /// The working directory, where it comes along.
@@ -139,6 +143,8 @@ pub struct RouteShown {
     pub address: Option<IpAddr>,
     /// It may be at a private address.
     pub allow_private: bool,
+    /// TLS goes through unseen.
+    pub tls_passthrough: bool,
 }
 
 impl<'a> Preflight<'a> {
@@ -181,6 +187,12 @@ impl<'a> Preflight<'a> {
             git_user: bottle.git_user_of(agent),
             files: steps.into_iter().flatten().map(FileShown::from).collect(),
             model_credential: model.into(),
+            egress_mode: resolved.policy.mode,
+            upstream_proxy: resolved
+                .policy
+                .upstream_proxy
+                .as_ref()
+                .map(|proxy| format!("{}:{}", proxy.host, proxy.port)),
             routes: resolved
                 .policy
                 .routes
@@ -213,6 +225,7 @@ fn shown(route: &Route, credential: Option<String>, preset: Option<String>) -> R
         preset,
         address: route.address,
         allow_private: route.allow_private,
+        tls_passthrough: route.tls_passthrough,
     }
 }
 

@@ -5,6 +5,7 @@ use crate::{
     manifest::approval::State,
     ui::{self, layout},
 };
+use bottle_policy::Mode;
 
 /// Paths of a route that are shown one by one, unless all are asked for.
 const FEW: usize = 3;
@@ -35,7 +36,11 @@ impl Preflight<'_> {
         let backend = format!("{}, isolation {}", self.backend.name, self.backend.isolation);
         let model = format!("${}, injected by the sidecar; the bottle has a placeholder", self.model_credential);
         let mut egress: Vec<String> = self.routes.iter().map(|route| route.line(full)).collect();
-        egress.push("everything else is refused".into());
+        egress.extend(self.upstream_proxy.as_ref().map(|proxy| format!("all of it through the proxy {proxy}")));
+        egress.push(match self.egress_mode {
+            Mode::Enforce => "everything else is refused".into(),
+            Mode::Audit => "AUDIT: everything else is written down and sent".into(),
+        });
         let mut workspace = vec![self.workspace.clone()];
         workspace.extend(self.cwd.iter().flat_map(|cwd| cwd.lines()));
         let mut rows = vec![
@@ -92,6 +97,9 @@ impl RouteShown {
         }
         if let Some(address) = self.address {
             line += &format!(" at {address}");
+        }
+        if self.tls_passthrough {
+            line += " UNSEEN";
         }
         if let Some(preset) = &self.preset {
             line += &format!(" ({preset})");

@@ -115,7 +115,11 @@ impl History {
                 budget.spend(&name, size)?;
                 let to = self.dir.join(Path::new(std::ffi::OsStr::from_bytes(&name)));
                 fs::create_dir_all(to.parent().context("a file has a directory")?)?;
-                std::io::copy(&mut file.take(size), &mut File::create(to)?)?;
+                let mut copy = File::create(to)?;
+                std::io::copy(&mut (&file).take(size), &mut copy)?;
+                // Git reads a file again that is as young as the index, as it may have been changed since: a younger copy
+                // of the index would make it trust such a file.
+                copy.set_modified(file.metadata()?.modified()?)?;
             }
         }
         self.drop_packed_refs()
