@@ -22,8 +22,8 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use bottle_api::control::{
-    BIND_ENV, CONTROL_VERSION, DAEMONS_ENV, First, PIPELOCK_DAEMON, SCRATCH_ENV, SecretsFrame, Start, encode, read_frame,
-    write_frame,
+    BIND_ENV, CONTROL_VERSION, DAEMONS_ENV, First, PIPELOCK_DAEMON, SCRATCH_ENV, SecretsFrame, Start, encode,
+    read_frame, write_frame,
 };
 use bottle_policy::{
     Policy,

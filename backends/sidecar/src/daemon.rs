@@ -3,9 +3,7 @@
 use crate::{dns, egress, feed::Feed, pipelock};
 use anyhow::{Context, Result, bail};
 use bottle_api::{
-    control::{
-        DNS_DAEMON as DNS, EGRESS_DAEMON as EGRESS, PIPELOCK_DAEMON as PIPELOCK, SecretsFrame, read_frame,
-    },
+    control::{DNS_DAEMON as DNS, EGRESS_DAEMON as EGRESS, PIPELOCK_DAEMON as PIPELOCK, SecretsFrame, read_frame},
     secret::Secrets,
 };
 use bottle_policy::{Policy, message::LogLine};

@@ -122,23 +122,28 @@ impl Supervisor {
         wake: Sender<Event>,
     ) -> Result<Self> {
         let (mouth, pending) = (Mouth::new(up.clone()), VecDeque::new());
-        let mut supervisor =
-            Self {
-                given,
-                delivery: Delivery::default(),
-                authority: None,
-                daemons: vec![],
-                pending,
-                stopping: false,
-                up,
-                mouth,
-                events,
-                wake,
-            };
+        let mut supervisor = Self {
+            given,
+            delivery: Delivery::default(),
+            authority: None,
+            daemons: vec![],
+            pending,
+            stopping: false,
+            up,
+            mouth,
+            events,
+            wake,
+        };
         for (place, (name, keeper)) in daemons.enumerate() {
             let keeper = Arc::new(keeper);
             supervisor.watch(place, keeper.clone());
-            supervisor.daemons.push(Daemon { name, keeper, restarts: Restarts::default(), lives: 0, now: Now::Awaited });
+            supervisor.daemons.push(Daemon {
+                name,
+                keeper,
+                restarts: Restarts::default(),
+                lives: 0,
+                now: Now::Awaited,
+            });
             if name != PIPELOCK_DAEMON {
                 supervisor.begin(place)?;
             }

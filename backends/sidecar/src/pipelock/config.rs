@@ -17,8 +17,18 @@ const MAX_URL: u32 = 16_384;
 const NOBODY: &str = "nobody.invalid";
 /// What it takes for the neighbourhood: its own list.
 const INTERNAL: [&str; 12] = [
-    "0.0.0.0/8", "127.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16",
-    "224.0.0.0/4", "::1/128", "fc00::/7", "fe80::/10", "ff00::/8",
+    "0.0.0.0/8",
+    "127.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "169.254.0.0/16",
+    "224.0.0.0/4",
+    "::1/128",
+    "fc00::/7",
+    "fe80::/10",
+    "ff00::/8",
 ];
 
 /// The file. What does not stand here is as pipelock has it.
@@ -167,7 +177,8 @@ fn single(address: IpAddr) -> String {
 
 /// The headers in which the proxy sends credentials of its own.
 fn injected(policy: &Policy) -> Vec<&'static str> {
-    let schemes: Vec<_> = policy.routes.iter().filter_map(|route| route.auth.as_ref()).map(|auth| auth.scheme).collect();
+    let schemes: Vec<_> =
+        policy.routes.iter().filter_map(|route| route.auth.as_ref()).map(|auth| auth.scheme).collect();
     let headers = [
         ("Authorization", schemes.iter().any(|scheme| *scheme != AuthScheme::XApiKey)),
         ("X-Api-Key", schemes.contains(&AuthScheme::XApiKey)),
