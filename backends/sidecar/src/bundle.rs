@@ -117,7 +117,7 @@ fn start(up: &Channel) -> Result<Supervisor> {
     // Held until `First` is sent: a daemon's log line must not come before it.
     let mut first = up.lock().unwrap_or_else(PoisonError::into_inner);
     let daemons = names.into_iter().zip(keepers);
-    let given = Given { bind, policy, secrets, scratch };
+    let given = Given { bind, policy, secrets, behind, scratch };
     let mut supervisor = Supervisor::new(given, daemons, up.clone(), events, events_to)?;
     supervisor.await_all()?;
     write_frame(&mut *first, &First::Ready { ca_pem: authority.cert_pem })?;

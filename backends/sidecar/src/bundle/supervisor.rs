@@ -52,6 +52,8 @@ pub(super) struct Given {
     pub(super) policy: Policy,
     /// All of them.
     pub(super) secrets: Secrets,
+    /// Pipelock stands behind the proxy: nothing passes but through it.
+    pub(super) behind: bool,
     /// Pipelock's directory.
     pub(super) scratch: Option<PathBuf>,
 }
@@ -197,7 +199,7 @@ impl Supervisor {
 
     /// From now on no request is judged by an older document. A bad one changes nothing.
     fn reload(&mut self, document: serde_json::Value) -> Result<()> {
-        let behind = self.daemon(PIPELOCK_DAEMON).is_some();
+        let behind = self.given.behind;
         match read_policy(document, behind) {
             Ok(policy) => {
                 let older = std::mem::replace(&mut self.given.policy, policy);
@@ -381,9 +383,7 @@ impl Supervisor {
     /// A daemon is told what it needs, and nothing else.
     fn policy_of(&self, name: &str) -> Policy {
         match name {
-            EGRESS_DAEMON if self.daemons.iter().any(|daemon| daemon.name == PIPELOCK_DAEMON) => {
-                pipelock::in_front(&self.given.policy, self.authority.as_deref())
-            }
+            EGRESS_DAEMON if self.given.behind => pipelock::in_front(&self.given.policy, self.authority.as_deref()),
             EGRESS_DAEMON | PIPELOCK_DAEMON => self.given.policy.clone(),
             _ => Policy::default(),
         }
