@@ -292,6 +292,26 @@ fn a_keeper_that_ends_takes_the_bundle_with_it() -> Result<()> {
     gone(&processes)
 }
 
+#[test]
+fn as_first_process_it_takes_away_what_has_lost_its_parent() -> Result<()> {
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(program()).arg("bundle");
+    let scratch = tempfile::tempdir()?;
+    command.env("CLAUDE_BOTTLE_SIDECAR_SCRATCH", scratch.path());
+    let mut bundle = Bundle::launch(command, [127, 0, 95, 2].into(), "egress,dns,pipelock", &Policy::default())?;
+    bundle.read();
+    // Its program leaves a child behind, each time that it is started.
+    bundle.deliver("pipelock", b"#!/bin/sh\nsleep 0.3 &\nexit 1\n")?;
+    let sleeping = |bundle: &Bundle| {
+        let sleeps = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
+        bundle.processes().into_iter().find(sleeps)
+    };
+    let orphan = eventually("an orphan", || sleeping(&bundle))?;
+    // A zombie would still be there, without a command line.
+    eventually("it is taken away", || (!fs::exists(format!("/proc/{orphan}")).ok()?).then_some(()))?;
+    bundle.daemon("egress").map(drop)
+}
+
 /// As an engine starts it: as root, with the three capabilities that hand out users.
 #[test]
 fn each_life_of_a_daemon_has_the_daemons_own_user_and_no_privilege() -> Result<()> {
