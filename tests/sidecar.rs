@@ -45,7 +45,8 @@ struct Sidecar {
 impl Sidecar {
     fn start(policy: &Policy) -> Result<Self> {
         static NEXT: AtomicU8 = AtomicU8::new(2);
-        let bind: IpAddr = [127, 0, 99, NEXT.fetch_add(1, Ordering::SeqCst)].into();
+        let [_, _, high, low] = std::process::id().to_be_bytes(); // other runs of these tests have other addresses
+        let bind: IpAddr = [127, 128 | high, low, NEXT.fetch_add(1, Ordering::SeqCst)].into();
         let (mut child, first, channel) = launch(bind, "egress,dns", serde_json::to_value(policy)?)?;
         let First::Ready { ca_pem } = first else { anyhow::bail!("{first:?}") };
         let mut up = child.stdout.take().context("stdout")?;
