@@ -256,7 +256,8 @@ fn told_to_stop_it_ends_in_order_with_its_last_lines() -> Result<()> {
         println!("ended in order within {:?}", began.elapsed());
         gone(&processes)?;
         assert!(ends(&bundle).is_empty());
-        eventually("its last line", || bundle.log().iter().any(|line| line.path == "/v1/hanging").then_some(()))?;
+        let line = eventually("its last line", || bundle.log().into_iter().find(|line| line.path == "/v1/hanging"))?;
+        assert_eq!((line.decision.as_str(), line.status), ("allow", 0), "{line:?}");
     }
     Ok(())
 }

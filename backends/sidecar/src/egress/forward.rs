@@ -25,10 +25,10 @@ pub(super) struct Judged<'l> {
 }
 
 impl Judged<'_> {
-    pub(super) fn note(&self, record: &mut Record, status: StatusCode) {
+    pub(super) fn note(&self, record: &mut Record, status: u16) {
         match &self.audited {
-            None => record.allowed(&self.route.host, status.as_u16()),
-            Some(denial) => record.audited(denial.rule, status.as_u16()),
+            None => record.allowed(&self.route.host, status),
+            Some(denial) => record.audited(denial.rule, status),
         }
     }
 }
@@ -41,11 +41,14 @@ pub(super) async fn forward(pool: Arc<Pool>, place: Place, request: Request<Inco
     let mut record = Record::begin(&state.feed, &state.secrets, &pool.target.name, method, request.uri().path());
     record.busy = Some(pool.in_use.enter());
     let live = state.live();
-    match judge(&live, pool, &request) {
+    let judged = judge(&live, pool, &request);
+    // One that is given up before it is answered was sent all the same.
+    judged.iter().for_each(|(judged, _)| judged.note(&mut record, 0));
+    match judged {
         Ok((judged, true)) => websocket::open(pool, place, &live, &judged, request, record).await,
         Ok((judged, false)) => match send(pool, &live, &judged.route, request, &record).await {
             Ok((response, lease)) => {
-                judged.note(&mut record, response.status());
+                judged.note(&mut record, response.status().as_u16());
                 passed_back(response, |inner| Received { inner, record, lease, ended: false })
             }
             Err(denial) => refused(pool, record, &denial),

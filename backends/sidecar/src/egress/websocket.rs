@@ -68,7 +68,7 @@ pub(super) async fn open(
         Ok(response) => response,
         Err(denial) => return refused(pool, record, &denial),
     };
-    judged.note(&mut record, response.status());
+    judged.note(&mut record, response.status().as_u16());
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return passed_back(response, |inner| Received { inner, record, lease: None, ended: false });
     }
