@@ -23,10 +23,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// On an address of this machine that no other test of this run has.
+/// On an address of this machine that no other test has, in this run or another.
 fn start(policy: &Policy) -> Result<Sidecar> {
     static NEXT: AtomicU8 = AtomicU8::new(2);
-    Sidecar::start([127, 0, 99, NEXT.fetch_add(1, Ordering::SeqCst)].into(), policy)
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    Sidecar::start([127, 128 | high, low, NEXT.fetch_add(1, Ordering::SeqCst)].into(), policy)
 }
 
 fn route(host: &str, address: IpAddr) -> Route {
