@@ -123,6 +123,7 @@ pub fn launch(
     let mut secrets = Secrets::default();
     secrets.insert("capability", Secret::new(CAPABILITY));
     secrets.insert("token", Secret::new(TOKEN));
+    secrets.insert("proxy-login", Secret::new("user:word"));
     let mut channel = child.stdin.take().context("stdin")?;
     // One that refuses waits for nothing more: what it has to say is read all the same.
     let _ = write_frame(&mut channel, &Start { version: CONTROL_VERSION, policy });

@@ -4,9 +4,9 @@ use super::{CROWD, HOST, Storm};
 use anyhow::Result;
 use bottle_tests::{
     h2::{self, frame},
-    wire::{Hello, read_head},
+    wire::{Hello, ProxyClient, read_head},
 };
-use std::{io::Write, time::Duration};
+use std::{io::Write, thread, time::Duration};
 
 const GIGABYTE: usize = 1 << 30;
 const BLOCK: usize = 64 << 10;
@@ -69,9 +69,23 @@ pub(super) fn hosts(storm: &Storm<'_>) {
     let mut n = 0;
     storm.again(|| {
         n += 1;
-        let host = format!("host-{n}.example");
-        storm.client.tls(&format!("{host}:443"), &host, Hello::default()).map(drop)
+        certificate(storm.client, &format!("host-{n}.example"))
     });
+}
+
+/// Has so many certificates made.
+pub(super) fn certificates(client: &ProxyClient, many: usize) {
+    thread::scope(|scope| {
+        for part in 0..4 {
+            scope.spawn(move || {
+                (0..many / 4).try_for_each(|n| certificate(client, &format!("first-{part}-{n}.example")))
+            });
+        }
+    });
+}
+
+fn certificate(client: &ProxyClient, host: &str) -> Result<()> {
+    client.tls(&format!("{host}:443"), host, Hello::default()).map(drop)
 }
 
 pub(super) fn resets(storm: &Storm<'_>) {
