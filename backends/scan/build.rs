@@ -23,7 +23,7 @@ fn main() {
             writeln!(
                 out,
                 "Static {{ id: {:?}, severity: Severity::{:?}, keywords: &{:?}, run: {:?}, pattern: {:?}, \
-                 check: Check::{:?}, entropy: {:?}, back: {}, ahead: {} }},",
+                 check: Check::{:?}, entropy: {:?}, begins: &{:?}, assigned: {}, back: {}, ahead: {} }},",
                 rule.id,
                 rule.severity,
                 rule.keywords,
@@ -31,6 +31,8 @@ fn main() {
                 rule.pattern(),
                 rule.check,
                 rule.entropy,
+                shape.begins,
+                rule.after.is_some(),
                 shape.back,
                 shape.ahead
             )

@@ -25,11 +25,11 @@ pub(crate) fn is_placeholder(token: &[u8]) -> bool {
     if PLACEHOLDERS.iter().any(|word| has(word)) {
         return true;
     }
-    // One character again and again.
+    // One character again and again; but `A` is a zero in base64.
     let mut run = 1;
     head.len() <= 120
         && head.windows(2).any(|pair| {
-            run = if pair[0] == pair[1] { run + 1 } else { 1 };
+            run = if pair[0] == pair[1] && pair[0] != b'A' { run + 1 } else { 1 };
             run >= 9
         })
 }

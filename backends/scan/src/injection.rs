@@ -8,7 +8,7 @@ use crate::{
     finding::{Finding, Kind},
     rule::Severity,
 };
-use regex::{Regex, RegexSet};
+use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 use std::sync::OnceLock;
 
 const RULES: &[(&str, &str)] = &[
@@ -67,10 +67,10 @@ fn compiled() -> Option<&'static Compiled> {
     static ALL: OnceLock<Option<Compiled>> = OnceLock::new();
     let make = || {
         let build = |patterns: &mut dyn Iterator<Item = &'static str>| {
-            regex::RegexSetBuilder::new(patterns).case_insensitive(true).unicode(false).size_limit(16 << 20).build().ok()
+            RegexSetBuilder::new(patterns).case_insensitive(true).unicode(false).size_limit(16 << 20).build().ok()
         };
         let one = |(_, text): &(&str, &'static str)| {
-            regex::RegexBuilder::new(text).case_insensitive(true).unicode(false).build().ok()
+            RegexBuilder::new(text).case_insensitive(true).unicode(false).build().ok()
         };
         let words = aho_corasick::AhoCorasick::builder().ascii_case_insensitive(true).build(WORDS).ok()?;
         let set = build(&mut RULES.iter().map(|(_, text)| *text));
@@ -110,9 +110,9 @@ fn look(all: &Compiled, bytes: &[u8], start: usize, end: usize, findings: &mut V
     // Escaped line ends of JSON separate sentences like plain ones.
     let text = String::from_utf8_lossy(&bytes[start..end]).replace("\\n", "\n ").replace("\\\"", "\u{1}\"").replace("\\u003c", "<");
     let Some(set) = &all.set else { return };
-    for rule in set.matches(&text).iter() {
+    for rule in set.matches(text.as_bytes()).iter() {
         let Some(Some(expression)) = all.each.get(rule) else { continue };
-        for found in expression.find_iter(&text) {
+        for found in expression.find_iter(text.as_bytes()) {
             if !is_quoted(bytes, &text, found.start(), found.end()) {
                 findings.push(Finding {
                     rule: RULES[rule].0.into(),
@@ -143,6 +143,11 @@ fn is_quoted(all: &[u8], text: &str, start: usize, end: usize) -> bool {
     let cues = ["prompt injection", "attack", "jailbreak", "injection", "malicious", "adversarial", "security research", "example of", "for example", "such as", "red team"];
     if !cues.iter().any(|cue| lower.contains(cue)) {
         return false;
+    }
+    // Told of somebody, not said to anybody: `attempts to override …`.
+    let told = ["to ", "could ", "can ", "may ", "might ", "would ", "that ", "which ", "will "];
+    if told.iter().any(|word| before.ends_with(word)) {
+        return true;
     }
     // A quotation that opens before the words and closes after them, within a paragraph.
     let near = before.get(before.len().saturating_sub(160)..).unwrap_or(before);
@@ -178,12 +183,10 @@ fn invisible(bytes: &[u8], findings: &mut Vec<Finding>) {
 /// Whether a description of a tool gives orders.
 pub(crate) fn is_poisoned(text: &str) -> bool {
     let Some(all) = compiled() else { return false };
-    let hit = |text: &str| {
-        all.poison.as_ref().is_some_and(|set| set.is_match(text)) || all.set.as_ref().is_some_and(|set| set.is_match(text))
-    };
+    let hit = |text: &[u8]| [&all.poison, &all.set].into_iter().flatten().any(|set| set.is_match(text));
     let mut folded = false;
-    fold::decode(text.as_bytes(), &mut |made| folded |= hit(&String::from_utf8_lossy(&made.bytes)));
-    folded || hit(text)
+    fold::decode(text.as_bytes(), &mut |made| folded |= hit(&made.bytes));
+    folded || hit(text.as_bytes())
 }
 
 #[cfg(test)]

@@ -152,8 +152,11 @@ impl Rule {
 }
 
 /// How far from its keyword a match may begin and end.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Shape {
+    /// Where the token begins with its keyword: with which of these it does, in their case. A keyword before which a
+    /// letter stands, or that is none of these, needs no expression.
+    pub begins: Vec<String>,
     /// Bytes before the keyword.
     pub back: u16,
     /// Bytes after the keyword's beginning.
@@ -164,6 +167,19 @@ pub struct Shape {
 const UNBOUNDED: usize = 1500;
 
 impl Shape {
+    /// The texts that everything which matches begins with; none if there are too many.
+    fn beginnings(token: &str) -> Result<Vec<String>, String> {
+        let mut parser = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build();
+        let parsed = parser.parse(token).map_err(|error| error.to_string())?;
+        let mut found = regex_syntax::hir::literal::Extractor::new().limit_class(8).limit_total(24).extract(&parsed);
+        found.minimize_by_preference();
+        let text = |literal: &regex_syntax::hir::literal::Literal| {
+            let text = std::str::from_utf8(literal.as_bytes()).ok()?;
+            (text.len() >= 2).then(|| text.to_owned())
+        };
+        Ok(found.literals().and_then(|all| all.iter().map(text).collect::<Option<Vec<_>>>()).unwrap_or_default())
+    }
+
     /// Of a rule, or why its expression cannot be read.
     pub fn of(rule: &Rule) -> Result<Self, String> {
         let longest = |pattern: &str| -> Result<usize, String> {
@@ -177,9 +193,12 @@ impl Shape {
         let begins = rule.after.is_none() && !rule.keywords.is_empty() && rule.keywords.iter().all(|k| plain.starts_with(k.as_str()));
         let back = match &rule.after {
             _ if begins => 3,
-            Some(name) => longest(name)?.min(64) + 1,
-            None => all.min(600),
+            Some(name) if rule.keywords.iter().all(|k| name.to_lowercase().replace(['[', ']', '\\', '?'], "").contains(k.as_str())) => {
+                longest(name)?.min(64) + 1
+            }
+            _ => all.min(600),
         };
-        Ok(Self { back: back as u16, ahead: (all + 4) as u16 })
+        let begins = if begins { Self::beginnings(&rule.token)? } else { vec![] };
+        Ok(Self { begins, back: back as u16, ahead: (all + 4) as u16 })
     }
 }

@@ -14,6 +14,8 @@ pub(crate) struct Static {
     pattern: &'static str,
     check: Check,
     entropy: f32,
+    begins: &'static [&'static str],
+    assigned: bool,
     back: u16,
     ahead: u16,
 }
@@ -27,6 +29,8 @@ pub(crate) struct Entry {
     pub(crate) run: Option<(u8, u8)>,
     pub(crate) check: Check,
     pub(crate) entropy: f32,
+    begins: Vec<Cow<'static, str>>,
+    assigned: bool,
     pub(crate) back: usize,
     pub(crate) ahead: usize,
     pattern: Cow<'static, str>,
@@ -34,6 +38,23 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Whether a match may begin at a keyword, as far as a few bytes say.
+    #[inline]
+    pub(crate) fn may_begin(&self, bytes: &[u8], at: usize) -> bool {
+        if self.assigned {
+            // Something is assigned to the name, soon.
+            let soon = &bytes[at..(at + 80).min(bytes.len())];
+            return memchr::memchr3(b'=', b':', b'>', soon).or(memchr::memchr2(b'|', b',', soon)).is_some();
+        }
+        if self.begins.is_empty() {
+            return true;
+        }
+        let before = |n: usize| at.checked_sub(n).and_then(|at| bytes.get(at)).copied();
+        let escaped = before(2) == Some(b'\\') && before(1).is_some_and(|b| b"nrtbf".contains(&b));
+        let alone = escaped || !before(1).is_some_and(|b| b.is_ascii_alphanumeric());
+        alone && self.begins.iter().any(|text| bytes[at..].starts_with(text.as_bytes()))
+    }
+
     /// The expression. `None` would be a pattern too large to compile, which [`Rules::with_packs`] has refused.
     pub(crate) fn regex(&self) -> Option<&Regex> {
         self.regex.get_or_init(|| compile(&self.pattern).ok()).as_ref()
@@ -100,6 +121,8 @@ impl Rules {
                 run: rule.run,
                 check: rule.check,
                 entropy: rule.entropy,
+                begins: rule.begins.iter().map(|text| Cow::Borrowed(*text)).collect(),
+                assigned: rule.assigned,
                 back: rule.back.into(),
                 ahead: rule.ahead.into(),
                 pattern: Cow::Borrowed(rule.pattern),
@@ -118,6 +141,8 @@ impl Rules {
                 run: rule.run,
                 check: rule.check,
                 entropy: rule.entropy,
+                begins: shape.begins.into_iter().map(Cow::Owned).collect(),
+                assigned: rule.after.is_some(),
                 back: shape.back.into(),
                 ahead: shape.ahead.into(),
                 pattern: Cow::Owned(pattern),

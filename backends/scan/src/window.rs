@@ -99,6 +99,9 @@ impl<'a> Collector<'a> {
                 }
             };
             runs::joined(bytes, |pieces| {
+                if patterns {
+                    pieces.iter().for_each(|(start, end)| self.run(bytes, *start, *end));
+                }
                 let own = if pieces.first().is_some_and(|(start, _)| *start == 0) { phase } else { 0 };
                 runs::decode(bytes, pieces, own, &mut give);
                 if depth == 0 && patterns {
@@ -107,7 +110,10 @@ impl<'a> Collector<'a> {
             });
             pairs::decode(bytes, &mut give);
             escape::decode(bytes, &mut give);
-            fold::decode(bytes, &mut give);
+            // In what is no text there are marks by chance, everywhere.
+            if depth == 0 || !fold::is_binary(bytes) {
+                fold::decode(bytes, &mut give);
+            }
             fold::wide(bytes, &mut give);
             inflate::embedded(bytes, room.min(WORK), &mut give);
         }
@@ -152,6 +158,9 @@ impl<'a> Collector<'a> {
             let keyword = found.start();
             for rule in &rules.calls[found.pattern().as_usize()] {
                 let entry = &rules.entries[usize::from(*rule)];
+                if !entry.may_begin(bytes, keyword) {
+                    continue;
+                }
                 if entry.check == crate::rule::Check::Userinfo && !has_userinfo(&bytes[found.end()..]) {
                     continue;
                 }
@@ -173,14 +182,21 @@ impl<'a> Collector<'a> {
             let (start, end) = std::mem::replace(&mut self.scratch.pending[usize::from(rule)], (u32::MAX, 0));
             self.search(bytes, rule, start as usize, end as usize);
         }
-        runs::each(bytes, |start, end| self.run(bytes, start, end));
         numbers::cards(bytes, |start, end, named| {
             let severity = if named { Severity::High } else { Severity::Medium };
             self.report("payment-card".into(), Kind::Pattern, severity, start, end);
         });
-        if bytes.len() <= SMALL || ["mnemonic", "seed", "recovery"].iter().any(|word| memchr::memmem::find(bytes, word.as_bytes()).is_some()) {
-            words::phrases(bytes, |start, end| {
-                self.report("bip39-seed-phrase".into(), Kind::Pattern, Severity::Critical, start, end);
+        let mut phrase = |from: usize, to: usize| {
+            words::phrases(&bytes[from..to], |start, end| {
+                self.report("bip39-seed-phrase".into(), Kind::Pattern, Severity::Critical, from + start, from + end);
+            });
+        };
+        if bytes.len() <= SMALL {
+            phrase(0, bytes.len());
+        } else {
+            let words = ["mnemonic", "seed", "recovery"].into_iter();
+            words.flat_map(|word| memchr::memmem::find_iter(bytes, word)).for_each(|at| {
+                phrase(at, (at + 400).min(bytes.len()));
             });
         }
     }

@@ -6,9 +6,14 @@ use std::sync::OnceLock;
 /// The English list, of BIP-39 (MIT).
 const LIST: &str = include_str!("words.txt");
 
-fn list() -> &'static [&'static str] {
-    static WORDS: OnceLock<Vec<&str>> = OnceLock::new();
-    WORDS.get_or_init(|| LIST.split_ascii_whitespace().collect())
+/// The words, and of each its first four letters, which no other has.
+fn list() -> &'static [(u32, &'static str)] {
+    static WORDS: OnceLock<Vec<(u32, &str)>> = OnceLock::new();
+    WORDS.get_or_init(|| LIST.split_ascii_whitespace().map(|word| (key(word.as_bytes()), word)).collect())
+}
+
+fn key(word: &[u8]) -> u32 {
+    (0..4).fold(0, |all, n| all << 8 | u32::from(word.get(n).copied().unwrap_or(0)))
 }
 
 fn number(word: &[u8]) -> Option<u16> {
@@ -18,8 +23,8 @@ fn number(word: &[u8]) -> Option<u16> {
     let mut lower = [0; 8];
     lower[..word.len()].copy_from_slice(word);
     lower.make_ascii_lowercase();
-    let found = list().binary_search_by(|own| own.as_bytes().cmp(&lower[..word.len()]));
-    found.ok().map(|at| at as u16)
+    let at = list().binary_search_by_key(&key(&lower[..word.len()]), |(key, _)| *key).ok()?;
+    (list()[at].1.as_bytes() == &lower[..word.len()]).then_some(at as u16)
 }
 
 /// Whether the phrase is whole: its words are of the list and the checksum is right.

@@ -117,6 +117,14 @@ fn stretch(bytes: &[u8], from: usize, to: usize) -> Derived {
     Derived { name: "folded", bytes: made, map: Map::Table(table) }
 }
 
+/// Whether it is no text in any encoding that folding is for, judged by its middle.
+pub(crate) fn is_binary(bytes: &[u8]) -> bool {
+    let middle = bytes.len().saturating_sub(1024) / 2;
+    let sample = &bytes[middle..(middle + 1024).min(bytes.len())];
+    let broken = sample.utf8_chunks().filter(|chunk| !chunk.invalid().is_empty()).count();
+    broken * 16 > sample.len()
+}
+
 /// Text of two bytes a character (UTF-16): without its zeros.
 pub(crate) fn wide(bytes: &[u8], give: &mut dyn FnMut(Derived)) {
     if memchr::memchr(0, bytes).is_none() {
