@@ -97,7 +97,7 @@ pub(crate) fn decode(bytes: &[u8], give: &mut dyn FnMut(Derived)) {
 }
 
 fn stretch(bytes: &[u8], from: usize, to: usize) -> Derived {
-    let (mut made, mut table) = (Vec::with_capacity(to - from), Vec::with_capacity(to - from + 1));
+    let (mut made, mut table) = (Vec::with_capacity(to - from), Vec::with_capacity(to - from));
     let mut at = from;
     while at < to {
         let (seen, length) = match character(&bytes[at..]) {
@@ -110,10 +110,9 @@ fn stretch(bytes: &[u8], from: usize, to: usize) -> Derived {
             Some(None) => {}
             None => made.extend(&bytes[at..(at + length).min(bytes.len())]),
         }
-        table.extend(std::iter::repeat_n(at as u32, made.len() - before));
+        table.extend(std::iter::repeat_n((at as u32, (at + length) as u32), made.len() - before));
         at += length;
     }
-    table.push(at as u32);
     Derived { name: "folded", bytes: made, map: Map::Table(table) }
 }
 
@@ -136,9 +135,8 @@ pub(crate) fn wide(bytes: &[u8], give: &mut dyn FnMut(Derived)) {
         let (mut made, mut table) = (vec![], vec![]);
         for (at, byte) in bytes.iter().enumerate().filter(|(_, byte)| **byte != 0) {
             made.push(*byte);
-            table.push(at as u32);
+            table.push((at as u32, at as u32 + 1));
         }
-        table.push(bytes.len() as u32);
         give(Derived { name: "utf-16", bytes: made, map: Map::Table(table) });
     }
 }

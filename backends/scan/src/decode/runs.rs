@@ -85,7 +85,7 @@ pub(crate) fn decode(bytes: &[u8], pieces: &[(usize, usize)], phase: usize, give
         let mut probe = vec![];
         let head = parts[0].len().min(LONG + skip);
         base64::decode_onto(&[&parts[0][..head]], skip, &mut probe);
-        let wanted = if length < LONG { is_text(&probe) } else { offset == 0 || worth(&parts, skip, &probe) };
+        let wanted = if length < LONG { is_text(&probe) || inflate::is_compressed(&probe) } else { offset == 0 || worth(&parts, skip, &probe) };
         if wanted {
             let mut all = Vec::with_capacity(length * 3 / 4 + 3);
             base64::decode_onto(&parts, skip, &mut all);
