@@ -51,6 +51,16 @@ pub(crate) fn holds(check: Check, token: &[u8]) -> bool {
     }
 }
 
+/// Whether a run that begins here may be one, as far as its first bytes say.
+pub(crate) fn may_hold(check: Check, bytes: &[u8], at: usize) -> bool {
+    match check {
+        Check::Iban => IBAN.iter().any(|(country, _)| bytes[at..].starts_with(*country)),
+        Check::Base58check => matches!(bytes[at], b'5' | b'K' | b'L'),
+        Check::Discord => at > 0 && bytes[at - 1] == b'.',
+        _ => true,
+    }
+}
+
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0_u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))

@@ -9,7 +9,9 @@ pub(crate) fn cards(bytes: &[u8], mut found: impl FnMut(usize, usize, bool)) {
     let part = |b: u8| b.is_ascii_digit() || b == b' ' || b == b'-';
     let mut at = STEP - 1;
     while at < bytes.len() {
-        if !part(bytes[at]) {
+        // Between two groups stands one character.
+        let near = bytes[at].is_ascii_digit() || bytes.get(at + 1).is_some_and(u8::is_ascii_digit);
+        if !near || !part(bytes[at]) {
             at += STEP;
             continue;
         }

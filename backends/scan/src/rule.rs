@@ -192,7 +192,9 @@ impl Shape {
         let all = longest(&rule.pattern())?;
         // The usual case: the token begins with its keyword.
         let plain = rule.token.to_lowercase().replace(['\\', '('], "").replace("?i:", "").replace("?:", "");
-        let begins = rule.after.is_none() && !rule.keywords.is_empty() && rule.keywords.iter().all(|k| plain.starts_with(k.as_str()));
+        let begins = rule.after.is_none()
+            && rule.keywords.iter().all(|k| plain.starts_with(k.as_str()))
+            && !(rule.keywords.is_empty() && rule.check == Check::Discord);
         let name = rule.after.as_deref().unwrap_or_default().to_lowercase().replace(['[', ']', '\\', '?'], "");
         let assigned = !rule.keywords.is_empty() && rule.keywords.iter().all(|k| name.contains(k.as_str()));
         let back = match &rule.after {

@@ -210,8 +210,9 @@ impl<'a> Collector<'a> {
             let length = stop - at;
             if length >= runs::LEAST && rules.run_lengths >> length.min(63) & 1 == 1 {
                 for rule in &rules.runs {
-                    let wanted = rules.entries[usize::from(*rule)].run;
-                    if wanted.is_some_and(|(least, most)| (usize::from(least)..=usize::from(most)).contains(&length)) {
+                    let entry = &rules.entries[usize::from(*rule)];
+                    let fits = |(least, most): (u8, u8)| (usize::from(least)..=usize::from(most)).contains(&length);
+                    if entry.run.is_some_and(fits) && entry.may_begin(bytes, at) && checks::may_hold(entry.check, bytes, at) {
                         self.search(bytes, *rule, at.saturating_sub(96), (stop + 96).min(bytes.len()));
                     }
                 }

@@ -21,7 +21,9 @@ pub(crate) fn decode(bytes: &[u8], give: &mut dyn FnMut(Derived)) {
     let member = |b: &u8| MEMBER[usize::from(*b)];
     let mut at = STEP - 1;
     while at < bytes.len() {
-        if !member(&bytes[at]) {
+        // Between two numbers stand four characters at most.
+        let near = bytes[at..(at + 5).min(bytes.len())].iter().any(u8::is_ascii_hexdigit);
+        if !near || !member(&bytes[at]) {
             at += STEP;
             continue;
         }
