@@ -80,7 +80,10 @@ pub(crate) fn decode(bytes: &[u8], pieces: &[(usize, usize)], phase: usize, give
         return;
     }
     let parts: Vec<&[u8]> = pieces.iter().map(|(start, end)| &bytes[*start..*end]).collect();
-    for offset in 0..4 {
+    // Base64 of anything has both cases; a name in a program mostly has not.
+    let cased = |is: fn(&u8) -> bool| parts.iter().any(|part| part.iter().any(is));
+    let offsets = if cased(u8::is_ascii_uppercase) && cased(u8::is_ascii_lowercase) { 4 } else { 0 };
+    for offset in 0..offsets {
         let skip = (offset + 4 - phase) % 4;
         let mut probe = vec![];
         let head = parts[0].len().min(LONG + skip);
@@ -110,9 +113,16 @@ fn worth(parts: &[&[u8]], skip: usize, probe: &[u8]) -> bool {
 
 fn hex(bytes: &[u8], (start, end): (usize, usize), give: &mut dyn FnMut(Derived)) {
     let value = |b: u8| (b as char).to_digit(16).map(|v| v as u8);
-    let mut at = start;
-    while at < end {
-        let stop = bytes[at..end].iter().position(|b| !b.is_ascii_hexdigit()).map_or(end, |n| at + n);
+    let mut next = start;
+    while next + LEAST_ENCODED <= end {
+        // A row of so many digits has one here.
+        let probe = next + LEAST_ENCODED - 1;
+        if !bytes[probe].is_ascii_hexdigit() {
+            next = probe + 1;
+            continue;
+        }
+        let at = bytes[next..probe].iter().rposition(|b| !b.is_ascii_hexdigit()).map_or(next, |n| next + n + 1);
+        let stop = bytes[probe..end].iter().position(|b| !b.is_ascii_hexdigit()).map_or(end, |n| probe + n);
         let length = stop - at;
         if length >= LEAST_ENCODED {
             for odd in 0..=length % 2 {
@@ -127,11 +137,17 @@ fn hex(bytes: &[u8], (start, end): (usize, usize), give: &mut dyn FnMut(Derived)
                 }
             }
         }
-        at = stop + 1;
+        next = stop + 1;
     }
 }
 
 fn base32(bytes: &[u8], (start, end): (usize, usize), give: &mut dyn FnMut(Derived)) {
+    // What begins in both cases is none, however long it is.
+    let head = &bytes[start..end.min(start + 64)];
+    let mixed = head.iter().any(u8::is_ascii_uppercase) && head.iter().any(u8::is_ascii_lowercase);
+    if mixed && end - start > 512 {
+        return;
+    }
     for run in bytes[start..end].split(|b| !b.is_ascii_alphanumeric()).filter(|run| run.len() >= LEAST_ENCODED) {
         let upper = run.iter().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
         let lower = run.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
