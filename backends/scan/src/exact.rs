@@ -226,7 +226,10 @@ fn reason_to_skip(value: &[u8]) -> Option<&'static str> {
     value.iter().for_each(|b| seen[usize::from(*b)] = true);
     let different = seen.iter().filter(|seen| **seen).count();
     let words = value.iter().all(|b| b.is_ascii_lowercase() || b" -_.".contains(b));
-    let low = different < 7 || entropy(value) < 2.8 || words && value.len() < 20 || value.iter().all(u8::is_ascii_digit) && value.len() < 16;
+    let low = different < 7
+        || entropy(value) < 2.8
+        || words && value.len() < 20
+        || value.iter().all(u8::is_ascii_digit) && value.len() < 16;
     low.then_some("too easily guessed: it would be found where it is not")
 }
 

@@ -45,7 +45,17 @@ pub(crate) struct Collector<'a> {
 impl<'a> Collector<'a> {
     pub(crate) fn new(scanner: &'a Scanner, context: &'a Context, scratch: &'a mut Scratch) -> Self {
         let (maps, findings) = (vec![], vec![]);
-        Self { scanner, context, place: Cow::Borrowed("body"), base: 0, limit: usize::MAX, findings, scratch, maps, work: WORK }
+        Self {
+            scanner,
+            context,
+            place: Cow::Borrowed("body"),
+            base: 0,
+            limit: usize::MAX,
+            findings,
+            scratch,
+            maps,
+            work: WORK,
+        }
     }
 
     /// Judges a window. `phase` characters of a base64 group were before it.
@@ -216,7 +226,10 @@ impl<'a> Collector<'a> {
                 for rule in &rules.runs {
                     let entry = &rules.entries[usize::from(*rule)];
                     let fits = |(least, most): (u8, u8)| (usize::from(least)..=usize::from(most)).contains(&length);
-                    if entry.run.is_some_and(fits) && entry.may_begin(bytes, at) && checks::may_hold(entry.check, bytes, at) {
+                    if entry.run.is_some_and(fits)
+                        && entry.may_begin(bytes, at)
+                        && checks::may_hold(entry.check, bytes, at)
+                    {
                         self.search(bytes, *rule, at.saturating_sub(96), (stop + 96).min(bytes.len()));
                     }
                 }

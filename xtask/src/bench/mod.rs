@@ -10,6 +10,7 @@ mod launch;
 mod place;
 mod program;
 mod raw;
+mod scan;
 mod trace;
 
 use crate::package;
@@ -26,16 +27,23 @@ pub(crate) enum Bench {
     Program,
     /// A bottle up and down, and the list of fifty, on the lab's engine; each that often.
     Launch(usize),
+    /// The scanner alone.
+    Scan,
 }
 
 /// Measures the package that is in `dist`, made anew where it is older than its sources.
 pub(crate) fn bench(what: &[Bench]) -> Result<()> {
+    // It is no part of the package.
+    if let [Bench::Scan] = what {
+        return scan::bench();
+    }
     let tarball = package::package()?;
     let tree = tarball.with_extension("").with_extension("");
     for bench in what {
         match bench {
             Bench::Program => program::bench(&tree)?,
             Bench::Launch(runs) => launch::bench(&tree, *runs)?,
+            Bench::Scan => scan::bench()?,
         }
     }
     Ok(())

@@ -46,11 +46,11 @@ pub(crate) fn embedded(bytes: &[u8], most: usize, give: &mut dyn FnMut(Derived))
         }
     }
     for at in places(ZIP) {
-        let number = |from: usize| Some(usize::from(*bytes.get(at + from)?) | usize::from(*bytes.get(at + from + 1)?) << 8);
-        if let (Some(8), Some(name), Some(extra)) = (number(8), number(26), number(28)) {
-            if let Some(data) = bytes.get(at + 30 + name + extra..) {
-                try_one(at, "zip", &mut read::DeflateDecoder::new(data));
-            }
+        let number =
+            |from: usize| Some(usize::from(*bytes.get(at + from)?) | usize::from(*bytes.get(at + from + 1)?) << 8);
+        let (Some(8), Some(name), Some(extra)) = (number(8), number(26), number(28)) else { continue };
+        if let Some(data) = bytes.get(at + 30 + name + extra..) {
+            try_one(at, "zip", &mut read::DeflateDecoder::new(data));
         }
     }
 }
@@ -95,7 +95,12 @@ enum Layer {
     /// Of `deflate`, the first byte says which.
     Either(Tap),
     Brotli(Box<DecompressorWriter<Tap>>),
-    Zstd { decoder: Box<ruzstd::decoding::FrameDecoder>, pending: Vec<u8>, begun: bool, tap: Tap },
+    Zstd {
+        decoder: Box<ruzstd::decoding::FrameDecoder>,
+        pending: Vec<u8>,
+        begun: bool,
+        tap: Tap,
+    },
 }
 
 /// Decodes a body as it comes.
