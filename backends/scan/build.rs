@@ -32,7 +32,7 @@ fn main() {
                 rule.check,
                 rule.entropy,
                 shape.begins,
-                rule.after.is_some(),
+                shape.assigned,
                 shape.back,
                 shape.ahead
             )

@@ -9,7 +9,9 @@ pub(crate) fn cards(bytes: &[u8], mut found: impl FnMut(usize, usize, bool)) {
     let part = |b: u8| b.is_ascii_digit() || b == b' ' || b == b'-';
     let mut at = STEP - 1;
     while at < bytes.len() {
-        if !part(bytes[at]) {
+        // Between two groups stands one character.
+        let near = bytes[at].is_ascii_digit() || bytes.get(at + 1).is_some_and(u8::is_ascii_digit);
+        if !near || !part(bytes[at]) {
             at += STEP;
             continue;
         }
@@ -55,7 +57,11 @@ fn issued(digits: &[u8]) -> bool {
         13 | 16 | 19 if digits[0] == b'4' => true,
         15 => matches!(number(2), 34 | 37),
         14 => matches!(number(3), 300..=305) || matches!(number(2), 36 | 38),
-        16 => matches!(number(2), 51..=55 | 65) || matches!(number(4), 2221..=2720 | 6011 | 3528..=3589) || number(2) == 62,
+        16 => {
+            matches!(number(2), 51..=55 | 65)
+                || matches!(number(4), 2221..=2720 | 6011 | 3528..=3589)
+                || number(2) == 62
+        }
         _ => false,
     }
 }

@@ -157,6 +157,8 @@ pub struct Shape {
     /// Where the token begins with its keyword: with which of these it does, in their case. A keyword before which a
     /// letter stands, or that is none of these, needs no expression.
     pub begins: Vec<String>,
+    /// Whether the keyword is the name that something is assigned to.
+    pub assigned: bool,
     /// Bytes before the keyword.
     pub back: u16,
     /// Bytes after the keyword's beginning.
@@ -190,15 +192,17 @@ impl Shape {
         let all = longest(&rule.pattern())?;
         // The usual case: the token begins with its keyword.
         let plain = rule.token.to_lowercase().replace(['\\', '('], "").replace("?i:", "").replace("?:", "");
-        let begins = rule.after.is_none() && !rule.keywords.is_empty() && rule.keywords.iter().all(|k| plain.starts_with(k.as_str()));
+        let begins = rule.after.is_none()
+            && rule.keywords.iter().all(|k| plain.starts_with(k.as_str()))
+            && !(rule.keywords.is_empty() && rule.check == Check::Discord);
+        let name = rule.after.as_deref().unwrap_or_default().to_lowercase().replace(['[', ']', '\\', '?'], "");
+        let assigned = !rule.keywords.is_empty() && rule.keywords.iter().all(|k| name.contains(k.as_str()));
         let back = match &rule.after {
             _ if begins => 3,
-            Some(name) if rule.keywords.iter().all(|k| name.to_lowercase().replace(['[', ']', '\\', '?'], "").contains(k.as_str())) => {
-                longest(name)?.min(64) + 1
-            }
+            Some(name) if assigned => longest(name)?.min(64) + 1,
             _ => all.min(600),
         };
         let begins = if begins { Self::beginnings(&rule.token)? } else { vec![] };
-        Ok(Self { begins, back: back as u16, ahead: (all + 4) as u16 })
+        Ok(Self { begins, assigned, back: back as u16, ahead: (all + 4) as u16 })
     }
 }

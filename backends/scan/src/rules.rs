@@ -142,7 +142,7 @@ impl Rules {
                 check: rule.check,
                 entropy: rule.entropy,
                 begins: shape.begins.into_iter().map(Cow::Owned).collect(),
-                assigned: rule.after.is_some(),
+                assigned: shape.assigned,
                 back: shape.back.into(),
                 ahead: shape.ahead.into(),
                 pattern: Cow::Owned(pattern),

@@ -29,11 +29,13 @@ pub(crate) fn decode_onto(pieces: &[&[u8]], mut skip: usize, out: &mut Vec<u8>) 
         if held == 0 {
             // The usual case, four at a time.
             let (fours, last) = rest.as_chunks::<4>();
-            out.reserve(fours.len() * 3);
-            for four in fours {
+            let begin = out.len();
+            out.resize(begin + fours.len() * 3, 0);
+            let (threes, _) = out[begin..].as_chunks_mut::<3>();
+            for (four, three) in fours.iter().zip(threes) {
                 let [a, b, c, d] = four.map(|byte| u32::from(VALUES[usize::from(byte)]));
                 let all = a << 18 | b << 12 | c << 6 | d;
-                out.extend_from_slice(&[(all >> 16) as u8, (all >> 8) as u8, all as u8]);
+                *three = [(all >> 16) as u8, (all >> 8) as u8, all as u8];
             }
             rest = last;
         }

@@ -75,7 +75,7 @@ pub(crate) fn decode(bytes: &[u8], give: &mut dyn FnMut(Derived)) {
 
 fn stretch(bytes: &[u8], from: usize, to: usize, first: usize) -> Derived {
     let name = escape(&bytes[first..]).map_or("escape", |(_, _, name)| name);
-    let (mut made, mut table) = (Vec::with_capacity(to - from), Vec::with_capacity(to - from + 1));
+    let (mut made, mut table) = (Vec::with_capacity(to - from), Vec::with_capacity(to - from));
     let mut at = from;
     while at < to {
         match escape(&bytes[at..]) {
@@ -86,16 +86,15 @@ fn stretch(bytes: &[u8], from: usize, to: usize, first: usize) -> Derived {
                     Ok(byte) if kind == "percent" || byte < 0x80 => made.push(byte),
                     _ => made.extend(c.encode_utf8(&mut [0; 4]).bytes()),
                 }
-                table.extend(std::iter::repeat_n(at as u32, made.len() - before));
+                table.extend(std::iter::repeat_n((at as u32, (at + length) as u32), made.len() - before));
                 at += length;
             }
             None => {
                 made.push(bytes[at]);
-                table.push(at as u32);
+                table.push((at as u32, at as u32 + 1));
                 at += 1;
             }
         }
     }
-    table.push(at as u32);
     Derived { name, bytes: made, map: Map::Table(table) }
 }

@@ -7,14 +7,78 @@ const AROUND: usize = 160;
 
 /// Cyrillic and Greek letters and the ASCII ones that they are taken for.
 const ALIKE: &[(char, char)] = &[
-    ('а', 'a'), ('е', 'e'), ('о', 'o'), ('р', 'p'), ('с', 'c'), ('у', 'y'), ('х', 'x'), ('і', 'i'), ('ј', 'j'),
-    ('ѕ', 's'), ('һ', 'h'), ('ԁ', 'd'), ('ԛ', 'q'), ('ԝ', 'w'), ('к', 'k'), ('м', 'm'), ('т', 't'), ('в', 'b'),
-    ('А', 'A'), ('В', 'B'), ('Е', 'E'), ('К', 'K'), ('М', 'M'), ('Н', 'H'), ('О', 'O'), ('Р', 'P'), ('С', 'C'),
-    ('Т', 'T'), ('У', 'Y'), ('Х', 'X'), ('І', 'I'), ('Ј', 'J'), ('Ѕ', 'S'), ('Ԍ', 'G'), ('Ү', 'Y'), ('Ԛ', 'Q'),
-    ('Α', 'A'), ('Β', 'B'), ('Ε', 'E'), ('Ζ', 'Z'), ('Η', 'H'), ('Ι', 'I'), ('Κ', 'K'), ('Μ', 'M'), ('Ν', 'N'),
-    ('Ο', 'O'), ('Ρ', 'P'), ('Τ', 'T'), ('Υ', 'Y'), ('Χ', 'X'), ('ο', 'o'), ('α', 'a'), ('ν', 'v'), ('ρ', 'p'),
-    ('ι', 'i'), ('κ', 'k'), ('υ', 'u'), ('ı', 'i'), ('ſ', 's'), ('‐', '-'), ('‑', '-'), ('‒', '-'), ('–', '-'),
-    ('＿', '_'), ('ℎ', 'h'), ('ⅰ', 'i'), ('ⅼ', 'l'), ('Ⅿ', 'M'), ('Ⅽ', 'C'), ('ɡ', 'g'), ('ɑ', 'a'), ('ո', 'n'),
+    ('а', 'a'),
+    ('е', 'e'),
+    ('о', 'o'),
+    ('р', 'p'),
+    ('с', 'c'),
+    ('у', 'y'),
+    ('х', 'x'),
+    ('і', 'i'),
+    ('ј', 'j'),
+    ('ѕ', 's'),
+    ('һ', 'h'),
+    ('ԁ', 'd'),
+    ('ԛ', 'q'),
+    ('ԝ', 'w'),
+    ('к', 'k'),
+    ('м', 'm'),
+    ('т', 't'),
+    ('в', 'b'),
+    ('А', 'A'),
+    ('В', 'B'),
+    ('Е', 'E'),
+    ('К', 'K'),
+    ('М', 'M'),
+    ('Н', 'H'),
+    ('О', 'O'),
+    ('Р', 'P'),
+    ('С', 'C'),
+    ('Т', 'T'),
+    ('У', 'Y'),
+    ('Х', 'X'),
+    ('І', 'I'),
+    ('Ј', 'J'),
+    ('Ѕ', 'S'),
+    ('Ԍ', 'G'),
+    ('Ү', 'Y'),
+    ('Ԛ', 'Q'),
+    ('Α', 'A'),
+    ('Β', 'B'),
+    ('Ε', 'E'),
+    ('Ζ', 'Z'),
+    ('Η', 'H'),
+    ('Ι', 'I'),
+    ('Κ', 'K'),
+    ('Μ', 'M'),
+    ('Ν', 'N'),
+    ('Ο', 'O'),
+    ('Ρ', 'P'),
+    ('Τ', 'T'),
+    ('Υ', 'Y'),
+    ('Χ', 'X'),
+    ('ο', 'o'),
+    ('α', 'a'),
+    ('ν', 'v'),
+    ('ρ', 'p'),
+    ('ι', 'i'),
+    ('κ', 'k'),
+    ('υ', 'u'),
+    ('ı', 'i'),
+    ('ſ', 's'),
+    ('‐', '-'),
+    ('‑', '-'),
+    ('‒', '-'),
+    ('–', '-'),
+    ('＿', '_'),
+    ('ℎ', 'h'),
+    ('ⅰ', 'i'),
+    ('ⅼ', 'l'),
+    ('Ⅿ', 'M'),
+    ('Ⅽ', 'C'),
+    ('ɡ', 'g'),
+    ('ɑ', 'a'),
+    ('ո', 'n'),
 ];
 
 /// Nothing to see, but there.
@@ -97,7 +161,7 @@ pub(crate) fn decode(bytes: &[u8], give: &mut dyn FnMut(Derived)) {
 }
 
 fn stretch(bytes: &[u8], from: usize, to: usize) -> Derived {
-    let (mut made, mut table) = (Vec::with_capacity(to - from), Vec::with_capacity(to - from + 1));
+    let (mut made, mut table) = (Vec::with_capacity(to - from), Vec::with_capacity(to - from));
     let mut at = from;
     while at < to {
         let (seen, length) = match character(&bytes[at..]) {
@@ -110,10 +174,9 @@ fn stretch(bytes: &[u8], from: usize, to: usize) -> Derived {
             Some(None) => {}
             None => made.extend(&bytes[at..(at + length).min(bytes.len())]),
         }
-        table.extend(std::iter::repeat_n(at as u32, made.len() - before));
+        table.extend(std::iter::repeat_n((at as u32, (at + length) as u32), made.len() - before));
         at += length;
     }
-    table.push(at as u32);
     Derived { name: "folded", bytes: made, map: Map::Table(table) }
 }
 
@@ -136,9 +199,8 @@ pub(crate) fn wide(bytes: &[u8], give: &mut dyn FnMut(Derived)) {
         let (mut made, mut table) = (vec![], vec![]);
         for (at, byte) in bytes.iter().enumerate().filter(|(_, byte)| **byte != 0) {
             made.push(*byte);
-            table.push(at as u32);
+            table.push((at as u32, at as u32 + 1));
         }
-        table.push(bytes.len() as u32);
         give(Derived { name: "utf-16", bytes: made, map: Map::Table(table) });
     }
 }

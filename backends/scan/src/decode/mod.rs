@@ -19,8 +19,8 @@ pub(crate) mod runs;
 pub(crate) enum Map {
     /// Each `den` bytes of it were `num` bytes, from `start` on.
     Linear { start: usize, end: usize, num: usize, den: usize },
-    /// Where each byte of it began, and where the last ended.
-    Table(Vec<u32>),
+    /// Where what each byte of it was made of began and ended.
+    Table(Vec<(u32, u32)>),
 }
 
 impl Map {
@@ -37,8 +37,8 @@ impl Map {
                 ((start + from * num / den).min(*end), (start + (to * num).div_ceil(*den)).min(*end))
             }
             Self::Table(table) => {
-                let at = |n: usize| table.get(n).or(table.last()).map_or(0, |at| *at as usize);
-                (at(from), at(to))
+                let at = |n: usize| table.get(n).or(table.last()).map_or((0, 0), |(s, e)| (*s as usize, *e as usize));
+                (at(from).0, at(to.max(from + 1) - 1).1)
             }
         }
     }

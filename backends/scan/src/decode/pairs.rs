@@ -21,7 +21,9 @@ pub(crate) fn decode(bytes: &[u8], give: &mut dyn FnMut(Derived)) {
     let member = |b: &u8| MEMBER[usize::from(*b)];
     let mut at = STEP - 1;
     while at < bytes.len() {
-        if !member(&bytes[at]) {
+        // Between two numbers stand four characters at most.
+        let near = bytes[at..(at + 5).min(bytes.len())].iter().any(u8::is_ascii_hexdigit);
+        if !near || !member(&bytes[at]) {
             at += STEP;
             continue;
         }
@@ -40,9 +42,8 @@ pub(crate) fn decode(bytes: &[u8], give: &mut dyn FnMut(Derived)) {
 fn row(bytes: &[u8], start: usize, end: usize, base: u32, name: &'static str, give: &mut dyn FnMut(Derived)) {
     let (mut made, mut table) = (vec![], vec![]);
     let mut at = start;
-    let mut flush = |made: &mut Vec<u8>, table: &mut Vec<u32>, at: usize| {
+    let mut flush = |made: &mut Vec<u8>, table: &mut Vec<(u32, u32)>| {
         if made.len() >= 8 && is_text(made) {
-            table.push(at as u32);
             give(Derived { name, bytes: std::mem::take(made), map: Map::Table(std::mem::take(table)) });
         }
         made.clear();
@@ -65,11 +66,11 @@ fn row(bytes: &[u8], start: usize, end: usize, base: u32, name: &'static str, gi
         match u8::try_from(value) {
             Ok(byte) if wide => {
                 made.push(byte);
-                table.push(at as u32);
+                table.push((at as u32, stop as u32));
             }
-            _ => flush(&mut made, &mut table, at),
+            _ => flush(&mut made, &mut table),
         }
         at = stop;
     }
-    flush(&mut made, &mut table, end);
+    flush(&mut made, &mut table);
 }
