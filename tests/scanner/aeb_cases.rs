@@ -5,6 +5,7 @@
 
 use crate::{
     exchange::{Request, Url},
+    play::Step,
     sockets::Frame,
 };
 use anyhow::{Context, Result, bail};
@@ -60,25 +61,6 @@ struct FrameText {
     #[serde(default)]
     payload: String,
     payload_base64: Option<String>,
-}
-
-/// What happens in a case, in order.
-#[derive(Debug)]
-pub(crate) enum Step {
-    /// A request; what it carries must not arrive, or must.
-    Send(Request),
-    /// A request that is answered with this; what must not be read, or must, is the answer.
-    Read(Request, Vec<u8>, &'static str),
-    /// Frames of a WebSocket.
-    Speak(Request, Vec<Frame>),
-}
-
-impl Step {
-    pub(crate) fn request(&self) -> &Request {
-        match self {
-            Self::Send(request) | Self::Read(request, ..) | Self::Speak(request, _) => request,
-        }
-    }
 }
 
 impl Case {
@@ -148,7 +130,7 @@ impl Case {
                 };
                 Step::Read(request, body, kind)
             }
-            None => Step::Send(request),
+            None => sent(request),
         }])
     }
 
@@ -168,7 +150,7 @@ impl Case {
     fn message(&self, to: &str, message: &Value) -> Step {
         let url = self.payload.url.as_deref().unwrap_or(to);
         if message.get("method").is_some() {
-            return Step::Send(Request::post(url, "application/json", json(message)));
+            return sent(Request::post(url, "application/json", json(message)));
         }
         let asked = serde_json::json!({"jsonrpc": "2.0", "id": message["id"], "method": "tools/list"});
         Step::Read(Request::post(url, "application/json", json(&asked)), json(message), "application/json")
@@ -198,6 +180,12 @@ impl FrameText {
         let opcode = opcode.with_context(|| format!("a frame of the kind {}", self.opcode))?;
         Ok(Frame { opcode, fin: self.fin.unwrap_or(true), rsv1: self.rsv1, payload })
     }
+}
+
+/// The first half of a payload is taken for all of it.
+fn sent(request: Request) -> Step {
+    let half = request.body.len().div_ceil(2);
+    Step::Send(request, half)
 }
 
 /// The host that a request asks for, in lower case.

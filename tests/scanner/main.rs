@@ -10,6 +10,7 @@ mod exchange;
 mod generator;
 mod leaks;
 mod leaks_wire;
+mod play;
 mod sockets;
 mod transform;
 mod world;
