@@ -19,10 +19,6 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    pub(crate) fn text(payload: impl Into<Vec<u8>>) -> Self {
-        Self { opcode: 1, fin: true, rsv1: false, payload: payload.into() }
-    }
-
     fn encode(&self) -> Vec<u8> {
         let first = u8::from(self.fin) << 7 | u8::from(self.rsv1) << 6 | self.opcode;
         let length = self.payload.len();
