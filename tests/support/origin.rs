@@ -28,7 +28,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     convert::Infallible,
     io,
     net::{SocketAddr, TcpListener as StdListener},
@@ -56,7 +56,7 @@ pub const PORTS: [u16; 3] = [443, 80, 8443];
 /// First byte of a TLS record that holds a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 /// How much of a connection, and of a body, is kept.
-const KEPT: usize = 1 << 20;
+const KEPT: usize = 4 << 20;
 const CHUNK: usize = 64 << 10;
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
@@ -82,8 +82,20 @@ struct Shared {
     connections: Mutex<Vec<Arc<Mutex<Connection>>>>,
     requests: Mutex<Vec<Seen>>,
     pages: Mutex<BTreeMap<String, (&'static str, Bytes)>>,
+    script: Mutex<VecDeque<Scripted>>,
     go_on: Semaphore,
     forgets: AtomicBool,
+}
+
+/// An answer, whatever is asked.
+#[derive(Debug, Clone, Default)]
+pub struct Scripted {
+    /// HTTP status; 0: 200.
+    pub status: u16,
+    /// Headers beside those of the framing.
+    pub headers: Vec<(String, String)>,
+    /// Body.
+    pub body: Bytes,
 }
 
 impl Origin {
@@ -96,6 +108,7 @@ impl Origin {
             connections: Mutex::default(),
             requests: Mutex::default(),
             pages: Mutex::default(),
+            script: Mutex::default(),
             go_on: Semaphore::new(0),
             forgets: AtomicBool::new(false),
         });
@@ -119,6 +132,18 @@ impl Origin {
     /// The same, and says what they are.
     pub fn typed(&self, path: &str, kind: &'static str, bytes: impl Into<Bytes>) {
         lock(&self.0.pages).insert(path.to_owned(), (kind, bytes.into()));
+    }
+
+    /// Answers the next requests with these, in their order.
+    pub fn script(&self, answers: impl IntoIterator<Item = Scripted>) {
+        *lock(&self.0.script) = answers.into_iter().collect();
+    }
+
+    /// Forgets every request and connection so far, and what was left of the script.
+    pub fn forget(&self) {
+        lock(&self.0.requests).clear();
+        lock(&self.0.connections).clear();
+        lock(&self.0.script).clear();
     }
 
     /// Has one `/events` send its second event.
@@ -217,6 +242,9 @@ async fn answer(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Answer 
         });
         return with_answers(switching(&head.headers), &head.headers);
     }
+    if let Some(scripted) = lock(&shared.script).pop_front() {
+        return played(scripted);
+    }
     let page = lock(&shared.pages).get(head.uri.path()).cloned();
     let response = match (head.uri.path(), page) {
         (_, Some((kind, page))) => {
@@ -231,6 +259,17 @@ async fn answer(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Answer 
         _ => full(format!("{} {}\n", head.method, head.uri.path())),
     };
     with_answers(response, &head.headers)
+}
+
+fn played(scripted: Scripted) -> Answer {
+    let mut response = full(scripted.body);
+    *response.status_mut() = StatusCode::from_u16(scripted.status).unwrap_or_default();
+    for (name, value) in scripted.headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&value)) {
+            response.headers_mut().append(name, value);
+        }
+    }
+    response
 }
 
 /// As its request wants it.

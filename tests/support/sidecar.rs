@@ -54,7 +54,18 @@ impl Sidecar {
 
     /// The same, resolving names as that `resolv.conf` says.
     pub fn start_with(bind: IpAddr, policy: &Policy, resolver: Option<&Path>) -> Result<Self> {
-        let (mut child, first, channel) = launch(bind, "egress,dns", serde_json::to_value(policy)?, resolver)?;
+        Self::start_knowing(bind, policy, resolver, &[])
+    }
+
+    /// The same, knowing these secrets by their names besides.
+    pub fn start_knowing(
+        bind: IpAddr,
+        policy: &Policy,
+        resolver: Option<&Path>,
+        more: &[(&str, &str)],
+    ) -> Result<Self> {
+        let policy = serde_json::to_value(policy)?;
+        let (mut child, first, channel) = launch_knowing(bind, "egress,dns", policy, resolver, more)?;
         let First::Ready { ca_pem } = first else { bail!("{first:?}") };
         let mut up = child.stdout.take().context("stdout")?;
         let log: Arc<Mutex<Vec<LogLine>>> = Arc::default();
@@ -102,6 +113,16 @@ pub fn launch(
     policy: serde_json::Value,
     resolver: Option<&Path>,
 ) -> Result<(Child, First, ChildStdin)> {
+    launch_knowing(bind, daemons, policy, resolver, &[])
+}
+
+fn launch_knowing(
+    bind: IpAddr,
+    daemons: &str,
+    policy: serde_json::Value,
+    resolver: Option<&Path>,
+    more: &[(&str, &str)],
+) -> Result<(Child, First, ChildStdin)> {
     let mut command = match resolver {
         Some(file) => {
             let mut command = Command::new("unshare");
@@ -124,6 +145,9 @@ pub fn launch(
     secrets.insert("capability", Secret::new(CAPABILITY));
     secrets.insert("token", Secret::new(TOKEN));
     secrets.insert("proxy-login", Secret::new("user:word"));
+    for (name, value) in more {
+        secrets.insert(*name, Secret::new(*value));
+    }
     let mut channel = child.stdin.take().context("stdin")?;
     // One that refuses waits for nothing more: what it has to say is read all the same.
     let _ = write_frame(&mut channel, &Start { version: CONTROL_VERSION, policy });
