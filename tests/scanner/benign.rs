@@ -141,7 +141,10 @@ fn unharmed(world: &World, net: &Namespace, recording: &Recording) -> Result<()>
     let bodiless = request.method == "HEAD" || matches!(reply.status, 204 | 304);
     ensure!(bodiless || reply.body == answer, "the body of its answer was changed");
     for (name, value) in &recording.answer_headers {
-        ensure!(reply.headers.iter().any(|(n, v)| n == name && v == value.trim()), "its answer's header {name} was changed");
+        ensure!(
+            reply.headers.iter().any(|(n, v)| n == name && v == value.trim()),
+            "its answer's header {name} was changed"
+        );
     }
     Ok(())
 }

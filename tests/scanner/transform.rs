@@ -21,9 +21,8 @@ pub(crate) fn all(bytes: &[u8], names: &[String]) -> Result<Vec<u8>> {
 
 fn one(bytes: &[u8], name: &str) -> Result<Vec<u8>> {
     let each = |to: &dyn Fn(u8) -> String| bytes.iter().map(|byte| to(*byte)).collect::<String>();
-    let joined = |to: &dyn Fn(u8) -> String, between: &str| {
-        bytes.iter().map(|byte| to(*byte)).collect::<Vec<_>>().join(between)
-    };
+    let joined =
+        |to: &dyn Fn(u8) -> String, between: &str| bytes.iter().map(|byte| to(*byte)).collect::<Vec<_>>().join(between);
     Ok(match name {
         "base64" => BASE64_STANDARD.encode(bytes).into(),
         "base64url" => BASE64_URL_SAFE_NO_PAD.encode(bytes).into(),
@@ -61,7 +60,11 @@ fn one(bytes: &[u8], name: &str) -> Result<Vec<u8>> {
         }
         "zero-width" => {
             let letters = std::str::from_utf8(bytes)?.chars().enumerate();
-            letters.flat_map(|(n, c)| [Some(c), (n % 4 == 3).then_some(ZERO_WIDTH)]).flatten().collect::<String>().into()
+            letters
+                .flat_map(|(n, c)| [Some(c), (n % 4 == 3).then_some(ZERO_WIDTH)])
+                .flatten()
+                .collect::<String>()
+                .into()
         }
         "homoglyph" => std::str::from_utf8(bytes)?.chars().map(homoglyph).collect::<String>().into(),
         "fullwidth" => {
@@ -133,7 +136,9 @@ fn base32(bytes: &[u8]) -> String {
 
 fn tar(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut archive = tar::Builder::new(vec![]);
-    for (name, content) in [("package/index.js", &b"module.exports = (s) => s.trim()\n"[..]), ("package/notes.txt", bytes)] {
+    for (name, content) in
+        [("package/index.js", &b"module.exports = (s) => s.trim()\n"[..]), ("package/notes.txt", bytes)]
+    {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(0o644);
@@ -159,7 +164,8 @@ fn zip(bytes: &[u8]) -> Result<Vec<u8>> {
     common.extend([name.len() as u8, 0, 0, 0]);
     let local = [&b"PK\x03\x04"[..], &common, name, &packed].concat();
     let central = [&b"PK\x01\x02\x14\x00"[..], &common, &[0; 14], name].concat();
-    let end = [&b"PK\x05\x06\0\0\0\0\x01\0\x01\0"[..], &length(central.len())?, &length(local.len())?, &[0; 2]].concat();
+    let end =
+        [&b"PK\x05\x06\0\0\0\0\x01\0\x01\0"[..], &length(central.len())?, &length(local.len())?, &[0; 2]].concat();
     Ok([local, central, end].concat())
 }
 
@@ -178,7 +184,10 @@ mod tests {
             ("gzip", "gzip -dc"),
             ("hex", "xxd -r -p || python3 -c 'import sys;sys.stdout.buffer.write(bytes.fromhex(sys.stdin.read()))'"),
             ("tar", "tar -xOf - package/notes.txt"),
-            ("zip", "cat > \"$0\" && python3 -c 'import sys,zipfile;sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read(\"notes.txt\"))' \"$0\""),
+            (
+                "zip",
+                "cat > \"$0\" && python3 -c 'import sys,zipfile;sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read(\"notes.txt\"))' \"$0\"",
+            ),
         ] {
             let scratch = tempfile::NamedTempFile::new()?;
             let mut command = Command::new("sh");

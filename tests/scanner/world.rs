@@ -98,7 +98,8 @@ fn policy(setup: &Setup, upstream_ca_pem: String) -> Result<Policy> {
         }
     }
     routes.extend(setup.elsewhere.keys().map(route));
-    let env = setup.secrets.iter().map(|(name, _)| EnvSecret { name: name.clone(), secret: name.clone(), hosts: vec![] });
+    let env =
+        setup.secrets.iter().map(|(name, _)| EnvSecret { name: name.clone(), secret: name.clone(), hosts: vec![] });
     let scan = Scan { env: env.collect(), ..Scan::default() };
     let policy = Policy {
         routes,

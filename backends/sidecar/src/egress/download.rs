@@ -69,7 +69,9 @@ impl Download {
         if response.body().is_end_stream() {
             return None;
         }
-        let text = |headers: &HeaderMap, name| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
+        let text = |headers: &HeaderMap, name| {
+            headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_ascii_lowercase()
+        };
         let headers = response.headers();
         let (kind, encoding) = (text(headers, CONTENT_TYPE), text(headers, CONTENT_ENCODING));
         let encoding = if encoding == "identity" { String::new() } else { encoding };
@@ -92,19 +94,39 @@ impl Download {
         };
         let (live, ready) = (live.clone(), VecDeque::new());
         let (noted, refusal) = (vec![], None);
-        Some(Self { live, context, encoding, by, blocks, events, ready, held: false, timer: None, ended: false, noted, refusal })
+        Some(Self {
+            live,
+            context,
+            encoding,
+            by,
+            blocks,
+            events,
+            ready,
+            held: false,
+            timer: None,
+            ended: false,
+            noted,
+            refusal,
+        })
     }
 
     /// Judges the beginning, where something would be refused: what is short is refused before it is answered.
     pub(super) async fn begin(&mut self, response: &mut Response<Incoming>) -> Result<(), Denial> {
-        if matches!(self.by, By::Listener(..)) || self.events || response.body().size_hint().exact().is_none() && !self.blocks {
+        if matches!(self.by, By::Listener(..))
+            || self.events
+            || response.body().size_hint().exact().is_none() && !self.blocks
+        {
             return Ok(());
         }
         let mut read = 0;
         while !self.ended && read < FIRST {
             match response.body_mut().frame().await {
                 Some(Err(error)) => {
-                    return Err(Denial { rule: "upstream", status: 502, reason: format!("the response breaks off: {error}") });
+                    return Err(Denial {
+                        rule: "upstream",
+                        status: 502,
+                        reason: format!("the response breaks off: {error}"),
+                    });
                 }
                 Some(Ok(frame)) => {
                     read += frame.data_ref().map_or(0, Bytes::len);
@@ -139,7 +161,11 @@ impl Download {
         !matches!(self.by, By::Redactor(_))
     }
 
-    pub(super) fn poll(&mut self, inner: &mut Incoming, cx: &mut Task<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    pub(super) fn poll(
+        &mut self,
+        inner: &mut Incoming,
+        cx: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         loop {
             if let Some(frame) = self.ready.pop_front() {
                 return Poll::Ready(Some(Ok(frame)));

@@ -41,7 +41,15 @@ impl Record {
             path: cut(scrubbed(path, secrets), MAX_PATH),
             ..LogLine::default()
         };
-        Self { feed: feed.clone(), line, began: Instant::now(), sent: Arc::default(), received: 0, busy: None, upload: Findings::default() }
+        Self {
+            feed: feed.clone(),
+            line,
+            began: Instant::now(),
+            sent: Arc::default(),
+            received: 0,
+            busy: None,
+            upload: Findings::default(),
+        }
     }
 
     /// It is refused.

@@ -41,8 +41,10 @@ pub(super) async fn relay(
     let (from_client, to_client) = split(client);
     let (from_host, to_host) = split(host);
     let (sent, received) = (record.sent.clone(), AtomicU64::new(0));
-    let ended =
-        tokio::try_join!(pump(from_client, to_host, &mut gates.0, &sent), pump(from_host, to_client, &mut gates.1, &received));
+    let ended = tokio::try_join!(
+        pump(from_client, to_host, &mut gates.0, &sent),
+        pump(from_host, to_client, &mut gates.1, &received)
+    );
     record.received = received.into_inner();
     record.found([gates.0.noted(), gates.1.noted()].concat());
     if let Err(Ended::Refused(denial)) = ended {
