@@ -202,7 +202,11 @@ impl Shape {
             Some(name) if assigned => longest(name)?.min(64) + 1,
             _ => all.min(600),
         };
-        let begins = if begins { Self::beginnings(&rule.token)? } else { vec![] };
+        let mut begins = if begins { Self::beginnings(&rule.token)? } else { vec![] };
+        // A run may be the end of a token that begins with something else.
+        if rule.run.is_some() && begins.iter().any(|text| !text.bytes().all(|b| b.is_ascii_alphanumeric())) {
+            begins.clear();
+        }
         Ok(Self { begins, assigned, back: back as u16, ahead: (all + 4) as u16 })
     }
 }

@@ -21,8 +21,9 @@ const RESIDENT_MB: f64 = 120.0;
 
 /// Builds the scanner's own program and feeds it.
 pub(super) fn bench() -> Result<()> {
-    run::run(run::cargo().args(["build", "--release", "--package", "bottle-scan", "--example", "speed"]))?;
-    let program = root().join("target/release/examples/speed");
+    // As it is shipped.
+    run::run(run::cargo().args(["build", "--profile", "dist", "--package", "bottle-scan", "--example", "speed"]))?;
+    let program = root().join("target/dist/examples/speed");
     let dir = scratch("scan")?;
     println!("{:<10} {:>10} {:>10} {:>8} {:>10}", "input", "MB/s", "limit", "RSS MB", "gitleaks");
     for (kind, limit) in KINDS {
@@ -39,12 +40,13 @@ pub(super) fn bench() -> Result<()> {
             println!("{:<10} more than {RESIDENT_MB} MB in memory", "");
         }
     }
-    let starts: Vec<f64> = (0..20)
+    let mut starts: Vec<f64> = (0..20)
         .map(|_| Ok(figures(&Command::new(&program).arg("start").output()?.stdout)?[1]))
         .collect::<Result<_>>()?;
-    let best = starts.iter().copied().fold(f64::MAX, f64::min);
-    let over = if best > START_MS { "  OVER" } else { "" };
-    println!("start      {best:>10.2} ms (at most {START_MS}), of 20{over}");
+    starts.sort_by(f64::total_cmp);
+    let median = starts[starts.len() / 2];
+    let over = if median > START_MS { "  OVER" } else { "" };
+    println!("start      {median:>10.2} ms (at most {START_MS}), the median of {}{over}", starts.len());
     Ok(())
 }
 
