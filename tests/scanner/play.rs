@@ -77,10 +77,14 @@ fn sent(world: &World, net: &Namespace, request: &Request, enough: usize) -> Res
         }
     }
     // Whoever was spoken to at an address that is not the fixture's was reached.
-    let astray = net.sent()?.difference(&before).find(|sent| {
-        let known = [crate::world::FIXTURE, crate::names::RESOLVER, [198, 51, 100, 2].into()];
-        sent.protocol == "tcp" && !known.contains(&sent.to.ip())
-    }).copied();
+    let astray = net
+        .sent()?
+        .difference(&before)
+        .find(|sent| {
+            let known = [crate::world::FIXTURE, crate::names::RESOLVER, [198, 51, 100, 2].into()];
+            sent.protocol == "tcp" && !known.contains(&sent.to.ip())
+        })
+        .copied();
     if let Some(astray) = astray {
         println!("{} went to {astray:?}", request.url);
         return Ok(Verdict::Allow);
@@ -133,7 +137,12 @@ fn spoken(world: &World, request: &Request, frames: &[sockets::Frame]) -> Result
     };
     let arrived = || {
         let connections = world.origin.connections();
-        connections.iter().rev().map(|c| sockets::frames(&c.bytes)).find(|frames| !frames.is_empty()).unwrap_or_default()
+        connections
+            .iter()
+            .rev()
+            .map(|c| sockets::frames(&c.bytes))
+            .find(|frames| !frames.is_empty())
+            .unwrap_or_default()
     };
     let closed = sockets::say(&mut wire, frames, arrived)?;
     let (sent, heard) = (sockets::payload(frames), sockets::payload(&arrived()));
