@@ -142,7 +142,7 @@ fn unharmed(world: &World, net: &Namespace, recording: &Recording) -> Result<()>
     let Step::Send(request, _) = &step else {
         return match play(world, net, &[step])? {
             Verdict::Allow => Ok(()),
-            Verdict::Block(why) => bail!("it did not arrive: {why}"),
+            Verdict::Block(why) | Verdict::Harmed(why) => bail!("it did not arrive: {why}"),
         };
     };
     let (url, answer) = (Url::parse(&request.url)?, recording.answer.get()?);
