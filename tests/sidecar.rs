@@ -1,6 +1,11 @@
 //! The sidecar on the wire: the staged program, run as a bundle on this machine, with the lab's hosts behind it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests
 
+#[path = "sidecar/origin.rs"]
+mod origin;
+#[path = "sidecar/protocols.rs"]
+mod protocols;
+
 use anyhow::{Context, Result};
 use bottle_api::control::First;
 use bottle_policy::{Auth, AuthScheme, Policy, Route};
@@ -18,10 +23,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// On an address of this machine that no other test of this run has.
+/// An address of this machine that no other run of these tests has.
+fn own_address(n: u8) -> IpAddr {
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    [127, 128 | high, low, n].into()
+}
+
 fn start(policy: &Policy) -> Result<Sidecar> {
     static NEXT: AtomicU8 = AtomicU8::new(2);
-    Sidecar::start([127, 0, 99, NEXT.fetch_add(1, Ordering::SeqCst)].into(), policy)
+    Sidecar::start(own_address(NEXT.fetch_add(1, Ordering::SeqCst)), policy)
 }
 
 fn route(host: &str, address: IpAddr) -> Route {
@@ -104,7 +114,7 @@ fn the_table_of_the_wire() -> Result<()> {
             "open.example:443",
             "open.example",
             get("open.example\r\nConnection: Upgrade\r\nUpgrade: websocket", "/"),
-            501,
+            403,
             "upgrade",
         ),
         ("unset.example:443", "unset.example", get("unset.example", "/"), 502, "credential"),
@@ -257,7 +267,7 @@ fn what_it_does_not_understand_it_refuses() -> Result<()> {
     .into_iter()
     .enumerate()
     {
-        let (mut child, first, _channel) = launch([127, 0, 98, 2 + u8::try_from(n)?].into(), daemons, policy, None)?;
+        let (mut child, first, _channel) = launch(own_address(200 + u8::try_from(n)?), daemons, policy, None)?;
         let First::Refused { message } = first else { anyhow::bail!("{daemons}: {first:?}") };
         assert!(message.contains(word), "{message}");
         assert!(!child.wait()?.success());

@@ -12,8 +12,8 @@ use crate::{
     probe,
     session::{
         self, Input, Program, Streams,
-        egress_log::EgressLog,
         owner::{Served, Surroundings},
+        sidecar::SidecarChannel,
         terminal::Terminal,
     },
     signals::Cancellation,
@@ -24,9 +24,11 @@ use crate::{
 };
 use anyhow::{Context, Result, anyhow, bail};
 use bottle_api::{
-    BottleSpec, CleanupRequest, LaunchRequest, LedgerEntry, Secret, WORKSPACE, control::CAPABILITY, secret::Secrets,
+    BottleSpec, CleanupRequest, LaunchRequest, LedgerEntry, Secret, WORKSPACE,
+    control::{CAPABILITY, PIPELOCK_DAEMON},
+    secret::Secrets,
 };
-use std::{collections::BTreeMap, panic::resume_unwind, sync::Arc, thread, time::Duration};
+use std::{collections::BTreeMap, fs::File, panic::resume_unwind, sync::Arc, thread, time::Duration};
 
 /// How long a bottle may take to be torn down.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(60);
@@ -96,7 +98,7 @@ impl Life {
         workspace::unpacked(&state.stage());
         point("launched")?;
 
-        let log = EgressLog::follow(bottle.channel()?, &state.egress_log())?;
+        let sidecar = SidecarChannel::follow(bottle.channel()?, &state.egress_log())?;
         let capability = secrets.get(CAPABILITY).context("a bottle has a capability")?;
         // What leads to the sidecar a manifest cannot set; of the rest (`PATH`, `LANG`, …) its own word counts.
         let info = bottle.describe()?;
@@ -109,6 +111,14 @@ impl Life {
         ui::progress("look from inside whether the bottle is closed", "");
         let mut served = None;
         let ended = thread::scope(|scope| {
+            // What it sends there is refused until it serves.
+            let delivered = scope.spawn(|| match &resolved.pipelock {
+                Some(program) => {
+                    let open = || File::open(program).with_context(|| format!("open {}", program.display()));
+                    sidecar.deliver(PIPELOCK_DAEMON, open()?)
+                }
+                None => Ok(()),
+            });
             let probe = scope.spawn(|| {
                 point("probe")?;
                 probe::check(&bottle, &info, capability, &resolved.spec.env, cancel)
@@ -117,6 +127,7 @@ impl Life {
                 let verdict = probe.join().map_err(|_| anyhow!("the launch probe panicked"))?;
                 ui::clear_progress();
                 verdict?;
+                delivered.join().map_err(|_| anyhow!("the delivery of pipelock panicked"))??;
                 // No command gets into a bottle that is not known to be closed either.
                 served = Some(Served::begin(state.dir(), surroundings)?);
                 point("session")
@@ -126,7 +137,7 @@ impl Life {
         // Nobody needs the sidecar any more: it ends, and forgets what it knows, while work is saved.
         let (saved, summary) = thread::scope(|scope| {
             let saving = scope.spawn(|| work::save(&bottle, state, &session.came, !matches!(ended, Ok(0))));
-            let summary = log.finish();
+            let summary = sidecar.finish();
             (saving.join().unwrap_or_else(|panic| resume_unwind(panic)), summary)
         });
         self.saved = Some(saved);

@@ -13,8 +13,10 @@ macro_rules! rows {
 }
 
 mod addresses;
+mod clients;
 mod credentials;
 mod framing;
+mod hostile;
 mod hosts;
 mod http2;
 mod names;

@@ -7,6 +7,7 @@
 //! x-answer-status: 302          with this status
 //! x-answer-NAME: VALUE          with this header
 //! GET /bytes?N                  with so many bytes
+//! POST /length                  with the length of its body
 //! GET /events                   with a server-sent event, and another one once `go_on` was called
 //! Upgrade: websocket            with an echo of each message
 //! ```
@@ -32,7 +33,10 @@ use std::{
     io,
     net::{SocketAddr, TcpListener as StdListener},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context as Task, Poll, ready},
     thread,
 };
@@ -77,9 +81,10 @@ pub struct Origin(Arc<Shared>);
 struct Shared {
     connections: Mutex<Vec<Arc<Mutex<Connection>>>>,
     requests: Mutex<Vec<Seen>>,
-    pages: Mutex<BTreeMap<String, Bytes>>,
+    pages: Mutex<BTreeMap<String, (&'static str, Bytes)>>,
     script: Mutex<VecDeque<Scripted>>,
     go_on: Semaphore,
+    forgets: AtomicBool,
 }
 
 /// An answer, whatever is asked.
@@ -105,6 +110,7 @@ impl Origin {
             pages: Mutex::default(),
             script: Mutex::default(),
             go_on: Semaphore::new(0),
+            forgets: AtomicBool::new(false),
         });
         for port in PORTS {
             let listener = StdListener::bind(("::", port)).with_context(|| format!("listen on port {port}"))?;
@@ -120,7 +126,12 @@ impl Origin {
 
     /// Answers GET of that path with these bytes.
     pub fn page(&self, path: &str, bytes: impl Into<Bytes>) {
-        lock(&self.0.pages).insert(path.to_owned(), bytes.into());
+        self.typed(path, "application/octet-stream", bytes);
+    }
+
+    /// The same, and says what they are.
+    pub fn typed(&self, path: &str, kind: &'static str, bytes: impl Into<Bytes>) {
+        lock(&self.0.pages).insert(path.to_owned(), (kind, bytes.into()));
     }
 
     /// Answers the next requests with these, in their order.
@@ -145,9 +156,24 @@ impl Origin {
         lock(&self.0.connections).iter().map(|connection| lock(connection).clone()).collect()
     }
 
+    /// Writes nothing down any more: where there is so much that nobody would read it.
+    pub fn forget(&self) {
+        self.0.forgets.store(true, Ordering::Relaxed);
+        lock(&self.0.requests).clear();
+        lock(&self.0.connections).clear();
+    }
+
     /// Every request so far that could be read as one.
     pub fn requests(&self) -> Vec<Seen> {
         lock(&self.0.requests).clone()
+    }
+}
+
+impl Shared {
+    /// Below the same first segment: what is missing there is missing.
+    fn holds_a_page_beside(&self, path: &str) -> bool {
+        let first = |path: &str| path.split('/').nth(1).map(str::to_owned);
+        lock(&self.pages).keys().any(|page| first(page) == first(path))
     }
 }
 
@@ -158,7 +184,9 @@ async fn accept(listener: StdListener, acceptor: &TlsAcceptor, shared: &Arc<Shar
         let mut at = stream.local_addr()?;
         at.set_ip(at.ip().to_canonical());
         let connection = Arc::new(Mutex::new(Connection { at, sni: None, h2: false, bytes: vec![] }));
-        lock(&shared.connections).push(connection.clone());
+        if !shared.forgets.load(Ordering::Relaxed) {
+            lock(&shared.connections).push(connection.clone());
+        }
         tokio::spawn(converse(stream, acceptor.clone(), connection, shared.clone()));
     }
 }
@@ -198,13 +226,14 @@ async fn answer(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Answer 
         request.headers().get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
     let upgrade = socket.then(|| hyper::upgrade::on(&mut request));
     let (head, body) = request.into_parts();
-    let body = collect(body).await;
-    lock(&shared.requests).push(Seen {
-        method: head.method.to_string(),
-        path: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
-        headers: headers(&head.headers),
-        body,
-    });
+    let (body, length) = collect(body).await;
+    let mut headers = headers(&head.headers);
+    // HTTP/2's word for it.
+    headers.extend(head.uri.authority().map(|authority| ("host".to_owned(), authority.to_string())));
+    let path = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    if !shared.forgets.load(Ordering::Relaxed) {
+        lock(&shared.requests).push(Seen { method: head.method.to_string(), path, headers, body });
+    }
     if let Some(upgrade) = upgrade {
         tokio::spawn(async move {
             if let Ok(upgraded) = upgrade.await {
@@ -218,9 +247,15 @@ async fn answer(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Answer 
     }
     let page = lock(&shared.pages).get(head.uri.path()).cloned();
     let response = match (head.uri.path(), page) {
-        (_, Some(page)) => full(page),
+        (_, Some((kind, page))) => {
+            let mut response = full(page);
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            response
+        }
         ("/bytes", None) => counted(head.uri.query().and_then(|n| n.parse().ok()).unwrap_or(0)),
         ("/events", None) => events(shared.clone()),
+        ("/length", None) => full(length.to_string()),
+        (path, None) if shared.holds_a_page_beside(path) => not_found(),
         _ => full(format!("{} {}\n", head.method, head.uri.path())),
     };
     with_answers(response, &head.headers)
@@ -253,14 +288,21 @@ fn with_answers(mut response: Answer, asked: &HeaderMap) -> Answer {
     response
 }
 
-/// A body's beginning; all of it is read.
-async fn collect(mut body: Incoming) -> Bytes {
-    let mut kept = vec![];
+/// A body's beginning, and its whole length.
+async fn collect(mut body: Incoming) -> (Bytes, usize) {
+    let (mut kept, mut length) = (vec![], 0);
     while let Some(Ok(frame)) = body.frame().await {
         let data = frame.into_data().unwrap_or_default();
+        length += data.len();
         kept.extend_from_slice(&data[..data.len().min(KEPT.saturating_sub(kept.len()))]);
     }
-    kept.into()
+    (kept.into(), length)
+}
+
+fn not_found() -> Answer {
+    let mut response = full("");
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response
 }
 
 fn headers(map: &HeaderMap) -> Vec<(String, String)> {

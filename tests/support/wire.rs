@@ -77,6 +77,9 @@ impl Authority {
     }
 }
 
+/// How long a step of a client may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A client of a proxy.
 pub struct ProxyClient {
     /// Where the proxy is.
@@ -119,8 +122,9 @@ pub struct Answer {
 impl ProxyClient {
     /// Connects, and says nothing.
     pub fn connect(&self) -> Result<TcpStream> {
-        let stream = TcpStream::connect(self.proxy).context("connect to the proxy")?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let stream = TcpStream::connect_timeout(&self.proxy, PATIENCE).context("connect to the proxy")?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
         Ok(stream)
     }
 

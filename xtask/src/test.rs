@@ -41,10 +41,11 @@ struct Lane {
 }
 
 /// What `--full` adds: what would make every landing wait.
-const FULL: [Lane; 4] = [
+const FULL: [Lane; 5] = [
     lane("fifty bottles", 180, true, fifty_bottles),
     lane("every fault", 600, true, every_fault),
     lane("newer engine", 300, true, on_newer_engine),
+    lane("hostile", 360, true, hostile_clients),
     lane("machines, full", lab::FULL_BUDGET.as_secs(), true, || machines(true)),
 ];
 
@@ -58,7 +59,7 @@ const LANES: [Lane; 11] = [
     lane("stage", 300, true, || check(stage::stage())),
     lane("compat", 180, true, || check(compat::compat())),
     lane("package", 480, true, || check(package::package().map(drop))),
-    lane("end-to-end", 420, true, end_to_end),
+    lane("end-to-end", 480, true, end_to_end),
     lane("machines", lab::BUDGET.as_secs(), true, || machines(false)),
 ];
 
@@ -146,6 +147,11 @@ fn fifty_bottles() -> Result<Counts> {
 /// At every point of a bottle's life, by every way to fail; and SIGKILL at any moment.
 fn every_fault() -> Result<Counts> {
     cargo_test(&["-p", "bottle-tests", "--test", "docker_faults", "--", "--ignored"])
+}
+
+/// Five minutes of clients that mean the proxy ill.
+fn hostile_clients() -> Result<Counts> {
+    cargo_test(&["-p", "bottle-tests", "--test", "egress", "--", "--ignored"])
 }
 
 /// The end-to-end tests on the engine of Debian's next release; the usual one is up again afterwards.

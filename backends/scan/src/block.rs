@@ -27,7 +27,12 @@ pub(crate) struct Blocks {
 impl Blocks {
     /// Takes bytes, and gives each window that is full to `judge`: bytes, where they begin, the size of the block, the
     /// phase. The blocks judged go to `out`.
-    pub(crate) fn push(&mut self, mut bytes: &[u8], out: &mut Vec<u8>, mut judge: impl FnMut(&[u8], u64, usize, usize)) {
+    pub(crate) fn push(
+        &mut self,
+        mut bytes: &[u8],
+        out: &mut Vec<u8>,
+        mut judge: impl FnMut(&[u8], u64, usize, usize),
+    ) {
         while !bytes.is_empty() {
             let take = (BLOCK + OVERLAP - self.held.len()).min(bytes.len());
             self.held.extend_from_slice(&bytes[..take]);

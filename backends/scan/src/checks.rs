@@ -13,8 +13,20 @@ pub(crate) fn entropy(bytes: &[u8]) -> f32 {
 
 /// Words that stand where a credential goes.
 const PLACEHOLDERS: [&[u8]; 14] = [
-    b"xxxx", b"your", b"placeholder", b"redacted", b"changeme", b"insert", b"replace", b"****", b"....", b"<", b"${",
-    b"{{", b"dummy", b"1234567890abcdef1234567890abcdef",
+    b"xxxx",
+    b"your",
+    b"placeholder",
+    b"redacted",
+    b"changeme",
+    b"insert",
+    b"replace",
+    b"****",
+    b"....",
+    b"<",
+    b"${",
+    b"{{",
+    b"dummy",
+    b"1234567890abcdef1234567890abcdef",
 ];
 
 /// A text that stands where a credential goes.
@@ -141,11 +153,46 @@ fn ssn(token: &[u8]) -> bool {
 
 /// Countries and the length of their account numbers.
 const IBAN: [(&[u8; 2], usize); 40] = [
-    (b"AD", 24), (b"AE", 23), (b"AT", 20), (b"AZ", 28), (b"BA", 20), (b"BE", 16), (b"BG", 22), (b"BH", 22),
-    (b"BR", 29), (b"CH", 21), (b"CY", 28), (b"CZ", 24), (b"DE", 22), (b"DK", 18), (b"EE", 20), (b"ES", 24),
-    (b"FI", 18), (b"FR", 27), (b"GB", 22), (b"GE", 22), (b"GR", 27), (b"HR", 21), (b"HU", 28), (b"IE", 22),
-    (b"IL", 23), (b"IS", 26), (b"IT", 27), (b"KW", 30), (b"LT", 20), (b"LU", 20), (b"LV", 21), (b"MT", 31),
-    (b"NL", 18), (b"NO", 15), (b"PL", 28), (b"PT", 25), (b"RO", 24), (b"SA", 24), (b"SE", 24), (b"TR", 26),
+    (b"AD", 24),
+    (b"AE", 23),
+    (b"AT", 20),
+    (b"AZ", 28),
+    (b"BA", 20),
+    (b"BE", 16),
+    (b"BG", 22),
+    (b"BH", 22),
+    (b"BR", 29),
+    (b"CH", 21),
+    (b"CY", 28),
+    (b"CZ", 24),
+    (b"DE", 22),
+    (b"DK", 18),
+    (b"EE", 20),
+    (b"ES", 24),
+    (b"FI", 18),
+    (b"FR", 27),
+    (b"GB", 22),
+    (b"GE", 22),
+    (b"GR", 27),
+    (b"HR", 21),
+    (b"HU", 28),
+    (b"IE", 22),
+    (b"IL", 23),
+    (b"IS", 26),
+    (b"IT", 27),
+    (b"KW", 30),
+    (b"LT", 20),
+    (b"LU", 20),
+    (b"LV", 21),
+    (b"MT", 31),
+    (b"NL", 18),
+    (b"NO", 15),
+    (b"PL", 28),
+    (b"PT", 25),
+    (b"RO", 24),
+    (b"SA", 24),
+    (b"SE", 24),
+    (b"TR", 26),
 ];
 
 fn iban(token: &[u8]) -> bool {
@@ -176,5 +223,5 @@ pub(crate) fn luhn(digits: &[u8]) -> bool {
         .map(|(n, digit)| u32::from(digit - b'0') << (n % 2))
         .map(|doubled| if doubled > 9 { doubled - 9 } else { doubled })
         .sum();
-    !digits.is_empty() && sum % 10 == 0
+    !digits.is_empty() && sum.is_multiple_of(10)
 }

@@ -77,8 +77,8 @@ impl Table {
 
 #[inline]
 fn hash(register: u64) -> u64 {
-    let mixed = (register ^ register >> 29).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93)
+    // Its upper bits depend on all of the register; only they are looked at first.
+    register.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// A hit: whose, in which form, and where it begins and ends in the text.
@@ -226,7 +226,10 @@ fn reason_to_skip(value: &[u8]) -> Option<&'static str> {
     value.iter().for_each(|b| seen[usize::from(*b)] = true);
     let different = seen.iter().filter(|seen| **seen).count();
     let words = value.iter().all(|b| b.is_ascii_lowercase() || b" -_.".contains(b));
-    let low = different < 7 || entropy(value) < 2.8 || words && value.len() < 20 || value.iter().all(u8::is_ascii_digit) && value.len() < 16;
+    let low = different < 7
+        || entropy(value) < 2.8
+        || words && value.len() < 20
+        || value.iter().all(u8::is_ascii_digit) && value.len() < 16;
     low.then_some("too easily guessed: it would be found where it is not")
 }
 

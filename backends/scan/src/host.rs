@@ -18,8 +18,8 @@ pub(crate) fn is_listed(name: &str, listed: &str) -> bool {
     let name = name.trim_end_matches('.');
     match listed.strip_prefix("*.") {
         Some(apex) => {
-            let below = name.len().checked_sub(apex.len() + 1).and_then(|at| name.get(at..));
-            name.eq_ignore_ascii_case(apex) || below.is_some_and(|end| end[1..].eq_ignore_ascii_case(apex) && end.starts_with('.'))
+            let below = name.len().checked_sub(apex.len()).and_then(|at| name.split_at_checked(at));
+            below.is_some_and(|(own, end)| end.eq_ignore_ascii_case(apex) && (own.is_empty() || own.ends_with('.')))
         }
         None => name.eq_ignore_ascii_case(listed),
     }
@@ -27,10 +27,28 @@ pub(crate) fn is_listed(name: &str, listed: &str) -> bool {
 
 /// Services that give out names nobody chose.
 const RANDOM_NAMES: [&str; 22] = [
-    "amazonaws.com", "cloudfront.net", "azureedge.net", "azurewebsites.net", "windows.net", "googlevideo.com",
-    "googleusercontent.com", "sentry.io", "akamaihd.net", "akamaized.net", "fastly.net", "vercel.app", "netlify.app",
-    "pages.dev", "workers.dev", "run.app", "cloudfunctions.net", "herokuapp.com", "ngrok.io", "gitpod.io",
-    "githubusercontent.com", "cdn77.org",
+    "amazonaws.com",
+    "cloudfront.net",
+    "azureedge.net",
+    "azurewebsites.net",
+    "windows.net",
+    "googlevideo.com",
+    "googleusercontent.com",
+    "sentry.io",
+    "akamaihd.net",
+    "akamaized.net",
+    "fastly.net",
+    "vercel.app",
+    "netlify.app",
+    "pages.dev",
+    "workers.dev",
+    "run.app",
+    "cloudfunctions.net",
+    "herokuapp.com",
+    "ngrok.io",
+    "gitpod.io",
+    "githubusercontent.com",
+    "cdn77.org",
 ];
 
 /// Encoded data in the labels of a name: text in hex, base32 or base64, alone or over several labels; otherwise a label
@@ -38,7 +56,10 @@ const RANDOM_NAMES: [&str; 22] = [
 pub(crate) fn entropy(name: &str) -> Option<Finding> {
     let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
     let below = labels.len().saturating_sub(2);
-    if name.contains(':') || name.parse::<std::net::Ipv4Addr>().is_ok() || RANDOM_NAMES.iter().any(|apex| is_listed(name, &format!("*.{apex}"))) {
+    if name.contains(':')
+        || name.parse::<std::net::Ipv4Addr>().is_ok()
+        || RANDOM_NAMES.iter().any(|apex| is_listed(name, &format!("*.{apex}")))
+    {
         return None;
     }
     let own = &labels[..below];
@@ -71,14 +92,12 @@ fn is_encoded(label: &[u8]) -> bool {
         return true;
     }
     let digits = label.iter().filter(|b| b.is_ascii_digit()).count();
-    if label.len() >= 14 && digits > 0 {
-        if let Some(made) = base64::base32(label) {
-            let readable = made.iter().filter(|b| b.is_ascii_graphic() || **b == b' ').count();
-            let words = readable * 100 >= made.len() * 85;
-            // Sixteen characters of random base32 are half readable once in eight times; names have vowels.
-            if words || label.len() >= 16 && readable * 100 >= made.len() * 55 && !has_words(label) {
-                return true;
-            }
+    if let Some(made) = base64::base32(label).filter(|_| label.len() >= 14 && digits > 0) {
+        let readable = made.iter().filter(|b| b.is_ascii_graphic() || **b == b' ').count();
+        let words = readable * 100 >= made.len() * 85;
+        // Sixteen characters of random base32 are half readable once in eight times; names have vowels.
+        if words || label.len() >= 16 && readable * 100 >= made.len() * 55 && !has_words(label) {
+            return true;
         }
     }
     let cases = label.iter().any(u8::is_ascii_uppercase) && label.iter().any(u8::is_ascii_lowercase);
@@ -112,7 +131,8 @@ pub(crate) fn path_entropy(path: &str, query: &str) -> Vec<Finding> {
     let looks = |part: &str| {
         let bytes = part.as_bytes();
         let count = |is: fn(&u8) -> bool| bytes.iter().filter(|b| is(b)).count();
-        let (upper, lower, digits) = (count(u8::is_ascii_uppercase), count(u8::is_ascii_lowercase), count(u8::is_ascii_digit));
+        let (upper, lower, digits) =
+            (count(u8::is_ascii_uppercase), count(u8::is_ascii_lowercase), count(u8::is_ascii_digit));
         let least = bytes.len() / 8;
         (24..=512).contains(&bytes.len())
             && bytes.iter().all(|b| base64::is_digit(*b) || *b == b'=')

@@ -12,25 +12,76 @@ use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 use std::sync::OnceLock;
 
 const RULES: &[(&str, &str)] = &[
-    ("prompt-override", r"\b(?:ignore|disregard|forget|override|bypass|neglect|overlook|do not follow|don't follow|stop following)\b[^.\n]{0,40}\b(?:previous|prior|above|earlier|preceding|all|any|existing|safety|original|your|system|initial)\b[^.\n]{0,40}\b(?:instruction|prompt|directive|guideline|rule|polic(?:y|ies)|context|training|restriction|constraint|filter)s?"),
-    ("prompt-override", r"\b(?:new|updated|revised|priority|override|additional|urgent|important) (?:system |priority |security |critical )?(?:directive|instruction|order|prompt|update|override)s?\b\s*[:.]"),
+    (
+        "prompt-override",
+        r"\b(?:ignore|disregard|forget|override|bypass|neglect|overlook|do not follow|don't follow|stop following)\b[^.\n]{0,40}\b(?:previous|prior|above|earlier|preceding|all|any|existing|safety|original|your|system|initial)\b[^.\n]{0,40}\b(?:instruction|prompt|directive|guideline|rule|polic(?:y|ies)|context|training|restriction|constraint|filter)s?",
+    ),
+    (
+        "prompt-override",
+        r"\b(?:new|updated|revised|priority|override|additional|urgent|important) (?:system |priority |security |critical )?(?:directive|instruction|order|prompt|update|override)s?\b\s*[:.]",
+    ),
     ("prompt-override", r"\b(?:important|critical|urgent) system (?:update|message|notice|instruction)\b"),
-    ("role-confusion", r"(?:^|[\n>\x22])\s*(?:\[(?:system|inst|admin|developer)\]|<\|?(?:system|im_start|im_end|endoftext)\|?>|<<sys>>|\[/inst\]|###\s*(?:system|instruction)s?\s*:|system\s*:\s*you\b)"),
+    (
+        "role-confusion",
+        r"(?:^|[\n>\x22])\s*(?:\[(?:system|inst|admin|developer)\]|<\|?(?:system|im_start|im_end|endoftext)\|?>|<<sys>>|\[/inst\]|###\s*(?:system|instruction)s?\s*:|system\s*:\s*you\b)",
+    ),
     ("role-confusion", r"<\|im_start\|>|<\|endoftext\|>|<\|start_header_id\|>|\[inst\]|<<sys>>"),
-    ("role-confusion", r"\byou are (?:now|no longer)\b[^.\n]{0,60}\b(?:mode|unrestricted|dan|jailbr|assistant|agent|admin|root|bound|limited|restricted|an? ai)\b"),
-    ("role-confusion", r"\b(?:act|behave|respond|pretend) as (?:if you (?:are|were|have)|an? (?:unrestricted|unfiltered|different|admin|root|evil|jailbroken))"),
-    ("role-confusion", r"\b(?:developer|god|dan|jailbreak|unrestricted|sudo|debug|maintenance) mode\b[^.\n]{0,30}\b(?:enabled|activated|engaged|on)\b|\b(?:enter|enable|activate|in) (?:developer|god|dan|jailbreak|unrestricted|unfiltered) mode\b"),
-    ("prompt-leak", r"\b(?:reveal|output|print|show|repeat|display|disclose|leak|send|reproduce|dump)\b[^.\n]{0,40}\b(?:system prompt|initial prompt|hidden prompt|tool definitions|your (?:full |complete |entire |original )?(?:instructions|prompt|configuration|system message))\b"),
-    ("exfiltration", r"\b(?:send|post|upload|transmit|exfiltrate|forward|submit|leak|deliver|report|email|include)\b[^.\n]{0,100}\b(?:credential|api[ _-]?key|secret|password|token|private key|environment variable|env(?:ironment)?|ssh key|conversation|chat history|user data|id_rsa|contents? of)s?\b[^.\n]{0,120}(?:https?://|\bto\b [a-z0-9.-]+\.[a-z]{2,})"),
-    ("exfiltration", r"\b(?:output|print|read|send|show|reveal|include|cat|return|display|encode|fetch)\b[^.\n]{0,40}(?:\bcontents? of\b[^.\n]{0,20})?(?:/etc/(?:passwd|shadow)|~?/?\.ssh/|id_rsa|\.aws/credentials|\.env\b file)"),
-    ("exfiltration", r"!\[[^\]]{0,100}\]\(https?://[^)\s]{1,200}[?&][a-z_]{1,20}=(?:[^)\s&]{0,40}(?:data|secret|token|prompt|key|conversation|history|\{|\$|%7b)[^)\s]{0,80})\)"),
-    ("orders", r"\b(?:you|the (?:assistant|agent|model|ai)) (?:must|should|shall|need to|have to|are required to|will) (?:now |immediately |first |always |then )*(?:call|execute|run|invoke|fetch|visit|navigate|download|install|use|open|send|curl)\b[^.\n]{0,60}(?:\btool\b|https?://|\bfunction\b|\bcommand\b|\bbash\b|\bshell\b|\bscript\b|\bcurl\b)"),
-    ("orders", r"\b(?:ai|llm|language model|assistant|agent|chatgpt|claude|copilot)s?\b[^.\n]{0,30}(?:reading|processing|parsing|summari[sz]ing|viewing|analy[sz]ing) (?:this|the)\b[^.\n]{0,60}\b(?:must|should|please|ignore|execute|run|send|call|include)\b"),
-    ("orders", r"\b(?:do not|don't|never|without) (?:tell|telling|inform|informing|notify|notifying|mention|mentioning|alert|alerting|reveal|revealing|ask|asking)(?: this| it| anything)?(?: to)? (?:the )?(?:user|human|operator|anyone)\b"),
-    ("orders", r"\b(?:before|prior to|instead of|after) (?:proceeding|continuing|responding|answering|doing anything|you (?:continue|proceed|respond|answer))\b[^.\n]{0,30}\b(?:output|send|print|call|execute|run|read|reveal|fetch|include|download)\b"),
-    ("orders", r"\b(?:navigate|go|redirect|browse) to\b[^.\n]{0,40}\b(?:admin panel|evil|attacker|malicious|settings page)\b"),
-    ("orders", r"\b(?:comply with (?:every|all|any) request|without (?:any )?(?:filter(?:ing)?|restriction|limitation|safety|confirmation)s?\b[^.\n]{0,20}\b(?:execute|respond|comply|answer|run)|grant (?:full |admin |root )?(?:access|permissions?) to)\b"),
-    ("memory", r"\b(?:remember|store|save|persist|add)\b[^.\n]{0,40}\b(?:in|to|into) (?:your|the) (?:long[- ]term )?(?:memory|context|system prompt|instructions)\b"),
+    (
+        "role-confusion",
+        r"\byou are (?:now|no longer)\b[^.\n]{0,60}\b(?:mode|unrestricted|dan|jailbr|assistant|agent|admin|root|bound|limited|restricted|an? ai)\b",
+    ),
+    (
+        "role-confusion",
+        r"\b(?:act|behave|respond|pretend) as (?:if you (?:are|were|have)|an? (?:unrestricted|unfiltered|different|admin|root|evil|jailbroken))",
+    ),
+    (
+        "role-confusion",
+        r"\b(?:developer|god|dan|jailbreak|unrestricted|sudo|debug|maintenance) mode\b[^.\n]{0,30}\b(?:enabled|activated|engaged|on)\b|\b(?:enter|enable|activate|in) (?:developer|god|dan|jailbreak|unrestricted|unfiltered) mode\b",
+    ),
+    (
+        "prompt-leak",
+        r"\b(?:reveal|output|print|show|repeat|display|disclose|leak|send|reproduce|dump)\b[^.\n]{0,40}\b(?:system prompt|initial prompt|hidden prompt|tool definitions|your (?:full |complete |entire |original )?(?:instructions|prompt|configuration|system message))\b",
+    ),
+    (
+        "exfiltration",
+        r"\b(?:send|post|upload|transmit|exfiltrate|forward|submit|leak|deliver|report|email|include)\b[^.\n]{0,100}\b(?:credential|api[ _-]?key|secret|password|token|private key|environment variable|env(?:ironment)?|ssh key|conversation|chat history|user data|id_rsa|contents? of)s?\b[^.\n]{0,120}(?:https?://|\bto\b [a-z0-9.-]+\.[a-z]{2,})",
+    ),
+    (
+        "exfiltration",
+        r"\b(?:output|print|read|send|show|reveal|include|cat|return|display|encode|fetch)\b[^.\n]{0,40}(?:\bcontents? of\b[^.\n]{0,20})?(?:/etc/(?:passwd|shadow)|~?/?\.ssh/|id_rsa|\.aws/credentials|\.env\b file)",
+    ),
+    (
+        "exfiltration",
+        r"!\[[^\]]{0,100}\]\(https?://[^)\s]{1,200}[?&][a-z_]{1,20}=(?:[^)\s&]{0,40}(?:data|secret|token|prompt|key|conversation|history|\{|\$|%7b)[^)\s]{0,80})\)",
+    ),
+    (
+        "orders",
+        r"\b(?:you|the (?:assistant|agent|model|ai)) (?:must|should|shall|need to|have to|are required to|will) (?:now |immediately |first |always |then )*(?:call|execute|run|invoke|fetch|visit|navigate|download|install|use|open|send|curl)\b[^.\n]{0,60}(?:\btool\b|https?://|\bfunction\b|\bcommand\b|\bbash\b|\bshell\b|\bscript\b|\bcurl\b)",
+    ),
+    (
+        "orders",
+        r"\b(?:ai|llm|language model|assistant|agent|chatgpt|claude|copilot)s?\b[^.\n]{0,30}(?:reading|processing|parsing|summari[sz]ing|viewing|analy[sz]ing) (?:this|the)\b[^.\n]{0,60}\b(?:must|should|please|ignore|execute|run|send|call|include)\b",
+    ),
+    (
+        "orders",
+        r"\b(?:do not|don't|never|without) (?:tell|telling|inform|informing|notify|notifying|mention|mentioning|alert|alerting|reveal|revealing|ask|asking)(?: this| it| anything)?(?: to)? (?:the )?(?:user|human|operator|anyone)\b",
+    ),
+    (
+        "orders",
+        r"\b(?:before|prior to|instead of|after) (?:proceeding|continuing|responding|answering|doing anything|you (?:continue|proceed|respond|answer))\b[^.\n]{0,30}\b(?:output|send|print|call|execute|run|read|reveal|fetch|include|download)\b",
+    ),
+    (
+        "orders",
+        r"\b(?:navigate|go|redirect|browse) to\b[^.\n]{0,40}\b(?:admin panel|evil|attacker|malicious|settings page)\b",
+    ),
+    (
+        "orders",
+        r"\b(?:comply with (?:every|all|any) request|without (?:any )?(?:filter(?:ing)?|restriction|limitation|safety|confirmation)s?\b[^.\n]{0,20}\b(?:execute|respond|comply|answer|run)|grant (?:full |admin |root )?(?:access|permissions?) to)\b",
+    ),
+    (
+        "memory",
+        r"\b(?:remember|store|save|persist|add)\b[^.\n]{0,40}\b(?:in|to|into) (?:your|the) (?:long[- ]term )?(?:memory|context|system prompt|instructions)\b",
+    ),
 ];
 
 /// A description that does more than describe.
@@ -56,11 +107,52 @@ struct Compiled {
 
 /// One of these stands in everything that a rule could match.
 const WORDS: [&str; 46] = [
-    "ignore", "disregard", "forget", "overrid", "bypass", "neglect", "overlook", "follow", "directive", "instruction",
-    "[system]", "[inst", "[admin]", "[developer]", "<|", "<system", "<<sys", "# system", "#system", "###", "system:",
-    "system :", "you are n", " as if you", " as a", " mode", "prompt", "tool definitions", "/etc/", ".ssh/", "id_rsa",
-    ".aws/", ".env", "](http", "you ", "the assistant", "the agent", "the model", "the ai", "reading", "processing",
-    "without", "memory", "http", "system update", "before",
+    "ignore",
+    "disregard",
+    "forget",
+    "overrid",
+    "bypass",
+    "neglect",
+    "overlook",
+    "follow",
+    "directive",
+    "instruction",
+    "[system]",
+    "[inst",
+    "[admin]",
+    "[developer]",
+    "<|",
+    "<system",
+    "<<sys",
+    "# system",
+    "#system",
+    "###",
+    "system:",
+    "system :",
+    "you are n",
+    " as if you",
+    " as a",
+    " mode",
+    "prompt",
+    "tool definitions",
+    "/etc/",
+    ".ssh/",
+    "id_rsa",
+    ".aws/",
+    ".env",
+    "](http",
+    "you ",
+    "the assistant",
+    "the agent",
+    "the model",
+    "the ai",
+    "reading",
+    "processing",
+    "without",
+    "memory",
+    "http",
+    "system update",
+    "before",
 ];
 
 fn compiled() -> Option<&'static Compiled> {
@@ -108,7 +200,10 @@ pub(crate) fn judge(bytes: &[u8]) -> Vec<Finding> {
 
 fn look(all: &Compiled, bytes: &[u8], start: usize, end: usize, findings: &mut Vec<Finding>) {
     // Escaped line ends of JSON separate sentences like plain ones.
-    let text = String::from_utf8_lossy(&bytes[start..end]).replace("\\n", "\n ").replace("\\\"", "\u{1}\"").replace("\\u003c", "<");
+    let text = String::from_utf8_lossy(&bytes[start..end])
+        .replace("\\n", "\n ")
+        .replace("\\\"", "\u{1}\"")
+        .replace("\\u003c", "<");
     let Some(set) = &all.set else { return };
     for rule in set.matches(text.as_bytes()).iter() {
         let Some(Some(expression)) = all.each.get(rule) else { continue };
@@ -140,7 +235,19 @@ fn is_quoted(all: &[u8], text: &str, start: usize, end: usize) -> bool {
         return false;
     }
     let lower = String::from_utf8_lossy(&all[..all.len().min(256 << 10)]).to_ascii_lowercase();
-    let cues = ["prompt injection", "attack", "jailbreak", "injection", "malicious", "adversarial", "security research", "example of", "for example", "such as", "red team"];
+    let cues = [
+        "prompt injection",
+        "attack",
+        "jailbreak",
+        "injection",
+        "malicious",
+        "adversarial",
+        "security research",
+        "example of",
+        "for example",
+        "such as",
+        "red team",
+    ];
     if !cues.iter().any(|cue| lower.contains(cue)) {
         return false;
     }
@@ -152,12 +259,24 @@ fn is_quoted(all: &[u8], text: &str, start: usize, end: usize) -> bool {
     // A quotation that opens before the words and closes after them, within a paragraph.
     let near = before.get(before.len().saturating_sub(160)..).unwrap_or(before);
     let rest = after.get(..after.len().min(240)).unwrap_or(after);
-    let pairs = [("\u{1}\"", "\u{1}\""), ("\u{201c}", "\u{201d}"), ("`", "`"), ("&quot;", "&quot;"), ("<code>", "</code>"), ("<q>", "</q>"), ("<blockquote>", "</blockquote>"), ("<pre>", "</pre>"), ("\u{2018}", "\u{2019}")];
+    let pairs = [
+        ("\u{1}\"", "\u{1}\""),
+        ("\u{201c}", "\u{201d}"),
+        ("`", "`"),
+        ("&quot;", "&quot;"),
+        ("<code>", "</code>"),
+        ("<q>", "</q>"),
+        ("<blockquote>", "</blockquote>"),
+        ("<pre>", "</pre>"),
+        ("\u{2018}", "\u{2019}"),
+    ];
     let json = matches!(all.iter().find(|b| !b.is_ascii_whitespace()), Some(b'{' | b'['));
     let plain = [("\"", "\""), ("'", "'")];
     let marks = pairs.iter().chain(if json { &[][..] } else { &plain[..] });
     marks.into_iter().any(|(open, close)| {
-        let opened = near.rfind(open).is_some_and(|at| open != close || near.matches(open).count() % 2 == 1 && at + 140 > near.len());
+        let opened = near
+            .rfind(open)
+            .is_some_and(|at| open != close || near.matches(open).count() % 2 == 1 && at + 140 > near.len());
         opened && rest.contains(close)
     })
 }
@@ -165,8 +284,12 @@ fn is_quoted(all: &[u8], text: &str, start: usize, end: usize) -> bool {
 /// Text that nobody sees: tags and zero-width characters in number.
 fn invisible(bytes: &[u8], findings: &mut Vec<Finding>) {
     // Tag characters spell ASCII; there is no use for them but flags.
-    let tags = memchr::memmem::find_iter(bytes, b"\xf3\xa0\x80").count() + memchr::memmem::find_iter(bytes, b"\xf3\xa0\x81").count();
-    let zero = ["\u{200b}", "\u{2060}", "\u{200c}", "\u{200d}"].iter().map(|c| memchr::memmem::find_iter(bytes, c.as_bytes()).count()).sum::<usize>();
+    let tags = memchr::memmem::find_iter(bytes, b"\xf3\xa0\x80").count()
+        + memchr::memmem::find_iter(bytes, b"\xf3\xa0\x81").count();
+    let zero = ["\u{200b}", "\u{2060}", "\u{200c}", "\u{200d}"]
+        .iter()
+        .map(|c| memchr::memmem::find_iter(bytes, c.as_bytes()).count())
+        .sum::<usize>();
     if tags > 16 || zero > 64 && zero * 20 > bytes.len() {
         findings.push(Finding {
             rule: "hidden-text".into(),

@@ -57,7 +57,11 @@ fn issued(digits: &[u8]) -> bool {
         13 | 16 | 19 if digits[0] == b'4' => true,
         15 => matches!(number(2), 34 | 37),
         14 => matches!(number(3), 300..=305) || matches!(number(2), 36 | 38),
-        16 => matches!(number(2), 51..=55 | 65) || matches!(number(4), 2221..=2720 | 6011 | 3528..=3589) || number(2) == 62,
+        16 => {
+            matches!(number(2), 51..=55 | 65)
+                || matches!(number(4), 2221..=2720 | 6011 | 3528..=3589)
+                || number(2) == 62
+        }
         _ => false,
     }
 }

@@ -1,8 +1,7 @@
 //! The scanner: made once, shared by all connections.
 
 use crate::{
-    ExactSet, Rules, Stream,
-    fields,
+    ExactSet, Rules, Stream, fields,
     finding::{Finding, Kind},
     host,
     rule::Severity,
@@ -144,7 +143,12 @@ impl Scanner {
     }
 
     /// Judges bytes that are whole.
-    pub(crate) fn judge_part(&self, place: impl Into<Cow<'static, str>>, context: &Context, bytes: &[u8]) -> Vec<Finding> {
+    pub(crate) fn judge_part(
+        &self,
+        place: impl Into<Cow<'static, str>>,
+        context: &Context,
+        bytes: &[u8],
+    ) -> Vec<Finding> {
         let mut scratch = Scratch::default();
         let mut collector = Collector::new(self, context, &mut scratch);
         collector.place = place.into();
@@ -184,7 +188,8 @@ impl Scanner {
             }
         }
         for finding in &mut findings {
-            finding.decoders = if finding.decoders.is_empty() { "joined".into() } else { format!("joined > {}", finding.decoders) };
+            finding.decoders =
+                if finding.decoders.is_empty() { "joined".into() } else { format!("joined > {}", finding.decoders) };
             (finding.start, finding.end) = (0, 0);
         }
         findings.sort();

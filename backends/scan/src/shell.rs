@@ -35,7 +35,9 @@ const SECRET_FILES: &str = r"(?:/etc/(?:shadow|passwd|sudoers|gshadow)\b|\.ssh/(
 
 fn expressions() -> &'static (Vec<Regex>, Option<Regex>) {
     static ALL: OnceLock<(Vec<Regex>, Option<Regex>)> = OnceLock::new();
-    ALL.get_or_init(|| (HIDDEN.iter().filter_map(|text| Regex::new(text).ok()).collect(), Regex::new(SECRET_FILES).ok()))
+    ALL.get_or_init(|| {
+        (HIDDEN.iter().filter_map(|text| Regex::new(text).ok()).collect(), Regex::new(SECRET_FILES).ok())
+    })
 }
 
 /// Whether a command hides what it runs.
@@ -68,7 +70,9 @@ mod tests {
         for hidden in [r"r\m -rf /x", "`rm` -rf /x", r"$'\162\155' -rf /x", "r''m -rf /x", "cat${IFS}/etc/hosts"] {
             assert!(is_obfuscated(hidden), "{hidden}");
         }
-        for plain in ["ls -la /home", "git commit -m \"it's\"", "echo $HOME", "grep -r 'a\\.b' src", "cargo test -- --nocapture"] {
+        for plain in
+            ["ls -la /home", "git commit -m \"it's\"", "echo $HOME", "grep -r 'a\\.b' src", "cargo test -- --nocapture"]
+        {
             assert!(!is_obfuscated(plain), "{plain}");
         }
     }

@@ -48,8 +48,8 @@ impl Stream {
             Ok(unpacker) => (unpacker, None),
             Err(trouble) => (None, Some(trouble)),
         };
-        let encoded = encoded
-            .map(|unpacker| Encoded { unpacker, waiting: VecDeque::new(), marks: VecDeque::new(), made: 0 });
+        let encoded =
+            encoded.map(|unpacker| Encoded { unpacker, waiting: VecDeque::new(), marks: VecDeque::new(), made: 0 });
         Self { scanner, context, blocks: Blocks::default(), encoded, scratch: Scratch::default(), trouble }
     }
 

@@ -3,7 +3,7 @@
 
 use crate::{
     Context, Scanner, checks,
-    decode::{Derived, Map, escape, fold, inflate, pairs, runs},
+    decode::{Derived, Map, escape, fold, inflate, is_text, pairs, runs},
     finding::{Finding, Kind},
     numbers,
     rule::Severity,
@@ -45,7 +45,17 @@ pub(crate) struct Collector<'a> {
 impl<'a> Collector<'a> {
     pub(crate) fn new(scanner: &'a Scanner, context: &'a Context, scratch: &'a mut Scratch) -> Self {
         let (maps, findings) = (vec![], vec![]);
-        Self { scanner, context, place: Cow::Borrowed("body"), base: 0, limit: usize::MAX, findings, scratch, maps, work: WORK }
+        Self {
+            scanner,
+            context,
+            place: Cow::Borrowed("body"),
+            base: 0,
+            limit: usize::MAX,
+            findings,
+            scratch,
+            maps,
+            work: WORK,
+        }
     }
 
     /// Judges a window. `phase` characters of a base64 group were before it.
@@ -115,7 +125,9 @@ impl<'a> Collector<'a> {
                 fold::decode(bytes, &mut give);
             }
             fold::wide(bytes, &mut give);
-            inflate::embedded(bytes, room.min(WORK), &mut give);
+            if depth == 0 || bytes.len() > 256 || !is_text(bytes) {
+                inflate::embedded(bytes, room.min(WORK), &mut give);
+            }
         }
         self.work = self.work.saturating_sub(total);
         for derived in made {
@@ -191,7 +203,9 @@ impl<'a> Collector<'a> {
                 self.report("bip39-seed-phrase".into(), Kind::Pattern, Severity::Critical, from + start, from + end);
             });
         };
-        if bytes.len() <= SMALL {
+        if bytes.len() < 47 {
+            // Twelve words of three letters are longer.
+        } else if bytes.len() <= SMALL {
             phrase(0, bytes.len());
         } else {
             let words = ["mnemonic", "seed", "recovery"].into_iter();
@@ -212,7 +226,10 @@ impl<'a> Collector<'a> {
                 for rule in &rules.runs {
                     let entry = &rules.entries[usize::from(*rule)];
                     let fits = |(least, most): (u8, u8)| (usize::from(least)..=usize::from(most)).contains(&length);
-                    if entry.run.is_some_and(fits) && entry.may_begin(bytes, at) && checks::may_hold(entry.check, bytes, at) {
+                    if entry.run.is_some_and(fits)
+                        && entry.may_begin(bytes, at)
+                        && checks::may_hold(entry.check, bytes, at)
+                    {
                         self.search(bytes, *rule, at.saturating_sub(96), (stop + 96).min(bytes.len()));
                     }
                 }
@@ -250,7 +267,11 @@ fn has_userinfo(bytes: &[u8]) -> bool {
 
 /// Runs the other way round, with what stands between their parts.
 fn reversed(bytes: &[u8], pieces: &[(usize, usize)], give: &mut dyn FnMut(Derived)) {
-    for (start, end) in pieces.iter().copied().filter(|(start, end)| end - start <= 256) {
+    for (start, end) in pieces.iter().copied().filter(|(start, end)| (20..=256).contains(&(end - start))) {
+        // There is a digit in what nobody chose.
+        if !bytes[start..end].iter().any(u8::is_ascii_digit) {
+            continue;
+        }
         let turned: Vec<u8> = bytes[start..end].iter().rev().copied().collect();
         give(Derived { name: "reversed", bytes: turned, map: Map::whole(start, end) });
     }

@@ -60,7 +60,8 @@ fn every_kind_is_found_in_every_place() {
     let places: [Place<'_>; 6] = [
         ("bare", &|value| body(value)),
         ("chat message", &|value| {
-            let text = serde_json::json!({"role": "user", "content": format!("{filler}\nit is {value} I think\n{filler}")});
+            let text =
+                serde_json::json!({"role": "user", "content": format!("{filler}\nit is {value} I think\n{filler}")});
             body(&serde_json::json!({"messages": [text]}).to_string())
         }),
         ("env line", &|value| body(&format!("HOME=/home/agent\nVALUE={value}\nSHELL=/bin/sh\n"))),
@@ -97,28 +98,73 @@ fn negatives(numbers: &mut Numbers) -> Vec<(String, String)> {
         add("commit", format!("commit {}\nAuthor: A <a@example.org>\n\n    text {n}\n", hex(numbers, 40)));
         add("sha-256", format!("{}  file-{n}.tar.gz\n", hex(numbers, 64)));
         let sum = base64::engine::general_purpose::STANDARD.encode(numbers.bytes(64));
-        add("lockfile", format!("\"integrity\": \"sha512-{sum}\",\n\"resolved\": \"https://registry.npmjs.org/a/-/a-{n}.0.0.tgz\""));
-        add("cargo lock", format!("[[package]]\nname = \"a{n}\"\nversion = \"1.0.{n}\"\nchecksum = \"{}\"\n", hex(numbers, 64)));
+        add(
+            "lockfile",
+            format!("\"integrity\": \"sha512-{sum}\",\n\"resolved\": \"https://registry.npmjs.org/a/-/a-{n}.0.0.tgz\""),
+        );
+        add(
+            "cargo lock",
+            format!("[[package]]\nname = \"a{n}\"\nversion = \"1.0.{n}\"\nchecksum = \"{}\"\n", hex(numbers, 64)),
+        );
         let picture = [b"\x89PNG\r\n\x1a\n".to_vec(), numbers.bytes(3000)].concat();
         add("picture", format!("data:image/png;base64,{}", base64::engine::general_purpose::STANDARD.encode(picture)));
-        let key = base64::engine::general_purpose::STANDARD.encode([b"\0\0\0\x0bssh-ed25519\0\0\0 ".to_vec(), numbers.bytes(32)].concat());
+        let key = base64::engine::general_purpose::STANDARD
+            .encode([b"\0\0\0\x0bssh-ed25519\0\0\0 ".to_vec(), numbers.bytes(32)].concat());
         add("public key", format!("ssh-ed25519 {key} a@example.org"));
-        add("minified", format!("!function(e,t){{var n=\"{}\";return e[t]=n}}({n},\"{}\");", numbers.text(LETTERS, 12), hex(numbers, 8)));
-        add("etag", format!("HTTP/1.1 200 OK\netag: W/\"{}\"\nx-request-id: {}\ncf-ray: {}-FRA\n", hex(numbers, 32), hex(numbers, 32), hex(numbers, 16)));
-        add("timestamp", format!("{{\"ts\": 17{:014}, \"user\": {}}}", numbers.next() % 100_000_000_000_000, numbers.next()));
+        add(
+            "minified",
+            format!(
+                "!function(e,t){{var n=\"{}\";return e[t]=n}}({n},\"{}\");",
+                numbers.text(LETTERS, 12),
+                hex(numbers, 8)
+            ),
+        );
+        add(
+            "etag",
+            format!(
+                "HTTP/1.1 200 OK\netag: W/\"{}\"\nx-request-id: {}\ncf-ray: {}-FRA\n",
+                hex(numbers, 32),
+                hex(numbers, 32),
+                hex(numbers, 16)
+            ),
+        );
+        add(
+            "timestamp",
+            format!("{{\"ts\": 17{:014}, \"user\": {}}}", numbers.next() % 100_000_000_000_000, numbers.next()),
+        );
     }
     for text in [
-        "AWS_ACCESS_KEY_ID=your-access-key-id", "api_key = \"YOUR_API_KEY_HERE\"", "token: ${GITHUB_TOKEN}", "ghp_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
-        "sk-ant-api03-...", "password: <password>", "postgres://user:password@localhost:5432/db", "https://user:pass@example.com/x",
-        "Authorization: Bearer $TOKEN", "key: {{ secrets.API_KEY }}", "export STRIPE=sk_test_xxxxxxxxxxxxxxxxxxxxxxxx", "secret: changeme",
-        "AKIAXXXXXXXXXXXXXXXX", "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\n-----END PUBLIC KEY-----",
-        "-----BEGIN CERTIFICATE-----\nMIIBszCCAVmgAwIBAgIUQ2VydGlmaWNhdGU\n-----END CERTIFICATE-----", "slack: xoxb-your-token-here",
+        "AWS_ACCESS_KEY_ID=your-access-key-id",
+        "api_key = \"YOUR_API_KEY_HERE\"",
+        "token: ${GITHUB_TOKEN}",
+        "ghp_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+        "sk-ant-api03-...",
+        "password: <password>",
+        "postgres://user:password@localhost:5432/db",
+        "https://user:pass@example.com/x",
+        "Authorization: Bearer $TOKEN",
+        "key: {{ secrets.API_KEY }}",
+        "export STRIPE=sk_test_xxxxxxxxxxxxxxxxxxxxxxxx",
+        "secret: changeme",
+        "AKIAXXXXXXXXXXXXXXXX",
+        "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\n-----END PUBLIC KEY-----",
+        "-----BEGIN CERTIFICATE-----\nMIIBszCCAVmgAwIBAgIUQ2VydGlmaWNhdGU\n-----END CERTIFICATE-----",
+        "slack: xoxb-your-token-here",
     ] {
         add("placeholder", text.to_owned());
     }
     // Sources and documents of the repository itself.
     let mut files = vec![Path::new(ROOT).join("README.md")];
-    for dir in ["docs", "backends/policy/src", "backends/kit/src", "backends/sidecar/src", "bottle-host/src", "bottle-host/src/manifest", "bottle-host/src/session", "xtask/src"] {
+    for dir in [
+        "docs",
+        "backends/policy/src",
+        "backends/kit/src",
+        "backends/sidecar/src",
+        "bottle-host/src",
+        "bottle-host/src/manifest",
+        "bottle-host/src/session",
+        "xtask/src",
+    ] {
         files.extend(fs::read_dir(Path::new(ROOT).join(dir)).unwrap().map(|e| e.unwrap().path()));
     }
     files.push(Path::new(ROOT).join("Cargo.lock"));

@@ -54,7 +54,9 @@ fn forms() -> Vec<(&'static str, Vec<u8>)> {
     let s = SECRET.as_bytes();
     let each = |f: &dyn Fn(u8) -> String| s.iter().map(|b| f(*b)).collect::<String>().into_bytes();
     let joined = |by: &str, f: &dyn Fn(u8) -> String| s.iter().map(|b| f(*b)).collect::<Vec<_>>().join(by).into_bytes();
-    let cut = |by: &str, n: usize| s.chunks(n).map(|c| String::from_utf8_lossy(c).into_owned()).collect::<Vec<_>>().join(by).into_bytes();
+    let cut = |by: &str, n: usize| {
+        s.chunks(n).map(|c| String::from_utf8_lossy(c).into_owned()).collect::<Vec<_>>().join(by).into_bytes()
+    };
     let rot = |b: &u8| match b {
         b'a'..=b'z' => (b - b'a' + 13) % 26 + b'a',
         b'A'..=b'Z' => (b - b'A' + 13) % 26 + b'A',
@@ -67,7 +69,11 @@ fn forms() -> Vec<(&'static str, Vec<u8>)> {
     };
     let mime = |bytes: &[u8]| {
         let text = STANDARD.encode(bytes);
-        text.as_bytes().chunks(20).map(|line| String::from_utf8_lossy(line).into_owned()).collect::<Vec<_>>().join("\r\n")
+        text.as_bytes()
+            .chunks(20)
+            .map(|line| String::from_utf8_lossy(line).into_owned())
+            .collect::<Vec<_>>()
+            .join("\r\n")
     };
     vec![
         ("raw", s.to_vec()),
@@ -111,7 +117,10 @@ fn forms() -> Vec<(&'static str, Vec<u8>)> {
         ("array", cut("\",\"", 5)),
         ("gzip", gzip(s)),
         ("gzip in base64", STANDARD.encode(gzip(s)).into_bytes()),
-        ("full width", s.iter().map(|b| char::from_u32(u32::from(*b) + 0xfee0).unwrap()).collect::<String>().into_bytes()),
+        (
+            "full width",
+            s.iter().map(|b| char::from_u32(u32::from(*b) + 0xfee0).unwrap()).collect::<String>().into_bytes(),
+        ),
     ]
 }
 
@@ -124,7 +133,10 @@ fn every_form_of_a_secret_is_found_alone_and_in_a_body() {
         for (around, body) in [
             ("alone", form.clone()),
             ("in JSON", [b"{\"text\": \"please keep: ".as_slice(), &form, b" thanks\"}"].concat()),
-            ("deep in a large body", [&b"{\"a\": 1}\n".repeat(40_000), form.as_slice(), &b" and more".repeat(9000)].concat()),
+            (
+                "deep in a large body",
+                [&b"{\"a\": 1}\n".repeat(40_000), form.as_slice(), &b" and more".repeat(9000)].concat(),
+            ),
         ] {
             if !exact(&scanner().judge_body(&outgoing(), "", &body)) {
                 missed.push(format!("{name}, {around}"));
@@ -133,6 +145,10 @@ fn every_form_of_a_secret_is_found_alone_and_in_a_body() {
     }
     assert!(missed.is_empty(), "{missed:#?}");
 }
+
+/// The same text by node's `zlib.brotliCompressSync`: no crate that compresses is needed for it.
+const BROTLI: &str = "5b8f6a87df48ed743771a8c179314c07eb93d04095025d3782d561af690110f8672c1405bd576db0f9437f0de940e1cd2c\
+                      ee2766fec899bf0cec9a552f8128151fb44f9c39110208";
 
 #[test]
 fn a_body_is_decoded_as_its_header_says_or_is_opaque() {
@@ -143,7 +159,20 @@ fn a_body_is_decoded_as_its_header_says_or_is_opaque() {
     let mut zlib = flate2::write::ZlibEncoder::new(vec![], flate2::Compression::default());
     zlib.write_all(plain.as_bytes()).unwrap();
     let zlib = zlib.finish().unwrap();
-    for (encoding, body) in [("gzip", &gzip), ("x-gzip", &gzip), ("deflate", &zlib), ("identity", &plain.clone().into_bytes())] {
+    let level = ruzstd::encoding::CompressionLevel::Fastest;
+    let zstd = ruzstd::encoding::compress_to_vec(plain.as_bytes(), level);
+    let frames = [&zstd[..], &ruzstd::encoding::compress_to_vec(&b"before"[..], level)].concat();
+    let digits: Vec<u32> = BROTLI.chars().map(|c| c.to_digit(16).unwrap()).collect();
+    let brotli: Vec<u8> = digits.chunks(2).map(|two| (two[0] * 16 + two[1]) as u8).collect();
+    for (encoding, body) in [
+        ("gzip", &gzip),
+        ("x-gzip", &gzip),
+        ("deflate", &zlib),
+        ("zstd", &zstd),
+        ("zstd", &frames),
+        ("br", &brotli),
+        ("identity", &plain.clone().into_bytes()),
+    ] {
         let (released, findings) = streamed(body, &[1000], encoding);
         assert!(exact(&findings), "{encoding}: {findings:?}");
         assert_eq!(&released, body, "{encoding}");
@@ -227,9 +256,14 @@ fn what_is_redacted_is_the_secret_and_nothing_else() {
         let escaped = if name == "hex with \\x" || name == "octal" { form.replace('\\', "\\\\") } else { form };
         let text = format!("{{\"a\":[\"{long}\",\"before {escaped} after\"],\"n\":12}}");
         let out = redact(&text);
-        serde_json::from_str::<serde_json::Value>(&out).unwrap_or_else(|e| panic!("{name}: {e}: {}", &out[out.len() - 300..]));
+        serde_json::from_str::<serde_json::Value>(&out)
+            .unwrap_or_else(|e| panic!("{name}: {e}: {}", &out[out.len() - 300..]));
         assert!(out.contains(marker) || name == "decimal", "{name}: {}", &out[out.len() - 200..]);
-        assert!(out.starts_with(&text[..long.len()]) && out.ends_with(" after\"],\"n\":12}"), "{name}: {}", &out[out.len() - 200..]);
+        assert!(
+            out.starts_with(&text[..long.len()]) && out.ends_with(" after\"],\"n\":12}"),
+            "{name}: {}",
+            &out[out.len() - 200..]
+        );
         assert!(!exact(&scanner().judge_body(&outgoing(), "", out.as_bytes())), "{name}: {}", &out[out.len() - 200..]);
     }
     let text = format!("{{\"a\":\"{long}\"}}");
@@ -238,7 +272,12 @@ fn what_is_redacted_is_the_secret_and_nothing_else() {
 
 #[test]
 fn values_that_would_be_found_everywhere_are_named_and_left_alone() {
-    let set = ExactSet::new([("SHORT", &b"abc123"[..]), ("SAME", b"aaaaaaaaaaaaaaaa"), ("WORD", b"development"), ("GOOD", SECRET.as_bytes())]);
+    let set = ExactSet::new([
+        ("SHORT", &b"abc123"[..]),
+        ("SAME", b"aaaaaaaaaaaaaaaa"),
+        ("WORD", b"development"),
+        ("GOOD", SECRET.as_bytes()),
+    ]);
     let skipped: Vec<&str> = set.skipped().iter().map(|skipped| skipped.name.as_str()).collect();
     assert_eq!(skipped, ["SHORT", "SAME", "WORD"]);
     assert_eq!(set.len(), 1);

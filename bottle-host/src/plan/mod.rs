@@ -4,6 +4,7 @@
 pub mod credential;
 pub mod environment;
 pub mod files;
+pub mod pipelock;
 pub mod policy;
 pub mod rules;
 pub mod unbuilt;
@@ -18,13 +19,13 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use bottle_api::{
     BottleSpec, Error, ErrorKind, Limits, Secret,
-    control::{CAPABILITY, DNS_DAEMON, EGRESS_DAEMON},
+    control::{CAPABILITY, DNS_DAEMON, EGRESS_DAEMON, PIPELOCK_DAEMON},
     secret::Secrets,
 };
 use bottle_policy::{EnvSecret, Policy};
 use credential::ModelCredential;
 use environment::Environment;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// The sidecar's daemons that every bottle has.
 pub const DAEMONS: [&str; 2] = [EGRESS_DAEMON, DNS_DAEMON];
@@ -35,6 +36,8 @@ pub struct Resolved {
     pub spec: BottleSpec,
     /// For the sidecar.
     pub policy: Policy,
+    /// The program that stands behind the sidecar's proxy, if one does.
+    pub pipelock: Option<PathBuf>,
     /// For the agent.
     pub environment: Environment,
     /// The model's.
@@ -58,6 +61,8 @@ pub fn resolve(
 ) -> Result<Resolved> {
     let environment = Environment::resolve(paths, bottle)?;
     let (policy, warnings) = policy::render(paths, bottle, &credential)?;
+    let pipelock = pipelock::program(&policy)?;
+    let daemons = DAEMONS.into_iter().chain(pipelock.is_some().then_some(PIPELOCK_DAEMON));
     let presets = policy.routes.iter().filter_map(|r| Some((r.host.clone(), policy::preset_of(bottle, &r.host)?)));
     let presets = presets.collect();
     let token_refs = token_refs(paths, bottle)?;
@@ -68,7 +73,7 @@ pub fn resolve(
         agent: agent.name.clone(),
         bottle: agent.fields.bottle.clone(),
         owner: paths.owner(),
-        daemons: DAEMONS.map(str::to_owned).to_vec(),
+        daemons: daemons.map(str::to_owned).collect(),
         limits: Limits {
             memory: bottle.limits.memory,
             milli_cpus: bottle.limits.cpus,
@@ -78,7 +83,7 @@ pub fn resolve(
         ..BottleSpec::default()
     };
     unbuilt::check(paths, bottle)?;
-    Ok(Resolved { spec, policy, environment, credential, token_refs, presets, warnings })
+    Ok(Resolved { spec, policy, pipelock, environment, credential, token_refs, presets, warnings })
 }
 
 /// The host's variables that routes name, each of them set.

@@ -10,7 +10,7 @@ const TICK: Duration = Duration::from_millis(10);
 pub(crate) fn megabytes(pid: u32, file: &str, field: &str) -> Result<f64> {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}"))?;
     let line = text.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("no {field}"))?;
-    let kilobytes: f64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
+    let kilobytes: f64 = line.split_whitespace().next().context("a number")?.parse()?;
     Ok(kilobytes / 1024.0)
 }
 

@@ -3,7 +3,7 @@
 
 use super::scratch;
 use crate::{
-    run::{artifact, build, output, root, run},
+    run::{artifact, build, output, root},
     setup, stage,
 };
 use anyhow::{Context, Result};
@@ -95,12 +95,10 @@ fn mitmproxy() -> Result<PathBuf> {
     let place = root().join("target/mitmproxy");
     let program = place.join("bin/mitmdump");
     if !program.exists() {
-        setup::install_packages(&["python3-venv"])?;
         let runs =
             |python: &&&str| Command::new(python).arg("--version").output().is_ok_and(|out| out.status.success());
-        let python = PYTHONS.iter().find(runs).context("there is no python3; run `apt-get install python3`")?;
-        run(Command::new(python).args(["-m", "venv"]).arg(&place))?;
-        run(Command::new(place.join("bin/pip")).args(["install", "--quiet", MITMPROXY]))?;
+        let python = PYTHONS.iter().find(runs).context("there is no python3; run `apt-get install python3-venv`")?;
+        setup::python_environment(python, &place, &[MITMPROXY])?;
     }
     Ok(program)
 }

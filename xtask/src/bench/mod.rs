@@ -11,6 +11,7 @@ mod launch;
 mod place;
 mod program;
 mod raw;
+mod scan;
 mod trace;
 
 use crate::package;
@@ -29,6 +30,8 @@ pub(crate) enum Bench {
     Launch(usize),
     /// The sidecar as a proxy, beside another one. It needs no package.
     Egress,
+    /// The scanner alone. It needs none either.
+    Scan,
 }
 
 /// Measures the package that is in `dist`, made anew where it is older than its sources.
@@ -38,6 +41,7 @@ pub(crate) fn bench(what: &[Bench]) -> Result<()> {
             Bench::Program => program::bench(&tree()?)?,
             Bench::Launch(runs) => launch::bench(&tree()?, *runs)?,
             Bench::Egress => egress::bench()?,
+            Bench::Scan => scan::bench()?,
         }
     }
     Ok(())

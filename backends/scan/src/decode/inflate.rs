@@ -46,11 +46,11 @@ pub(crate) fn embedded(bytes: &[u8], most: usize, give: &mut dyn FnMut(Derived))
         }
     }
     for at in places(ZIP) {
-        let number = |from: usize| Some(usize::from(*bytes.get(at + from)?) | usize::from(*bytes.get(at + from + 1)?) << 8);
-        if let (Some(8), Some(name), Some(extra)) = (number(8), number(26), number(28)) {
-            if let Some(data) = bytes.get(at + 30 + name + extra..) {
-                try_one(at, "zip", &mut read::DeflateDecoder::new(data));
-            }
+        let number =
+            |from: usize| Some(usize::from(*bytes.get(at + from)?) | usize::from(*bytes.get(at + from + 1)?) << 8);
+        let (Some(8), Some(name), Some(extra)) = (number(8), number(26), number(28)) else { continue };
+        if let Some(data) = bytes.get(at + 30 + name + extra..) {
+            try_one(at, "zip", &mut read::DeflateDecoder::new(data));
         }
     }
 }
@@ -71,6 +71,8 @@ struct Tap {
     made: Vec<u8>,
     total: u64,
     allowed: u64,
+    /// All blocks of a frame of zstd are there, its checksum is not.
+    checksum: bool,
 }
 
 impl Write for Tap {
@@ -95,7 +97,12 @@ enum Layer {
     /// Of `deflate`, the first byte says which.
     Either(Tap),
     Brotli(Box<DecompressorWriter<Tap>>),
-    Zstd { decoder: Box<ruzstd::decoding::FrameDecoder>, pending: Vec<u8>, begun: bool, tap: Tap },
+    Zstd {
+        decoder: Box<ruzstd::decoding::FrameDecoder>,
+        pending: Vec<u8>,
+        begun: bool,
+        tap: Tap,
+    },
 }
 
 /// Decodes a body as it comes.
@@ -108,7 +115,7 @@ impl Unpacker {
     /// For the value of a `Content-Encoding`; `None` for a body that has none.
     pub(crate) fn of(encoding: &str) -> Result<Option<Self>, Trouble> {
         let mut layers = vec![];
-        let tap = || Tap { made: vec![], total: 0, allowed: SMALL };
+        let tap = || Tap { made: vec![], total: 0, allowed: SMALL, checksum: false };
         for name in encoding.split(',').map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty()) {
             layers.push(match name.as_str() {
                 "identity" => continue,
@@ -170,7 +177,7 @@ impl Layer {
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
         if let (Self::Either(tap), false) = (&mut *self, bytes.is_empty()) {
-            let tap = Tap { made: vec![], total: 0, allowed: tap.allowed };
+            let tap = Tap { made: vec![], total: 0, allowed: tap.allowed, checksum: false };
             let zlib = bytes[0] & 0x0f == 8 && bytes[0] >> 4 <= 7;
             *self = if zlib {
                 Self::Zlib(write::ZlibDecoder::new(tap))
@@ -200,7 +207,7 @@ impl Layer {
             Self::Either(_) => Ok(()),
             Self::Brotli(to) => to.close(),
             Self::Zstd { decoder, pending, begun, .. } => {
-                let whole = pending.is_empty() && (!*begun || decoder.is_finished());
+                let whole = pending.is_empty() && !*begun;
                 return if whole { Ok(()) } else { Err(Trouble::Broken) };
             }
         };
@@ -208,36 +215,73 @@ impl Layer {
     }
 }
 
-/// Frames of zstd, as far as they are there.
+/// Frames of zstd, as far as they are there. Block by block, because the decoder would unpack all that it is given
+/// before any of it can be counted; and it reports a checksum as read that is not there yet.
 fn unzstd(
     decoder: &mut ruzstd::decoding::FrameDecoder,
     pending: &mut Vec<u8>,
     begun: &mut bool,
     tap: &mut Tap,
 ) -> Result<(), Trouble> {
-    let mut block = vec![0; 64 << 10];
-    loop {
-        if !*begun || decoder.is_finished() && decoder.can_collect() == 0 {
-            // A frame's header is at most 18 bytes; fewer may be whole at the end only.
-            if pending.is_empty() || pending.len() < 18 && !*begun && decoder.init(&pending[..]).is_err() {
+    let mut made = vec![0; 64 << 10];
+    let broken = |_| Trouble::Broken;
+    while !pending.is_empty() {
+        if *begun && tap.checksum {
+            if pending.len() < 4 {
                 return Ok(());
             }
+            checksum(decoder, pending, tap)?;
+            (*begun, tap.checksum) = (false, false);
+            continue;
+        }
+        if !*begun {
             let mut from = &pending[..];
             if decoder.init(&mut from).is_err() {
+                // A frame's header is at most 18 bytes: fewer may be a part of one.
                 return if pending.len() < 18 { Ok(()) } else { Err(Trouble::Broken) };
             }
             let used = pending.len() - from.len();
             pending.drain(..used);
             *begun = true;
+            continue;
         }
-        let (used, made) = decoder.decode_from_to(pending, &mut block).map_err(|_| Trouble::Broken)?;
-        pending.drain(..used);
-        tap.write_all(&block[..made]).map_err(|error| trouble(&error))?;
-        // A window larger than this is nobody's, and would be memory.
-        if pending.len() > 4 << 20 {
+        // Three bytes say whether a block is the last one, of which kind, and how long.
+        let head = pending.iter().take(3).rev().fold(0_usize, |all, b| all << 8 | usize::from(*b));
+        let length = 3 + if head >> 1 & 3 == 1 { 1 } else { head >> 3 };
+        if pending.len() < length {
+            return Ok(());
+        }
+        let last = head & 1 == 1;
+        let (used, mut written) = decoder.decode_from_to(&pending[..length], &mut made).map_err(broken)?;
+        if used != length {
             return Err(Trouble::Broken);
         }
-        if used == 0 && made == 0 {
+        pending.drain(..used);
+        while written > 0 {
+            tap.write_all(&made[..written]).map_err(|error| trouble(&error))?;
+            written = decoder.decode_from_to(&[], &mut made).map_or(0, |(_, written)| written);
+        }
+        *begun = !last;
+        // What follows a checksum, if there is one, is another frame.
+        if last && !decoder.is_finished() {
+            (*begun, tap.checksum) = (true, true);
+        }
+    }
+    Ok(())
+}
+
+/// The four bytes after the last block; what is still in the window comes out with them.
+fn checksum(decoder: &mut ruzstd::decoding::FrameDecoder, pending: &mut Vec<u8>, tap: &mut Tap) -> Result<(), Trouble> {
+    let mut made = vec![0; 64 << 10];
+    let (_, mut written) = decoder.decode_from_to(&pending[..4], &mut made).map_err(|_| Trouble::Broken)?;
+    pending.drain(..4);
+    loop {
+        tap.write_all(&made[..written]).map_err(|error| trouble(&error))?;
+        if decoder.can_collect() == 0 {
+            return Ok(());
+        }
+        written = decoder.decode_from_to(&[], &mut made).map_err(|_| Trouble::Broken)?.1;
+        if written == 0 {
             return Ok(());
         }
     }

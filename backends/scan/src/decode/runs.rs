@@ -29,8 +29,7 @@ pub(crate) fn each(bytes: &[u8], mut found: impl FnMut(usize, usize)) {
 
 /// What stands between the lines of a broken run: a line's end, as it is or escaped.
 fn line_end(bytes: &[u8]) -> usize {
-    let ends: [&[u8]; 9] =
-        [b"\r\n", b"\n", b"\\r\\n", b"\\n", b"\\\\n", b"%0D%0A", b"%0A", b"%0d%0a", b"%0a"];
+    let ends: [&[u8]; 9] = [b"\r\n", b"\n", b"\\r\\n", b"\\n", b"\\\\n", b"%0D%0A", b"%0A", b"%0d%0a", b"%0a"];
     let end = ends.iter().find(|end| bytes.starts_with(end)).map_or(0, |end| end.len());
     let indent = bytes[end..].iter().take_while(|b| **b == b' ' || **b == b'\t').count();
     if end > 0 { end + indent } else { 0 }
@@ -80,12 +79,19 @@ pub(crate) fn decode(bytes: &[u8], pieces: &[(usize, usize)], phase: usize, give
         return;
     }
     let parts: Vec<&[u8]> = pieces.iter().map(|(start, end)| &bytes[*start..*end]).collect();
-    for offset in 0..4 {
+    // Base64 of anything has both cases; a name in a program mostly has not.
+    let cased = |is: fn(&u8) -> bool| parts.iter().any(|part| part.iter().any(is));
+    let offsets = if cased(u8::is_ascii_uppercase) && cased(u8::is_ascii_lowercase) { 4 } else { 0 };
+    for offset in 0..offsets {
         let skip = (offset + 4 - phase) % 4;
         let mut probe = vec![];
         let head = parts[0].len().min(LONG + skip);
         base64::decode_onto(&[&parts[0][..head]], skip, &mut probe);
-        let wanted = if length < LONG { is_text(&probe) || inflate::is_compressed(&probe) } else { offset == 0 || worth(&parts, skip, &probe) };
+        let wanted = if length < LONG {
+            is_text(&probe) || inflate::is_compressed(&probe)
+        } else {
+            offset == 0 || worth(&parts, skip, &probe)
+        };
         if wanted {
             let mut all = Vec::with_capacity(length * 3 / 4 + 3);
             base64::decode_onto(&parts, skip, &mut all);
@@ -110,37 +116,48 @@ fn worth(parts: &[&[u8]], skip: usize, probe: &[u8]) -> bool {
 
 fn hex(bytes: &[u8], (start, end): (usize, usize), give: &mut dyn FnMut(Derived)) {
     let value = |b: u8| (b as char).to_digit(16).map(|v| v as u8);
-    let mut at = start;
-    while at < end {
-        let stop = bytes[at..end].iter().position(|b| !b.is_ascii_hexdigit()).map_or(end, |n| at + n);
+    let mut next = start;
+    while next + LEAST_ENCODED <= end {
+        // A row of so many digits has one here.
+        let probe = next + LEAST_ENCODED - 1;
+        if !bytes[probe].is_ascii_hexdigit() {
+            next = probe + 1;
+            continue;
+        }
+        let at = bytes[next..probe].iter().rposition(|b| !b.is_ascii_hexdigit()).map_or(next, |n| next + n + 1);
+        let stop = bytes[probe..end].iter().position(|b| !b.is_ascii_hexdigit()).map_or(end, |n| probe + n);
         let length = stop - at;
         if length >= LEAST_ENCODED {
             for odd in 0..=length % 2 {
                 let digits = &bytes[at + odd..stop];
-                let made: Vec<u8> = digits
-                    .chunks_exact(2)
-                    .filter_map(|two| Some(value(two[0])? << 4 | value(two[1])?))
-                    .collect();
+                let made: Vec<u8> =
+                    digits.chunks_exact(2).filter_map(|two| Some(value(two[0])? << 4 | value(two[1])?)).collect();
                 if is_text(&made) || length >= 4 * LONG || inflate::is_compressed(&made) {
                     let map = Map::Linear { start: at + odd, end: stop, num: 2, den: 1 };
                     give(Derived { name: "hex", bytes: made, map });
                 }
             }
         }
-        at = stop + 1;
+        next = stop + 1;
     }
 }
 
 fn base32(bytes: &[u8], (start, end): (usize, usize), give: &mut dyn FnMut(Derived)) {
-    for run in bytes[start..end].split(|b| !b.is_ascii_alphanumeric()).filter(|run| run.len() >= LEAST_ENCODED) {
+    // What begins in both cases is none, however long it is.
+    let head = &bytes[start..end.min(start + 64)];
+    let mixed = head.iter().any(u8::is_ascii_uppercase) && head.iter().any(u8::is_ascii_lowercase);
+    if mixed && end - start > 512 {
+        return;
+    }
+    let mut at = start;
+    for run in bytes[start..end].split(|b| !b.is_ascii_alphanumeric()) {
         let upper = run.iter().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
         let lower = run.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-        if upper || lower {
-            if let Some(made) = base64::base32(run).filter(|made| is_text(made)) {
-                let at = run.as_ptr() as usize - bytes.as_ptr() as usize;
-                let map = Map::Linear { start: at, end: at + run.len(), num: 8, den: 5 };
-                give(Derived { name: "base32", bytes: made, map });
-            }
+        let fits = run.len() >= LEAST_ENCODED && (upper || lower);
+        if let Some(made) = fits.then(|| base64::base32(run)).flatten().filter(|made| is_text(made)) {
+            let map = Map::Linear { start: at, end: at + run.len(), num: 8, den: 5 };
+            give(Derived { name: "base32", bytes: made, map });
         }
+        at += run.len() + 1;
     }
 }

@@ -3,16 +3,18 @@
 use super::{
     Live, Place,
     body::{Body, Received, Sent},
-    deny, headers,
+    deny,
+    download::Download,
+    headers,
     pool::Pool,
     record::Record,
-    websocket,
+    upload, websocket,
 };
 use bottle_policy::{Denial, Mode, Route, Scheme, Verdict, decide};
 use hyper::{
     Method, Request, Response, StatusCode, Uri, Version,
     body::Incoming,
-    header::{HOST, TRANSFER_ENCODING},
+    header::{ACCEPT_ENCODING, HOST, HeaderValue, TRANSFER_ENCODING},
     http::uri,
 };
 use std::{borrow::Cow, sync::Arc};
@@ -25,35 +27,37 @@ pub(super) struct Judged<'l> {
 }
 
 impl Judged<'_> {
-    pub(super) fn note(&self, record: &mut Record, status: StatusCode) {
+    pub(super) fn note(&self, record: &mut Record, status: u16) {
         match &self.audited {
-            None => record.allowed(&self.route.host, status.as_u16()),
-            Some(denial) => record.audited(denial.rule, status.as_u16()),
+            None => record.allowed(&self.route.host, status),
+            Some(denial) => record.audited(denial.rule, status),
         }
     }
 }
 
 /// Forwards a request to the pool's host, or refuses it.
-pub(super) fn forward(
-    pool: Arc<Pool>,
-    place: Place,
-    request: Request<Incoming>,
-) -> impl Future<Output = Response<Body>> + Send + 'static {
-    async move { answer(&pool, &place, request).await }
-}
-
-async fn answer(pool: &Arc<Pool>, place: &Place, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn forward(pool: Arc<Pool>, place: Place, request: Request<Incoming>) -> Response<Body> {
+    let (pool, place) = (&pool, &place);
     let state = &pool.state;
     let method = request.method().as_str();
     let mut record = Record::begin(&state.feed, &state.secrets, &pool.target.name, method, request.uri().path());
     record.busy = Some(pool.in_use.enter());
     let live = state.live();
-    match judge(&live, pool, &request) {
+    let judged = judge(&live, pool, &request);
+    // One that is given up before it is answered was sent all the same.
+    judged.iter().for_each(|(judged, _)| judged.note(&mut record, 0));
+    match judged {
         Ok((judged, true)) => websocket::open(pool, place, &live, &judged, request, record).await,
-        Ok((judged, false)) => match send(pool, &live, &judged.route, request, &record).await {
-            Ok((response, lease)) => {
-                judged.note(&mut record, response.status());
-                passed_back(response, |inner| Received { inner, record, lease, ended: false })
+        Ok((judged, false)) => match send(pool, &live, &judged.route, request, &mut record).await {
+            Ok((mut response, lease)) => {
+                judged.note(&mut record, response.status().as_u16());
+                let mut download = Download::of(&live, &judged.route, &pool.target.host, &mut response).map(Box::new);
+                if let Some(download) = &mut download
+                    && let Err(denial) = download.begin(&mut response).await
+                {
+                    return refused(pool, record, &denial);
+                }
+                passed_back(response, |inner| Received { inner, download, record, lease, ended: false })
             }
             Err(denial) => refused(pool, record, &denial),
         },
@@ -153,9 +157,10 @@ fn audit_route(live: &Live, host: &str) -> Route {
 /// The request as it may leave.
 pub(super) fn cleaned(
     pool: &Pool,
+    live: &Live,
     route: &Route,
     request: Request<Incoming>,
-    record: &Record,
+    record: &mut Record,
 ) -> Result<Request<Body>, Denial> {
     let (mut head, inner) = request.into_parts();
     head.extensions.clear();
@@ -173,7 +178,10 @@ pub(super) fn cleaned(
                 .map_err(|_| Denial::bad_request("target", "the request cannot be sent on as it is"))?;
         }
     }
+    record.found(live.guard.head(route, &pool.target.host, &head)?);
     if let Some(auth) = &route.auth {
+        // What comes back has to be read: nothing of the credential may be in it.
+        head.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let missing = |why: String| Denial { rule: "credential", status: 502, reason: why };
         let secret = pool
             .state
@@ -190,10 +198,14 @@ async fn send(
     live: &Arc<Live>,
     route: &Route,
     request: Request<Incoming>,
-    record: &Record,
+    record: &mut Record,
 ) -> Result<(Response<Incoming>, Option<super::pool::Lease>), Denial> {
-    let request = cleaned(pool, route, request, record)?;
-    let (response, lease) = pool.send(live, route, request).await?;
+    let request = cleaned(pool, live, route, request, record)?;
+    let (request, findings) = upload::judged(live, route, &pool.target.host, request).await?;
+    record.upload = findings.clone();
+    let sent = pool.send(live, route, request).await;
+    // A connection that broke was broken off by us.
+    let (response, lease) = sent.map_err(|denial| findings.refusal().unwrap_or(denial))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let reason = format!("{} changes to a protocol that was not asked for", pool.target.host);
         return Err(Denial { rule: "upstream", status: 502, reason });

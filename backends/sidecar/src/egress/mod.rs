@@ -14,20 +14,27 @@ pub(crate) mod ca;
 mod connection;
 mod deny;
 mod dial;
+mod download;
 mod forward;
 mod frames;
+mod guard;
 mod headers;
 mod idle;
+mod messages;
 mod passthrough;
 mod pool;
 mod proxy;
 mod record;
 mod relay;
 mod tunnel;
+mod upload;
 mod upstream;
 mod websocket;
 
-use crate::daemon::{DaemonStart, Feed};
+use crate::{
+    daemon::{DaemonStart, DaemonUp, Reloads},
+    feed::Feed,
+};
 use anyhow::{Context, Result};
 use bottle_api::{
     control::{CAPABILITY, PROXY_PORT},
@@ -71,15 +78,29 @@ struct State {
 struct Live {
     policy: Policy,
     upstream: upstream::Connector,
+    guard: guard::Guard,
 }
 
 impl Live {
-    fn new(policy: Policy) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self { upstream: upstream::Connector::new(&policy)?, policy }))
+    fn new(policy: Policy, secrets: &Secrets) -> Result<Arc<Self>> {
+        let (upstream, guard) = (upstream::Connector::new(&policy)?, guard::Guard::new(&policy, secrets)?);
+        Ok(Arc::new(Self { upstream, guard, policy }))
     }
 }
 
+/// Why a policy cannot be served, if it cannot.
+pub(crate) fn check(policy: &Policy) -> Result<()> {
+    Live::new(policy.clone(), &Secrets::default()).map(drop)
+}
+
 impl State {
+    /// Has every request from now on judged by another policy.
+    fn replace(&self, policy: Policy) -> Result<()> {
+        let live = Live::new(policy, &self.secrets)?;
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = live;
+        Ok(())
+    }
+
     /// The table of now.
     fn live(&self) -> Arc<Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -87,19 +108,35 @@ impl State {
 }
 
 /// Serves the proxy on `start.bind` for ever.
-pub(crate) async fn serve(start: DaemonStart, secrets: Secrets, feed: Feed) -> Result<()> {
+pub(crate) async fn serve(start: DaemonStart, secrets: Secrets, reloads: Reloads, feed: Feed) -> Result<()> {
     let capability = secrets.get(CAPABILITY).context("the host sent no capability")?.clone();
     let key = secrets.get(ca::KEY_SECRET).context("the bundle sent no CA key")?;
     let state = Arc::new(State {
         leaves: ca::Leaves::new(key)?,
-        live: Mutex::new(Live::new(start.policy)?),
+        live: Mutex::new(Live::new(start.policy, &secrets)?),
         capability,
         secrets,
         feed,
         pressure: Notify::new(),
     });
     let listener = TcpListener::bind((start.bind, PROXY_PORT)).await.context("listen for the proxy")?;
-    state.feed.listening();
+    state.feed.report(DaemonUp::Listening);
+    tokio::select! {
+        never = accept(&state, &listener) => never,
+        replaced = follow(&state, reloads) => replaced,
+    }
+}
+
+/// Replaces the policy whenever another one comes. What was checked and cannot be served after all ends the daemon.
+async fn follow(state: &State, mut reloads: Reloads) -> Result<()> {
+    while let Some(policy) = reloads.recv().await {
+        state.replace(policy)?;
+        state.feed.report(DaemonUp::Reloaded);
+    }
+    Ok(())
+}
+
+async fn accept(state: &Arc<State>, listener: &TcpListener) -> Result<()> {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         // Whoever comes now waits in the kernel's queue, where it takes no memory of ours.

@@ -44,7 +44,7 @@ pub(super) async fn pass(
         return;
     }
     record.sent.store(hello.len() as u64, Ordering::Relaxed);
-    relay(client, host, (Unseen, Unseen), "tunnel", record).await;
+    relay(client, host, (Unseen, Unseen), record).await;
 }
 
 /// Reads a ClientHello that names `host`: its bytes, and what came with them.
@@ -126,7 +126,7 @@ mod tests {
 
     /// The same with one more extension, its lengths put right.
     fn with_extension(mut hello: Vec<u8>, kind: u16) -> Vec<u8> {
-        let extension = [&kind.to_be_bytes()[..], &[0, 1, 0]].concat();
+        let extension = [&kind.to_be_bytes()[..], &[0, 1, 1]].concat(); // as an inner ClientHello has it
         let mut at = 5 + 4 + 2 + 32;
         at += 1 + usize::from(hello[at]);
         at += 2 + usize::from(u16::from_be_bytes([hello[at], hello[at + 1]]));
