@@ -62,7 +62,7 @@ pub(crate) fn play(world: &World, net: &Namespace, steps: &[Step]) -> Result<Ver
             Verdict::Harmed(why) => harmed = Some(why),
             Verdict::Allow => {}
         }
-        world.origin.forget();
+        world.origin.begin_anew();
     }
     Ok(harmed.map_or(Verdict::Allow, Verdict::Harmed))
 }

@@ -86,7 +86,7 @@ impl World {
     pub(crate) fn alive(&self) -> Result<()> {
         let reply = self.send(&Request::get(&format!("https://{ALIVE}/alive"))).context("the proxy does not answer")?;
         ensure!(reply.status == 200 && reply.body == b"GET /alive\n", "the proxy is not well: {reply:?}");
-        self.origin.forget();
+        self.origin.begin_anew();
         Ok(())
     }
 
