@@ -90,8 +90,8 @@ pub(crate) struct Leak {
     pub(crate) fails_without: Part,
     /// The secret is one that the sidecar knows.
     pub(crate) exact: bool,
-    /// The secret as it is.
-    pub(crate) secret: String,
+    /// The secret as it is sent.
+    pub(crate) sent: Vec<u8>,
 }
 
 /// All cases, with secrets of that generator, and the values that the sidecar is to know.
@@ -144,7 +144,7 @@ fn leak(
         verdict: template.verdict,
         fails_without: case.fails_without,
         exact: sort == "exact",
-        secret,
+        sent,
     })
 }
 
