@@ -102,7 +102,7 @@ fn what_honest_tools_send_and_read_is_unharmed() -> Result<()> {
     let outcomes = hold(setup, |world, net| {
         let outcome = |recording: &Recording| {
             world.alive()?;
-            unharmed(world, net, recording)
+            unharmed(world, net, recording).with_context(|| format!("in the log {:?}", world.sidecar.log().last()))
         };
         Ok(recordings.iter().map(outcome).collect::<Vec<_>>())
     })?;
