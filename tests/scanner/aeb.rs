@@ -45,8 +45,8 @@ fn attacks_of_agent_egress_bench_are_contained_and_honest_cases_pass() -> Result
         match (attack, verdict) {
             (_, Err(error)) => errors.push(format!("{error:#}")),
             (true, Ok(Verdict::Block(_))) => row.blocked += 1,
-            (true, Ok(Verdict::Allow)) => missed.push(format!("{}{apart}", case.id)),
-            (false, Ok(Verdict::Block(why))) => {
+            (true, Ok(Verdict::Allow | Verdict::Harmed(_))) => missed.push(format!("{}{apart}", case.id)),
+            (false, Ok(Verdict::Block(why) | Verdict::Harmed(why))) => {
                 row.harmed += 1;
                 harmed.push(format!("{}: {why}", case.id));
             }

@@ -21,19 +21,19 @@ use std::{
 };
 
 /// At most so many in a thousand may be harmed.
-const HARMED_PER_MILLE: usize = 5;
+pub(crate) const HARMED_PER_MILLE: usize = 5;
 const LEAST: usize = 150;
 /// The model's own host, on which a conversation must survive.
-const MODEL: &str = "api.anthropic.com";
+pub(crate) const MODEL: &str = "api.anthropic.com";
 /// What a proxy may narrow: it must be able to read what comes back.
 const THE_PROXYS: [&str; 1] = ["accept-encoding"];
 
 /// One exchange.
 #[derive(Deserialize)]
-struct Recording {
-    tool: String,
+pub(crate) struct Recording {
+    pub(crate) tool: String,
     method: String,
-    url: String,
+    pub(crate) url: String,
     headers: Vec<(String, String)>,
     #[serde(default)]
     body: Bytes,
@@ -71,6 +71,24 @@ impl Bytes {
     }
 }
 
+impl Recording {
+    /// What the tool sent.
+    pub(crate) fn step(&self) -> Result<Step> {
+        let (method, headers, body) = (self.method.clone(), self.headers.clone(), self.body.get()?);
+        let request = Request { method, url: self.url.clone(), headers, body, chunk: 0 };
+        if self.messages.is_empty() {
+            let whole = request.body.len();
+            return Ok(Step::Send(request, whole));
+        }
+        let frame = |message: &Message| {
+            let opcode = if message.content.text.is_some() { 1 } else { 2 };
+            Ok(Frame { opcode, fin: true, rsv1: false, payload: message.content.get()? })
+        };
+        let said = self.messages.iter().filter(|message| message.from_client);
+        Ok(Step::Speak(request, said.map(frame).collect::<Result<_>>()?))
+    }
+}
+
 #[test]
 fn what_honest_tools_send_and_read_is_unharmed() -> Result<()> {
     let recordings = recordings()?;
@@ -84,7 +102,7 @@ fn what_honest_tools_send_and_read_is_unharmed() -> Result<()> {
     let outcomes = hold(setup, |world, net| {
         let outcome = |recording: &Recording| {
             world.alive()?;
-            unharmed(world, net, recording)
+            unharmed(world, net, recording).with_context(|| format!("in the log {:?}", world.sidecar.log().last()))
         };
         Ok(recordings.iter().map(outcome).collect::<Vec<_>>())
     })?;
@@ -106,7 +124,7 @@ fn what_honest_tools_send_and_read_is_unharmed() -> Result<()> {
     Ok(())
 }
 
-fn recordings() -> Result<Vec<Recording>> {
+pub(crate) fn recordings() -> Result<Vec<Recording>> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpora/benign");
     let mut files: Vec<_> = fs::read_dir(&dir).with_context(|| format!("read {}", dir.display()))?.flatten().collect();
     files.sort_by_key(fs::DirEntry::path);
@@ -120,15 +138,17 @@ fn recordings() -> Result<Vec<Recording>> {
 }
 
 fn unharmed(world: &World, net: &Namespace, recording: &Recording) -> Result<()> {
-    let (url, body, answer) = (Url::parse(&recording.url)?, recording.body.get()?, recording.answer.get()?);
-    let (method, headers) = (recording.method.clone(), recording.headers.clone());
-    let request = Request { method, url: recording.url.clone(), headers, body, chunk: 0 };
-    if !recording.messages.is_empty() {
-        return spoken(world, net, recording, request);
-    }
+    let step = recording.step()?;
+    let Step::Send(request, _) = &step else {
+        return match play(world, net, &[step])? {
+            Verdict::Allow => Ok(()),
+            Verdict::Block(why) | Verdict::Harmed(why) => bail!("it did not arrive: {why}"),
+        };
+    };
+    let (url, answer) = (Url::parse(&request.url)?, recording.answer.get()?);
     let headers = recording.answer_headers.clone();
     world.origin.script([Scripted { status: recording.status, headers, body: answer.clone().into() }]);
-    let reply = world.send(&request)?;
+    let reply = world.send(request)?;
     let requests = world.origin.requests();
     let [seen] = requests.as_slice() else { bail!("it did not arrive: {:?} {:?}", reply.status, reply.rule()) };
     ensure!((&seen.method, &seen.path) == (&request.method, &url.path), "{} {} arrived", seen.method, seen.path);
@@ -147,17 +167,4 @@ fn unharmed(world: &World, net: &Namespace, recording: &Recording) -> Result<()>
         );
     }
     Ok(())
-}
-
-fn spoken(world: &World, net: &Namespace, recording: &Recording, request: Request) -> Result<()> {
-    let said = recording.messages.iter().filter(|message| message.from_client);
-    let frame = |message: &Message| {
-        let opcode = if message.content.text.is_some() { 1 } else { 2 };
-        Ok(Frame { opcode, fin: true, rsv1: false, payload: message.content.get()? })
-    };
-    let step = Step::Speak(request, said.map(frame).collect::<Result<_>>()?);
-    match play(world, net, &[step])? {
-        Verdict::Allow => Ok(()),
-        Verdict::Block(why) => bail!("it did not arrive: {why}"),
-    }
 }

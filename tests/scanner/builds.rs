@@ -2,6 +2,7 @@
 //! part without which it leaks; a case that no part is needed for proves nothing.
 
 use crate::{
+    benign::{self, HARMED_PER_MILLE, MODEL},
     exchange::{Request, Url},
     generator::Generator,
     leaks::{self, Leak, Part},
@@ -62,7 +63,8 @@ impl Build {
             findings.extend(session.observe(&host, &format!("header {name}"), value.as_bytes()));
         }
         let about = About::outgoing(&host, request.header("content-type").unwrap_or_default());
-        let encoding = request.header("content-encoding").unwrap_or_default();
+        let encoding = request.header("content-encoding").filter(|_| self.without != Some(Part::Decoders));
+        let encoding = encoding.unwrap_or_default();
         // Without holding back, each piece goes on once it was judged, by itself.
         if self.without == Some(Part::HoldBack) && request.chunk > 0 {
             for chunk in request.body.chunks(request.chunk) {
@@ -95,19 +97,26 @@ impl Build {
     }
 }
 
-impl Judge for Build {
-    fn stops(&self, steps: &[Step]) -> Result<bool> {
+impl Build {
+    /// What it would stop one of these for.
+    fn finding(&self, steps: &[Step]) -> Result<Option<Finding>> {
         let mut session = Session::new(self.scanner.clone());
         for step in steps {
             let mut findings = self.request(&mut session, step.request())?;
             if let Step::Speak(request, frames) = step {
                 findings.extend(self.frames(&mut session, &Url::parse(&request.url)?.host, frames));
             }
-            if findings.iter().any(|finding| self.counts(finding)) {
-                return Ok(true);
+            if let Some(finding) = findings.into_iter().find(|finding| self.counts(finding)) {
+                return Ok(Some(finding));
             }
         }
-        Ok(false)
+        Ok(None)
+    }
+}
+
+impl Judge for Build {
+    fn stops(&self, steps: &[Step]) -> Result<bool> {
+        Ok(self.finding(steps)?.is_some())
     }
 }
 
@@ -144,5 +153,24 @@ fn every_leak_is_found_and_needs_the_part_that_it_names() -> Result<()> {
     ensure!(exact(&missed) * 100 <= all_exact, "{} of {all_exact} known secrets are missed", exact(&missed));
     ensure!(missed.len() * 100 <= all * 5, "{} of {all} leaks are missed", missed.len());
     ensure!(needless.len() * 100 <= all * (100 - NEEDED_PERCENT), "{} of {all} need nothing", needless.len());
+    Ok(())
+}
+
+#[test]
+fn what_honest_tools_send_is_taken_for_no_leak() -> Result<()> {
+    let (_, secrets) = leaks::all(&mut Generator::of_this_run()?)?;
+    let build = Build::new(&Arc::new(Rules::builtin()?), &secrets, None);
+    let recordings = benign::recordings()?;
+    let mut harmed = vec![];
+    for recording in &recordings {
+        // On the model's own host a credential by form is logged, and goes on.
+        let model = Url::parse(&recording.url)?.host == MODEL;
+        let finding = build.finding(&[recording.step()?])?;
+        if let Some(finding) = finding.filter(|f| !model || matches!(f.kind, Kind::Exact | Kind::Split)) {
+            harmed.push(format!("{} {}: {finding}", recording.tool, recording.url));
+        }
+    }
+    println!("taken for leaks {}/{} {harmed:#?}", harmed.len(), recordings.len());
+    ensure!(harmed.len() * 1000 <= recordings.len() * HARMED_PER_MILLE, "harmed: {harmed:#?}");
     Ok(())
 }

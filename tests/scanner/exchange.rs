@@ -7,6 +7,7 @@ use std::{
     io::{self, Read, Write},
     net::TcpStream,
 };
+use tokio_rustls::rustls::pki_types::ServerName;
 
 /// A URL, not normalised: the proxy must cope with what is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,6 +147,11 @@ impl Request {
         let (mut wire, target) = if url.tls {
             let target = format!("{}:{}", url.host, url.port.unwrap_or(443));
             let name = url.host.trim_matches(['[', ']']);
+            if ServerName::try_from(name).is_err() {
+                // No client can go on from there; the proxy may yet refuse the tunnel.
+                client.tunnel(&target)?;
+                bail!("{name} is no name for TLS, and the proxy opens a tunnel to it");
+            }
             (Wire::Tls(Box::new(client.tls(&target, name, Hello::default())?)), url.path.clone())
         } else {
             (Wire::Plain(client.connect()?), format!("http://{}{}", url.authority(), url.path))

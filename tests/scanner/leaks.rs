@@ -90,8 +90,8 @@ pub(crate) struct Leak {
     pub(crate) fails_without: Part,
     /// The secret is one that the sidecar knows.
     pub(crate) exact: bool,
-    /// The secret as it is.
-    pub(crate) secret: String,
+    /// The secret as it is sent.
+    pub(crate) sent: Vec<u8>,
 }
 
 /// All cases, with secrets of that generator, and the values that the sidecar is to know.
@@ -144,7 +144,7 @@ fn leak(
         verdict: template.verdict,
         fails_without: case.fails_without,
         exact: sort == "exact",
-        secret,
+        sent,
     })
 }
 
@@ -195,6 +195,11 @@ fn filled(template: &str, secret: &[u8]) -> Result<(Vec<u8>, usize)> {
                 rest = after;
                 continue;
             }
+            ["noise", length] => {
+                out.extend(noise(length.parse()?));
+                rest = after;
+                continue;
+            }
             _ => bail!("nobody knows the placeholder {what}"),
         }
         end = out.len() - secret.len() / 4;
@@ -202,4 +207,10 @@ fn filled(template: &str, secret: &[u8]) -> Result<(Vec<u8>, usize)> {
     }
     out.extend(rest.as_bytes());
     Ok((out, end))
+}
+
+/// Letters in words, hardly any of which comes twice: a compression has to write each of them in fewer bits.
+fn noise(length: usize) -> impl Iterator<Item = u8> {
+    let states = std::iter::successors(Some(1_u32), |n| Some(n.wrapping_mul(1_103_515_245).wrapping_add(12345)));
+    states.zip(1..=length).map(|(state, n)| if n % 7 == 0 { b' ' } else { b'a' + (state >> 16) as u8 % 16 })
 }

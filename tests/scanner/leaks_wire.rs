@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const EXACT_PERCENT: usize = 99;
 /// Of the credentials by form.
 const PATTERN_PERCENT: usize = 95;
+/// So many letters of a secret side by side are a piece of it.
+const LEFT: usize = 5;
 const MARK: &[u8] = b"[bottle:redacted SECRET_";
 
 #[test]
@@ -83,12 +85,19 @@ fn redacted(world: &World, leak: &Leak) -> Result<bool> {
     ensure!(reply.status == 200, "a conversation must survive: {reply:?}");
     let requests = world.origin.requests();
     let [seen] = requests.as_slice() else { bail!("it did not arrive") };
-    let Some(at) = find(&seen.body, MARK) else { return Ok(false) };
-    let rest = &seen.body[at..];
-    let end = rest.iter().position(|byte| *byte == b']').context("a mark that does not end")?;
-    let same = request.body.starts_with(&seen.body[..at]) && request.body.ends_with(&rest[end + 1..]);
-    ensure!(same, "more than the secret is gone: {}", String::from_utf8_lossy(&seen.body));
-    Ok(find(&seen.body, leak.secret.as_bytes()).is_none())
+    if find(&seen.body, MARK).is_none() {
+        return Ok(false);
+    }
+    // What differs is the secret alone, and nothing of it is left. A value that is cut by escapes has a mark and blanks.
+    let (sent, seen) = (&request.body, &seen.body);
+    let before = sent.iter().zip(seen.iter()).take_while(|(a, b)| a == b).count();
+    let after = sent.iter().rev().zip(seen.iter().rev()).take_while(|(a, b)| a == b).count();
+    let after = after.min(sent.len() - before).min(seen.len() - before);
+    let place = find(sent, &leak.sent).context("the secret is not in the prompt")?;
+    let within = place <= before && sent.len() - after <= place + leak.sent.len();
+    ensure!(within, "more than the secret is gone: {}", String::from_utf8_lossy(seen));
+    let gone = &seen[before..seen.len() - after];
+    Ok(leak.sent.windows(LEFT).all(|part| find(gone, part).is_none()))
 }
 
 fn find(text: &[u8], word: &[u8]) -> Option<usize> {

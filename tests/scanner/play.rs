@@ -36,28 +36,35 @@ impl Step {
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It arrived, all of it.
+    /// It arrived, all of it, and what was answered came back.
     Allow,
+    /// It arrived, but not as it was sent; or what was answered did not come back.
+    Harmed(String),
     /// It did not, and why.
     Block(String),
 }
 
 /// All steps; contained if one of them was.
 pub(crate) fn play(world: &World, net: &Namespace, steps: &[Step]) -> Result<Verdict> {
+    let mut harmed = None;
     for step in steps {
         let verdict = match step {
             Step::Send(request, enough) => sent(world, net, request, *enough),
             Step::Read(request, answer, kind) => read(world, request, answer, kind),
             Step::Speak(request, frames) => spoken(world, request, frames),
         }?;
-        if let Verdict::Block(why) = verdict {
-            // It is the proxy's doing only if the proxy still does what it should.
-            world.still_alive()?;
-            return Ok(Verdict::Block(why));
+        match verdict {
+            Verdict::Block(why) => {
+                // It is the proxy's doing only if the proxy still does what it should.
+                world.still_alive()?;
+                return Ok(Verdict::Block(why));
+            }
+            Verdict::Harmed(why) => harmed = Some(why),
+            Verdict::Allow => {}
         }
-        world.origin.forget();
+        world.origin.begin_anew();
     }
-    Ok(Verdict::Allow)
+    Ok(harmed.map_or(Verdict::Allow, Verdict::Harmed))
 }
 
 fn sent(world: &World, net: &Namespace, request: &Request, enough: usize) -> Result<Verdict> {
@@ -66,14 +73,18 @@ fn sent(world: &World, net: &Namespace, request: &Request, enough: usize) -> Res
     world.still_alive()?; // and what was under way has arrived
     let url = Url::parse(&request.url)?;
     for seen in world.origin.requests().iter().filter(|seen| seen.path != "/alive") {
-        let headers = request.headers.iter().filter(|(name, _)| !DULL.contains(&name.to_ascii_lowercase().as_str()));
-        let mut headers = headers.peekable();
-        let kept = headers.peek().is_none()
-            || headers.any(|(name, value)| seen.header(&name.to_ascii_lowercase()) == Some(value.as_str()));
+        let is_kept = |(name, value): &&(String, String)| seen.header(&name.to_ascii_lowercase()) == Some(value.trim());
+        let mut telling =
+            request.headers.iter().filter(|(name, _)| !DULL.contains(&name.to_ascii_lowercase().as_str())).peekable();
+        let kept = telling.peek().is_none() || telling.any(|header| is_kept(&header));
         let said = request.body.starts_with(&seen.body) && seen.body.len() >= enough;
         if kept && seen.path == url.path && said {
-            ensure!(reply.is_ok(), "it arrived, and the proxy gave no answer: {reply:?}");
-            return Ok(Verdict::Allow);
+            let whole = seen.body == request.body && request.headers.iter().all(|header| is_kept(&header));
+            let answered = reply.as_ref().is_ok_and(|reply| reply.status == 200 && !reply.cut);
+            return Ok(match whole && answered {
+                true => Verdict::Allow,
+                false => Verdict::Harmed(format!("it arrived, changed or without an answer: {seen:?} {reply:?}")),
+            });
         }
     }
     // Whoever was spoken to at an address that is not the fixture's was reached.

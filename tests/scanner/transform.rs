@@ -27,12 +27,16 @@ fn one(bytes: &[u8], name: &str) -> Result<Vec<u8>> {
         "base64" => BASE64_STANDARD.encode(bytes).into(),
         "base64url" => BASE64_URL_SAFE_NO_PAD.encode(bytes).into(),
         // Behind one byte, so that no group of it is a group of the secret's own.
-        "base64-offset" => BASE64_STANDARD.encode([b"v", bytes].concat()).into(),
+        "base64-offset" => BASE64_STANDARD.encode([b" ", bytes].concat()).into(),
         "base64-lines" => {
             let text = BASE64_STANDARD.encode(bytes);
             text.as_bytes().chunks(LINE).collect::<Vec<_>>().join(&b"\r\n"[..])
         }
-        "base32" => base32(bytes).into(),
+        "base32" => {
+            let digits = base32(bytes);
+            let padded = digits.len().next_multiple_of(8);
+            format!("{digits:=<padded$}").into()
+        }
         "base32-lower" => base32(bytes).to_ascii_lowercase().into(),
         "hex" => each(&|b| format!("{b:02x}")).into(),
         "hex-colon" => joined(&|b| format!("{b:02X}"), ":").into(),
@@ -134,10 +138,15 @@ fn base32(bytes: &[u8]) -> String {
     (0..bytes.len() * 8).step_by(5).map(|from| char::from(DIGITS[digit(from)])).collect()
 }
 
+/// A file with a secret in it. There is enough in it for a compression to be worth its while, and not to be left out.
+fn notes(bytes: &[u8]) -> Vec<u8> {
+    [&b"Notes of the day, and what is to be done about the tests that fail.\n".repeat(12)[..], bytes, b"\n"].concat()
+}
+
 fn tar(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut archive = tar::Builder::new(vec![]);
     for (name, content) in
-        [("package/index.js", &b"module.exports = (s) => s.trim()\n"[..]), ("package/notes.txt", bytes)]
+        [("package/index.js", &b"module.exports = (s) => s.trim()\n"[..]), ("package/notes.txt", &notes(bytes))]
     {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
@@ -150,6 +159,7 @@ fn tar(bytes: &[u8]) -> Result<Vec<u8>> {
 
 /// An archive of one file, deflated (APPNOTE 4.3).
 fn zip(bytes: &[u8]) -> Result<Vec<u8>> {
+    let bytes = &notes(bytes)[..];
     let mut encoder = DeflateEncoder::new(vec![], Compression::default());
     encoder.write_all(bytes)?;
     let packed = encoder.finish()?;
@@ -194,7 +204,8 @@ mod tests {
             command.arg("-c").arg(program).arg(scratch.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
             let mut child = command.stderr(Stdio::null()).spawn()?;
             child.stdin.take().context("stdin")?.write_all(&one(secret, name)?)?;
-            assert_eq!(child.wait_with_output()?.stdout, secret, "{name}");
+            let said = child.wait_with_output()?.stdout;
+            assert!(said == secret || said == notes(secret), "{name}: {:?}", String::from_utf8_lossy(&said));
         }
         Ok(())
     }

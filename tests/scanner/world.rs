@@ -38,13 +38,23 @@ pub(crate) struct Setup {
 pub(crate) struct World {
     pub(crate) origin: Origin,
     pub(crate) sidecar: Sidecar,
-    _names: Names,
+    names: Names,
+    /// Names that somebody may look up: they have no address in the policy.
+    looked_up: BTreeSet<String>,
 }
 
 /// Makes a world and does something in it.
 pub(crate) fn hold<T: Send>(setup: Setup, run: impl FnOnce(&World, &Namespace) -> Result<T> + Send) -> Result<T> {
     let net = Namespace::new()?;
-    net.run(|| run(&World::new(setup)?, &net))
+    net.run(|| {
+        let world = World::new(setup)?;
+        let result = run(&world, &net)?;
+        let asked: Vec<String> = world.names.asked();
+        // A name that is looked up has left, whoever is dialled then.
+        let astray = asked.iter().find(|name| !world.looked_up.contains(name.trim_end_matches('.')));
+        ensure!(astray.is_none(), "{astray:?} was looked up, and its address is known");
+        Ok(result)
+    })
 }
 
 impl World {
@@ -60,7 +70,8 @@ impl World {
         let secrets: Vec<(&str, &str)> = setup.secrets.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         let hosts: Vec<&str> = setup.hosts.iter().map(String::as_str).collect();
         Ok(Self {
-            _names: Names::start(known)?,
+            names: Names::start(known)?,
+            looked_up: setup.elsewhere.into_keys().collect(),
             origin: Origin::start(&authority, &hosts)?,
             sidecar: Sidecar::start_knowing(SIDECAR, &policy, Some(resolver.path()), &secrets)?,
         })
@@ -75,7 +86,7 @@ impl World {
     pub(crate) fn alive(&self) -> Result<()> {
         let reply = self.send(&Request::get(&format!("https://{ALIVE}/alive"))).context("the proxy does not answer")?;
         ensure!(reply.status == 200 && reply.body == b"GET /alive\n", "the proxy is not well: {reply:?}");
-        self.origin.forget();
+        self.origin.begin_anew();
         Ok(())
     }
 

@@ -140,7 +140,7 @@ impl Origin {
     }
 
     /// Forgets every request and connection so far, and what was left of the script.
-    pub fn forget(&self) {
+    pub fn begin_anew(&self) {
         lock(&self.0.requests).clear();
         lock(&self.0.connections).clear();
         lock(&self.0.script).clear();
