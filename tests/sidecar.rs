@@ -23,11 +23,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// On an address of this machine that no other test has, of another run neither.
+/// An address of this machine that no other run of these tests has.
+fn own_address(n: u8) -> IpAddr {
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    [127, 128 | high, low, n].into()
+}
+
 fn start(policy: &Policy) -> Result<Sidecar> {
     static NEXT: AtomicU8 = AtomicU8::new(2);
-    let [_, _, high, low] = std::process::id().to_be_bytes();
-    Sidecar::start([127, 128 | high, low, NEXT.fetch_add(1, Ordering::SeqCst)].into(), policy)
+    Sidecar::start(own_address(NEXT.fetch_add(1, Ordering::SeqCst)), policy)
 }
 
 fn route(host: &str, address: IpAddr) -> Route {
