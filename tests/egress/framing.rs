@@ -15,7 +15,7 @@ fn chunked(body: &str) -> String {
 }
 
 fn fine() -> String {
-    format!("POST /fine HTTP/1.1\r\nHost: open.example\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n")
+    post("Transfer-Encoding: chunked", "4\r\nbody\r\n0\r\n\r\n").replace("/x", "/fine")
 }
 
 rows! {

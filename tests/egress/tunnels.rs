@@ -2,7 +2,7 @@
 
 use crate::world::{MACHINE, get};
 use anyhow::ensure;
-use bottle_tests::wire::{Hello, read_answer};
+use bottle_tests::wire::{Hello, ProxyClient, read_answer};
 use std::{
     io::{Read, Write},
     thread,
@@ -157,5 +157,28 @@ rows! {
             w.plain(format!("CONNECT open.example:443 HTTP/1.1\r\nHost: open.example:443\r\n{value}\r\n")).stopped()?;
         }
         w.plain(crate::world::absolute("open.example", "/fine")).passes().map(drop)
+    };
+    /// What is passed through unseen is so for the name of its route alone, and only where it is named.
+    what_is_passed_through: |w| {
+        let sealed = ProxyClient {
+            proxy: w.client().proxy,
+            capability: w.client().capability.clone(),
+            ca_pem: w.origin_ca.clone(),
+        };
+        let ask = |target: &str, host: &str, sni: bool, request: &str| {
+            let mut tls = sealed.tls(target, host, Hello { sni, alpn: &[] })?;
+            tls.write_all(request.as_bytes())?;
+            read_answer(&mut tls)
+        };
+        const SEALED: &str = "sealed.example:443";
+        for (host, sni) in [("open.example", true), ("api.example", true), ("sealed.example", false)] {
+            w.outcome(format!("sealed {host} {sni}"), b"evil", || ask(SEALED, host, sni, &get(host, "/evil"))).cut()?;
+        }
+        for bytes in [&b"GET /evil HTTP/1.1\r\nHost: sealed.example\r\n\r\n"[..], b"SSH-2.0-evil\r\n", b"\x17\x03\x03\0\x04evil", b"\x16evil"] {
+            let answer = w.tunnel(SEALED, bytes).defused()?;
+            ensure!(answer.is_none_or(|answer| answer.body.starts_with('\x15')), "it was answered");
+        }
+        w.outcome("sealed".into(), b"evil", || ask("sealed.example:8443", "sealed.example", true, &get("sealed.example", "/evil"))).stopped()?;
+        w.outcome("sealed".into(), b"fine", || ask(SEALED, "sealed.example", true, &get("sealed.example", "/fine"))).passes().map(drop)
     };
 }

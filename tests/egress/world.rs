@@ -27,7 +27,7 @@ pub(crate) const SIDECAR: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2));
 pub(crate) const MACHINE: &str = "198.51.100.1";
 const EVIL: &[u8] = b"evil";
 /// Hosts that may be reached, and where they are.
-const HOSTS: [(&str, &str); 8] = [
+const HOSTS: [(&str, &str); 9] = [
     ("open.example", "203.0.113.10"),
     ("api.example", "203.0.113.11"),
     ("other.example", "203.0.113.12"),
@@ -36,6 +36,7 @@ const HOSTS: [(&str, &str); 8] = [
     ("xn--bcher-kva.example", "203.0.113.15"),
     ("under_score.example", "203.0.113.16"),
     ("basic.example", "203.0.113.17"),
+    ("sealed.example", "203.0.113.19"),
 ];
 /// Hosts that have a route, and are where nobody may go.
 const NEIGHBOURHOOD: [(&str, &[&str]); 9] = [
@@ -71,6 +72,8 @@ pub(crate) const SPELLINGS: [&str; 14] = [
 pub(crate) struct World {
     pub(crate) origin: Origin,
     pub(crate) sidecar: Sidecar,
+    /// The certificate of the origin's authority, PEM.
+    pub(crate) origin_ca: String,
     names: Names,
     attacks: Cell<u32>,
     refusals: Cell<usize>,
@@ -97,6 +100,7 @@ impl World {
             names: Names::start(known()?)?,
             origin: Origin::start(&authority, &hosts)?,
             sidecar: Sidecar::start_with(SIDECAR, &policy(authority.pem.clone())?, Some(resolver.path()))?,
+            origin_ca: authority.pem.clone(),
             attacks: Cell::new(0),
             refusals: Cell::new(0),
             neighbours: Cell::new(0),
@@ -323,6 +327,7 @@ fn policy(upstream_ca_pem: String) -> Result<Policy> {
                 route.ports = vec![443];
                 route.auth = auth(AuthScheme::Basic);
             }
+            "sealed.example" => route.tls_passthrough = true,
             "get.example" => route.methods = vec!["GET".into()],
             _ => {}
         }

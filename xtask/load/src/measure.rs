@@ -151,7 +151,7 @@ impl Subject {
     /// The median of its rounds.
     fn found(self) -> Result<Found> {
         let Self { mut found, rounds, proxy, .. } = self;
-        let median = |of: fn(&Round) -> f64| at(&mut rounds.iter().map(of).collect(), 0.5);
+        let median = |of: fn(&Round) -> f64| at(&mut rounds.iter().map(of).collect::<Vec<_>>(), 0.5);
         found.requests_per_second = median(|round| round.rate);
         found.cpu_micros_per_request = median(|round| round.cpu);
         found.p50_ms = median(|round| round.p50);
@@ -202,7 +202,7 @@ fn ms(time: Duration) -> f64 {
 }
 
 /// The value below which that part of them is.
-fn at(values: &mut Vec<f64>, part: f64) -> f64 {
+fn at(values: &mut [f64], part: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let place = (values.len() as f64 * part) as usize;
     values.get(place.min(values.len().saturating_sub(1))).copied().unwrap_or_default()

@@ -3,7 +3,7 @@
 
 use super::scratch;
 use crate::{
-    run::{artifact, build, output, root, run},
+    run::{artifact, build, output, root},
     setup, stage,
 };
 use anyhow::{Context, Result};
