@@ -267,7 +267,7 @@ fn what_it_does_not_understand_it_refuses() -> Result<()> {
     .into_iter()
     .enumerate()
     {
-        let (mut child, first, _channel) = launch([127, 0, 98, 2 + u8::try_from(n)?].into(), daemons, policy, None)?;
+        let (mut child, first, _channel) = launch(own_address(200 + u8::try_from(n)?), daemons, policy, None)?;
         let First::Refused { message } = first else { anyhow::bail!("{daemons}: {first:?}") };
         assert!(message.contains(word), "{message}");
         assert!(!child.wait()?.success());
