@@ -98,10 +98,11 @@ rows! {
         w.tls("open.example", fine()).passes().map(drop)
     };
     ports_without_a_route: |w| {
-        for port in [22, 25, 8443, 53, 9099, 444, 0] {
+        for port in [22, 25, 8443, 53, 9099, 444] {
             w.tls_to(&format!("open.example:{port}"), "open.example", get(&format!("open.example:{port}"), "/evil"))
                 .refused(403, "port")?;
         }
+        w.tls_to("open.example:0", "open.example", get("open.example:0", "/evil")).stopped()?;
         w.tls_to("api.example:80", "api.example", get("api.example:80", "/v1/evil")).refused(403, "port")?;
         // The tunnel's port and the header's are one.
         w.tls("open.example", get("open.example:80", "/evil")).refused(400, "host-mismatch")?;

@@ -78,14 +78,17 @@ impl Sidecar {
 
     /// The number of the process that is the proxy.
     pub fn egress_pid(&self) -> Result<u32> {
-        let bundle = self.child.id();
-        let children = fs::read_to_string(format!("/proc/{bundle}/task/{bundle}/children"))?;
-        let is_egress = |pid: &&str| {
-            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(b"\0daemon\0egress\0"))
-        };
-        let pid = children.split_whitespace().find(is_egress).context("the bundle has no egress")?;
-        Ok(pid.parse()?)
+        let keeper = child_that_is(self.child.id(), b"\0keep\0egress\0")?;
+        child_that_is(keeper, b"\0daemon\0egress\0")
     }
+}
+
+/// The child of a process whose command line ends so.
+fn child_that_is(parent: u32, line: &[u8]) -> Result<u32> {
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
+    let is_it = |pid: &&str| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|own| own.ends_with(line));
+    let pid = children.split_whitespace().find(is_it);
+    Ok(pid.with_context(|| format!("{parent} has no child {}", line.escape_ascii()))?.parse()?)
 }
 
 impl Drop for Sidecar {
