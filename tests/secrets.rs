@@ -201,8 +201,9 @@ fn a_secret_is_where_it_belongs_and_nowhere_else() -> Result<()> {
     // Memory: of the sidecar's daemons one has the credential; the agent's processes never have.
     let both = [secrets.injected.as_str(), secrets.env.as_str()];
     let daemon = |name: &str| {
+        let line = format!("\0daemon\0{name}\0");
         let is_it =
-            |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|argv| contains(&argv, name.as_bytes()));
+            |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|argv| contains(&argv, line.as_bytes()));
         sidecars.iter().copied().find(is_it).with_context(|| format!("the daemon {name}"))
     };
     for (name, has) in [("egress", true), ("dns", false)] {
