@@ -344,10 +344,10 @@ fn audit_mode_writes_down_what_it_sends_on_without_a_credential() -> Result<()> 
         ("old.example:443", own("old.example", "/r/git-receive-pack"), 403, "git-push"),
         ("old.example:443", own("api.example", "/v1"), 400, "host-mismatch"),
         ("127.0.0.1:443", own("127.0.0.1", "/"), 403, "\"rule\":\"address\""),
-        ("127.1:443", own("127.1", "/"), 403, "\"rule\":\"address\""),
-        ("2130706433:443", own("2130706433", "/"), 403, "\"rule\":\"address\""),
-        ("0x7f.1:443", own("0x7f.1", "/"), 403, "\"rule\":\"address\""),
-        ("0177.0.0.1:443", own("0177.0.0.1", "/"), 403, "\"rule\":\"address\""),
+        ("127.1:443", own("127.1", "/"), 400, "\"rule\":\"target\""),
+        ("2130706433:443", own("2130706433", "/"), 400, "\"rule\":\"target\""),
+        ("0x7f.1:443", own("0x7f.1", "/"), 400, "\"rule\":\"target\""),
+        ("0177.0.0.1:443", own("0177.0.0.1", "/"), 400, "\"rule\":\"target\""),
         ("[::ffff:127.0.0.1]:443", own("[::ffff:127.0.0.1]", "/"), 403, "\"rule\":\"address\""),
         ("localhost:443", own("localhost", "/"), 403, "\"rule\":\"address\""),
     ] {
@@ -447,7 +447,7 @@ fn a_proxy_of_the_house_is_asked_for_every_host() -> Result<()> {
         ("localhost", 403, "\"rule\":\"address\""),
         ("host.internal", 403, "\"rule\":\"address\""),
         ("127.0.0.1", 403, "\"rule\":\"address\""),
-        ("127.1", 403, "\"rule\":\"address\""),
+        ("127.1", 400, "\"rule\":\"target\""),
         ("api.example", 403, "\"rule\":\"address\""),
     ] {
         let answer = plain(host)?;
