@@ -178,7 +178,7 @@ fn a_secret_is_where_it_belongs_and_nowhere_else() -> Result<()> {
         secrets.planted
     ))?;
     assert_eq!(run.stdout.trim(), secrets.env, "the agent's programs have the env secret");
-    let (agents, sidecars) = (bottle.processes("agent")?, bottle.processes("sidecar")?);
+    let agents = bottle.processes("agent")?;
 
     // Command lines and environments of every process.
     let owner = i32::try_from(bottle.owner.id())?;
