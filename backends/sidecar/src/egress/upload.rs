@@ -51,7 +51,10 @@ impl Findings {
     fn add(&self, decided: Result<Noted, Denial>) -> Result<(), Denial> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match decided {
-            Ok(noted) => Ok(all.1.extend(noted)),
+            Ok(noted) => {
+                all.1.extend(noted);
+                Ok(())
+            }
             Err(denial) => {
                 all.0 = Some(denial.clone());
                 Err(denial)
