@@ -206,7 +206,7 @@ impl Layer {
             Self::Deflate(to) => to.try_finish(),
             Self::Either(_) => Ok(()),
             Self::Brotli(to) => to.close(),
-            Self::Zstd { decoder, pending, begun, .. } => {
+            Self::Zstd { pending, begun, .. } => {
                 let whole = pending.is_empty() && !*begun;
                 return if whole { Ok(()) } else { Err(Trouble::Broken) };
             }
