@@ -94,8 +94,11 @@ pub(crate) struct Leak {
     pub(crate) sent: Vec<u8>,
 }
 
+/// Values by their names.
+pub(crate) type Named = Vec<(String, String)>;
+
 /// All cases, with secrets of that generator, and the values that the sidecar is to know.
-pub(crate) fn all(generator: &mut Generator) -> Result<(Vec<Leak>, Vec<(String, String)>)> {
+pub(crate) fn all(generator: &mut Generator) -> Result<(Vec<Leak>, Named)> {
     let known = generator.known();
     let mut leaks = vec![];
     for file in files()? {

@@ -44,6 +44,7 @@ pub(super) async fn forward(pool: Arc<Pool>, place: Place, request: Request<Inco
     record.busy = Some(pool.in_use.enter());
     let live = state.live();
     let judged = judge(&live, pool, &request);
+    let bodiless = request.method() == Method::HEAD;
     // One that is given up before it is answered was sent all the same.
     judged.iter().for_each(|(judged, _)| judged.note(&mut record, 0));
     match judged {
@@ -51,7 +52,9 @@ pub(super) async fn forward(pool: Arc<Pool>, place: Place, request: Request<Inco
         Ok((judged, false)) => match send(pool, &live, &judged.route, request, &mut record).await {
             Ok((mut response, lease)) => {
                 judged.note(&mut record, response.status().as_u16());
-                let mut download = Download::of(&live, &judged.route, &pool.target.host, &mut response).map(Box::new);
+                // What answers HEAD has a body's headers and no body: there is nothing to wait for, and HTTP/2 breaks off.
+                let of = |response| Download::of(&live, &judged.route, &pool.target.host, response).map(Box::new);
+                let mut download = if bodiless { None } else { of(&mut response) };
                 if let Some(download) = &mut download
                     && let Err(denial) = download.begin(&mut response).await
                 {
