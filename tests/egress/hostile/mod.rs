@@ -30,8 +30,10 @@ const HOST: &str = "open.example";
 const TARGET: &str = "open.example:443";
 /// What an honest request may take while everybody else is out to keep it from its answer.
 const HONEST: Duration = Duration::from_secs(20);
-/// Memory at the end, in that after the beginning.
+/// Memory at the end, in that of the beginning, which is the first of five minutes.
 const GROWTH: f64 = 1.2;
+/// The same where the beginning is seconds, and tables still fill: a leak of a kilobyte an attempt would show.
+const SHORT_GROWTH: f64 = 1.35;
 /// More than the sidecar keeps.
 const CERTIFICATES: usize = 1200;
 /// More descriptors than before are somebody's who is stuck.
@@ -43,16 +45,15 @@ const CROWD: usize = 10_000;
 /// The crowd's own, and everybody else's.
 const DESCRIPTORS: u64 = 15_000;
 
-/// What is kept on purpose (tables, compiled rules) is there after fifteen seconds, nearly.
 #[test]
 fn thirty_seconds_of_hostile_clients() -> Result<()> {
-    storm(Duration::from_secs(30), Duration::from_secs(15))
+    storm(Duration::from_secs(30), Duration::from_secs(10), SHORT_GROWTH)
 }
 
 #[test]
 #[ignore = "takes 5 minutes; `cargo xtask test --full` runs it"]
 fn five_minutes_of_hostile_clients() -> Result<()> {
-    storm(Duration::from_secs(300), Duration::from_secs(60))
+    storm(Duration::from_secs(300), Duration::from_secs(60), GROWTH)
 }
 
 /// What attackers share: whom they attack, until when, and how often they did.
@@ -123,7 +124,7 @@ const ATTACKS: [Attack; 16] = [
     ("WebSocket frames", floods::frames),
 ];
 
-fn storm(time: Duration, settled: Duration) -> Result<()> {
+fn storm(time: Duration, settled: Duration, growth: f64) -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     let most = limit.maximum.unwrap_or(DESCRIPTORS);
     ensure!(most >= DESCRIPTORS, "a process may open {most} files; raise the hard limit to {DESCRIPTORS}");
@@ -154,7 +155,7 @@ fn storm(time: Duration, settled: Duration) -> Result<()> {
             Ok::<_, anyhow::Error>((honest.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?, memory))
         })?;
         println!("{} attempts, {served}, {memory}", storm.attempts.load(Ordering::Relaxed));
-        ensure!(memory.end <= memory.first * GROWTH, "it grows: {memory}");
+        ensure!(memory.end <= memory.first * growth, "it grows: {memory}");
         // Nobody is there any more, and nothing is left of anybody.
         let left = eventually("what the storm has opened is closed", || {
             open_files(pid).ok().filter(|open| *open <= idle + SPARE)
