@@ -76,8 +76,11 @@ impl Proxy {
         let Some(First::Ready { ca_pem }) = read_frame(&mut up)? else { bail!("the sidecar refuses to serve") };
         let start = began.elapsed();
         thread::spawn(move || copy(&mut up, &mut sink()));
-        let is_egress = |pid: &u32| process::words(*pid).is_ok_and(|words| words.ends_with("daemon egress "));
-        let pid = process::children(child.id())?.into_iter().find(is_egress).context("the bundle has no egress")?;
+        let child_that_is = |parent, end: &str| {
+            let is_it = |pid: &u32| process::words(*pid).is_ok_and(|words| words.ends_with(end));
+            process::children(parent)?.into_iter().find(is_it).with_context(|| format!("{parent} has no child `{end}`"))
+        };
+        let pid = child_that_is(child_that_is(child.id(), "keep egress ")?, "daemon egress ")?;
         let credentials = BASE64_STANDARD.encode(format!("bottle:{capability}"));
         let way = Way::new(Some(((LEG, PROXY_PORT).into(), credentials)), &ca_pem)?;
         Ok(Self { child, pid, way, start })
