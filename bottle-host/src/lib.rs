@@ -10,6 +10,7 @@
 pub mod cli;
 pub mod commands;
 pub mod fault;
+pub mod gate;
 pub mod life;
 pub mod manifest;
 pub mod paths;

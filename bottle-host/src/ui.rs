@@ -120,6 +120,11 @@ fn is_unseen(c: char) -> bool {
         || matches!(c, '\u{e0000}'..='\u{e0fff}')
 }
 
+/// Does a person see that character, and as what it is?
+pub fn is_seen(c: char) -> bool {
+    !is_unseen(c)
+}
+
 /// `1 bottle`, `2 bottles`.
 pub fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
@@ -135,13 +140,37 @@ pub fn confirm(question: &str, cancel: &Cancellation) -> Result<bool> {
     if !can_ask() {
         return Err(UsageError("there is no terminal to ask on; say --yes".into()).into());
     }
+    Ok(matches!(answer(&format!("{question} [y/N]"), cancel)?.as_str(), "y" | "Y" | "yes" | "YES"))
+}
+
+fn answer(question: &str, cancel: &Cancellation) -> Result<String> {
     clear_progress();
-    write!(io::stderr(), "bottle: {question} [y/N] ")?;
+    write!(io::stderr(), "bottle: {} ", printable(question))?;
     io::stderr().flush()?;
     let mut answer = String::new();
     cancel.wait_readable(io::stdin())?;
     io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "YES"))
+    Ok(answer.trim().to_owned())
+}
+
+/// What becomes of several things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// All are taken.
+    All,
+    /// Each is asked for.
+    Each,
+    /// None is taken.
+    None,
+}
+
+/// Asks about several things: only y, Y, yes and YES mean all of them, `e` and `each` one by one.
+pub fn choose(question: &str, cancel: &Cancellation) -> Result<Choice> {
+    Ok(match answer(&format!("{question} [y/N/each]"), cancel)?.as_str() {
+        "y" | "Y" | "yes" | "YES" => Choice::All,
+        "e" | "E" | "each" | "EACH" => Choice::Each,
+        _ => Choice::None,
+    })
 }
 
 /// Asks for a secret on the terminal, without echo.
@@ -159,6 +188,15 @@ pub fn ask_secret(question: &str, cancel: &Cancellation) -> Result<Zeroizing<Str
     drop(silent);
     writeln!(io::stderr())?;
     Ok(Zeroizing::new(answer.trim_end_matches(['\n', '\r']).to_owned()))
+}
+
+/// Bytes, for people.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} bytes"),
+        1024..1_048_576 => format!("{} KiB", bytes >> 10),
+        _ => format!("{} MiB", bytes >> 20),
+    }
 }
 
 static PROGRESS: Mutex<Option<ProgressBar>> = Mutex::new(None);
