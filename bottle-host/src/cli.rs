@@ -21,12 +21,17 @@ pub struct Cli {
 pub enum Command {
     /// Start an agent in a new bottle
     Start(Start),
+    /// Have an agent go on where an earlier session of its left off
+    Resume(Resume),
     /// Run a command in a running bottle, as its agent would
     Exec(Exec),
     /// Show what a bottle asked for, and what was refused
     Logs(Logs),
     /// List the agents that the manifest has, or the bottles that run
     List(List),
+    /// List or remove what is kept of bottles that have ended
+    #[command(subcommand, disable_help_subcommand = true)]
+    State(StateWhat),
     /// Remove what earlier bottles left behind, on every backend
     Cleanup(Cleanup),
     /// List the installed backends
@@ -55,7 +60,7 @@ pub enum Command {
 impl Command {
     /// The exit code of our own errors: where the agent's own code is passed on, ours must not be taken for one.
     pub fn own_error_code(&self) -> u8 {
-        if matches!(self, Self::Start(_) | Self::Exec(_)) { 125 } else { 1 }
+        if matches!(self, Self::Start(_) | Self::Resume(_) | Self::Exec(_)) { 125 } else { 1 }
     }
 }
 
@@ -91,6 +96,51 @@ pub struct Start {
     /// More arguments for the agent's own command line
     #[arg(last = true, value_name = "ARGS")]
     pub arguments: Vec<String>,
+}
+
+/// `resume`
+#[derive(Debug, Args)]
+pub struct Resume {
+    /// The bottle, as `bottle state ls` shows it
+    pub identity: String,
+    /// Show the whole prompt, every path and every file in the preflight
+    #[arg(long)]
+    pub full: bool,
+    /// Do not ask whether to launch
+    #[arg(long)]
+    pub yes: bool,
+    /// Run headless with this prompt, and end
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// Let the agent reach your clipboard and query your terminal (OSC 52, reports)
+    #[arg(long)]
+    pub raw_terminal: bool,
+    /// More arguments for the agent's own command line
+    #[arg(last = true, value_name = "ARGS")]
+    pub arguments: Vec<String>,
+}
+
+/// `state`
+#[derive(Debug, Subcommand)]
+pub enum StateWhat {
+    /// List it: log, conversation, work
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove it for good
+    Rm {
+        /// The bottles, as `bottle state ls` shows them
+        #[arg(value_name = "IDENTITY")]
+        identities: Vec<String>,
+        /// Of every bottle that has ended
+        #[arg(long, conflicts_with = "identities")]
+        all: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 /// `exec`
@@ -198,6 +248,9 @@ pub struct Cleanup {
     /// Also remove what another machine or user left, whether it is in use or not
     #[arg(long)]
     pub foreign: bool,
+    /// Also remove the bottles whose work cannot be saved
+    #[arg(long)]
+    pub unsaved: bool,
     /// With --yes: what carries no label of bottle's and is only named like its own, too
     #[arg(long)]
     pub unlabelled: bool,

@@ -19,8 +19,8 @@ use crate::{
     signals::Cancellation,
     state::State,
     ui,
-    work::{self, Saved},
-    workspace::{self, Came},
+    work::{self, Left, Saved},
+    workspace::{ARCHIVE, Came},
 };
 use anyhow::{Context, Result, anyhow, bail};
 use bottle_api::{
@@ -45,6 +45,14 @@ pub struct Session {
     pub raw_terminal: bool,
     /// What the workspace begins with.
     pub came: Came,
+    /// What an earlier session left, where this one resumes it.
+    pub left: Option<Left>,
+}
+
+impl Session {
+    fn came(&self) -> &Came {
+        self.left.as_ref().map_or(&self.came, |left| &left.came)
+    }
 }
 
 /// A bottle that this process owns. Dropped on any way out, it leaves nothing behind.
@@ -86,16 +94,19 @@ impl Life {
         plan: Plan,
         resolved: &Resolved,
         secrets: &Secrets,
-        session: Session,
+        mut session: Session,
         cancel: &Cancellation,
     ) -> Result<i32> {
         let state = self.state.as_ref().context("a bottle that has ended is not launched again")?;
         self.services.keep_ledger(&self.identity, state.ledger.clone());
+        if session.left.is_none() {
+            state.keep_base(&session.came.encode())?;
+        }
         let req = LaunchRequest { policy: serde_json::to_value(&resolved.policy)? };
         let bottle = plan.launch(&req, secrets, cancel.fd()).context("launch the bottle");
         ui::clear_progress();
         let bottle = bottle?;
-        workspace::unpacked(&state.stage());
+        state.unpacked(ARCHIVE)?;
         point("launched")?;
 
         let sidecar = SidecarChannel::follow(bottle.channel()?, &state.egress_log())?;
@@ -103,9 +114,14 @@ impl Life {
         // What leads to the sidecar a manifest cannot set; of the rest (`PATH`, `LANG`, …) its own word counts.
         let info = bottle.describe()?;
         let mut env = environment::base(&info, capability, resolved.credential, &Terminal::kind());
-        env.extend(session.env);
+        env.extend(std::mem::take(&mut session.env));
         let surroundings = Surroundings { env, cwd: WORKSPACE.into() };
-        let program = Program { argv: session.argv, surroundings: surroundings.clone() };
+        if let Some(left) = &session.left
+            && left.restore(&bottle)?
+        {
+            session.argv.insert(1, "--continue".into());
+        }
+        let program = Program { argv: session.argv.clone(), surroundings: surroundings.clone() };
         let input = if session.headless { Input::Nothing } else { Input::Terminal };
         let streams = Streams { input, unfiltered: session.raw_terminal };
         ui::progress("look from inside whether the bottle is closed", "");
@@ -136,7 +152,7 @@ impl Life {
         drop(served);
         // Nobody needs the sidecar any more: it ends, and forgets what it knows, while work is saved.
         let (saved, summary) = thread::scope(|scope| {
-            let saving = scope.spawn(|| work::save(&bottle, state, &session.came, !matches!(ended, Ok(0))));
+            let saving = scope.spawn(|| work::save(&bottle, state.dir(), session.came(), !matches!(ended, Ok(0))));
             let summary = sidecar.finish();
             (saving.join().unwrap_or_else(|panic| resume_unwind(panic)), summary)
         });
@@ -171,7 +187,7 @@ impl Life {
     }
 
     fn say_saved(&self) {
-        self.saved.iter().filter(|saved| saved.any()).flat_map(|saved| saved.lines(&self.identity)).for_each(ui::say);
+        self.saved.iter().flat_map(|saved| saved.lines(&self.identity)).for_each(ui::say);
     }
 }
 
@@ -191,6 +207,12 @@ impl Drop for Life {
                 ui::say("hint: `bottle cleanup` tries again to remove what is left");
                 self.say_saved();
                 Ok(())
+            }
+            // A resume that came to nothing: all is as it was.
+            true if state.is_preserved() && self.saved.is_none() => {
+                let kept = state.keep().map(drop);
+                ui::say(format!("resume with: bottle resume {}", self.identity));
+                kept
             }
             true if state.egress_log().exists() => self.keep(state, "the session did not end by itself"),
             true => state.remove(),

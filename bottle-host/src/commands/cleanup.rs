@@ -1,5 +1,6 @@
 //! `cleanup`: what earlier bottles left behind, on every backend, as one list and one y/N.
 
+use super::rescue;
 use crate::{
     cli::Cleanup,
     paths::Paths,
@@ -82,7 +83,7 @@ pub(super) fn run(only: Option<&str>, args: &Cleanup) -> Result<u8> {
         ui::say(format!("work that is kept, and left alone: {}; it is in {at}", survey.kept.join(", ")));
     }
     if survey.abandoned.iter().any(|bottle| !bottle.entries().is_empty() && !bottle.is_preserved()) {
-        ui::say("what their agents made and nobody saved goes with the bottles of this list");
+        ui::say("what their agents made is saved first, where they still run");
     }
     if rows.is_empty() {
         ui::say(match silent.as_slice() {
@@ -93,6 +94,26 @@ pub(super) fn run(only: Option<&str>, args: &Cleanup) -> Result<u8> {
         if !args.yes && !ui::confirm("remove all of this?", &cancel)? {
             ui::say("aborted by user");
             return Ok(0);
+        }
+        let lost = rescue::save(&survey.abandoned, &paths, &services, &cancel);
+        if !lost.is_empty() && !args.unsaved {
+            // They count as alive: everything else can go.
+            survey.abandoned.retain(|bottle| !lost.contains(&bottle.identity));
+            survey.live.extend(lost.iter().cloned());
+            plans = plan(
+                &self::places(discover::names(only)?, &survey.abandoned),
+                &survey,
+                args.foreign,
+                &paths,
+                &services,
+                &cancel,
+            )
+            .into_iter()
+            .flatten()
+            .collect();
+            ui::say(format!("left alone: {}", lost.join(", ")));
+            ui::say("hint: mend what the warnings name, or let the work go: `bottle cleanup --unsaved`");
+            failed = true;
         }
         failed |= !remove(plans, survey.abandoned);
     }

@@ -8,8 +8,11 @@ mod image;
 mod info;
 mod list;
 mod logs;
+mod rescue;
+mod resume;
 mod schema;
 mod start;
+mod state;
 
 use crate::cli::{Cli, Command, command};
 use anyhow::Result;
@@ -31,6 +34,8 @@ pub fn run(cli: Cli) -> Result<u8> {
     let backend = cli.backend.as_deref();
     match cli.command {
         Command::Start(args) => start::run(backend, &args),
+        Command::Resume(args) => resume::run(backend, &args),
+        Command::State(what) => state::run(&what),
         Command::Exec(args) => exec::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::List(args) => list::run(backend, &args),

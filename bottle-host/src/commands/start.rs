@@ -17,6 +17,7 @@ use crate::{
     signals::Cancellation,
     state::{self, Holder, Metadata, State},
     ui::{self, UsageError, hinted},
+    work::Left,
     workspace::{self, Collected, Which},
 };
 use anyhow::Result;
@@ -24,19 +25,31 @@ use bottle_api::BackendInfo;
 use std::path::Path;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
+/// The variable by which a backend takes another image for the agent.
+const IMAGE_ENV: &str = "CLAUDE_BOTTLE_IMAGE";
+
 /// Runs `start`; the exit code is the agent's.
 pub(super) fn run(backend: Option<&str>, args: &Start) -> Result<u8> {
     // Secrets pass through this process: a crash must not write them to a core file.
     forbid_core_files()?;
     let cancel = Cancellation::install()?;
-    cancel.conclude(start(backend, args, &cancel))
+    cancel.conclude(start(backend, args, None, &cancel))
 }
 
-fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u8> {
+/// Starts an agent in a new bottle, or in one that goes on from what an earlier one left.
+pub(super) fn start(
+    backend: Option<&str>,
+    args: &Start,
+    earlier: Option<&Metadata>,
+    cancel: &Cancellation,
+) -> Result<u8> {
     if args.format == Format::Json && !args.dry_run {
         return Err(UsageError("--format json prints the plan of a dry run; say --dry-run, too".into()).into());
     }
-    let paths = Paths::from_env()?;
+    let mut paths = Paths::from_env()?;
+    if let Some(earlier) = earlier.filter(|earlier| earlier.directory.is_dir()) {
+        paths.cwd.clone_from(&earlier.directory);
+    }
     let manifest = Manifest::load(&paths)?;
     let (agent, bottle, sources) = manifest.resolve(&paths, &args.agent)?;
     let approval = Approval::of(&paths, agent, &bottle)?;
@@ -46,7 +59,7 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
         state::make_owner(&paths)?;
     }
     let slug = state::slug(&agent.name);
-    let identity = state::new_identity(&slug)?;
+    let identity = earlier.map_or_else(|| state::new_identity(&slug), |earlier| Ok(earlier.identity.clone()))?;
     let mut resolved = plan::resolve(&paths, agent, &bottle, credential, &identity, &slug)?;
     let headless = args.prompt.is_some();
     if !args.dry_run {
@@ -55,6 +68,9 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     let services = Services::from_env();
     let backend = plugin::select(&plugin::chosen_name(backend), &services)?;
     resolved.spec.env = backend.env();
+    if let Some(image) = earlier.and_then(|earlier| earlier.image.as_ref()) {
+        use_image(&mut resolved, &backend.info, image)?;
+    }
     check_isolation(&bottle, &backend.info)?;
     if Isolation::of_backend(&backend.info.isolation) < Isolation::default() {
         resolved.warnings.push("this backend's boundary is weaker than a container".into());
@@ -64,8 +80,15 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     }
 
     let command = claude_argv(args, !agent.prompt.trim().is_empty());
-    let mut asked =
-        Asked { agent, bottle: &bottle, sources: &sources, command, approval: approval.state().clone(), cwd: None };
+    let mut asked = Asked {
+        agent,
+        bottle: &bottle,
+        sources: &sources,
+        command,
+        approval: approval.state().clone(),
+        cwd: None,
+        left: None,
+    };
     if args.dry_run {
         let stage = tempfile::tempdir()?;
         let collected = collect(&paths, args, stage.path(), &mut resolved, cancel)?;
@@ -84,11 +107,20 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
         return Ok(0);
     }
     mention_leftovers(&paths);
-    let state = State::create(&paths, &metadata(&resolved, &backend)?)?;
+    let metadata = metadata(&paths, &resolved, &backend, earlier)?;
+    let state = match earlier {
+        Some(_) => State::reopen(&paths, &metadata)?,
+        None => State::create(&paths, &metadata)?,
+    };
+    let left = earlier.map(|_| Left::find(state.dir())).transpose()?;
     let stage = state.stage();
     let mut life = Life::begin(state, &resolved.spec, services, backend);
     let collected = collect(&paths, args, &stage, &mut resolved, cancel)?;
     asked.cwd = collected.as_ref().map(|collected| &collected.shown);
+    if let Some(left) = &left {
+        left.stage(&stage, &mut resolved.spec)?;
+        asked.left = Some(left.shown());
+    }
     let plan = life.backend().prepare(&resolved.spec, &stage, cancel.fd())?;
     let says = plan.summary()?;
     life.remember(&says.env)?;
@@ -105,6 +137,7 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     let session = Session {
         argv: asked.command,
         came: collected.map(|collected| collected.came).unwrap_or_default(),
+        left,
         env: resolved.environment.collect(cancel)?,
         headless,
         raw_terminal: args.raw_terminal,
@@ -167,7 +200,20 @@ fn check_isolation(bottle: &Bottle, backend: &BackendInfo) -> Result<()> {
     ))
 }
 
-fn metadata(resolved: &Resolved, backend: &Backend) -> Result<Metadata> {
+/// The bottle's own image instead of the backend's.
+fn use_image(resolved: &mut Resolved, backend: &BackendInfo, image: &str) -> Result<()> {
+    if !backend.env.iter().any(|name| name == IMAGE_ENV) {
+        return Err(hinted(
+            format!("the bottle has an image of its own ({}), and {} takes none", ui::printable(image), backend.name),
+            "Resume it on the backend that it ran on.",
+        ));
+    }
+    resolved.spec.env.insert(IMAGE_ENV.into(), image.to_owned());
+    resolved.warnings.push(format!("the agent runs in the bottle's own image, {}", ui::printable(image)));
+    Ok(())
+}
+
+fn metadata(paths: &Paths, resolved: &Resolved, backend: &Backend, earlier: Option<&Metadata>) -> Result<Metadata> {
     Ok(Metadata {
         identity: resolved.spec.identity.clone(),
         agent: resolved.spec.agent.clone(),
@@ -175,6 +221,8 @@ fn metadata(resolved: &Resolved, backend: &Backend) -> Result<Metadata> {
         env: backend.env(),
         started: OffsetDateTime::now_utc().format(&Rfc3339)?,
         holder: Holder::own(),
+        directory: earlier.map_or_else(|| paths.cwd.clone(), |earlier| earlier.directory.clone()),
+        image: earlier.and_then(|earlier| earlier.image.clone()),
     })
 }
 

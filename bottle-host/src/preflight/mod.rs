@@ -78,6 +78,8 @@ pub struct Asked<'a> {
     pub approval: approval::State,
     /// The working directory, where it comes along.
     pub cwd: Option<&'a Shown>,
+    /// What an earlier session left, where this one resumes it.
+    pub left: Option<String>,
 }
 
 /// A thing of the manifest.
@@ -205,9 +207,12 @@ impl<'a> Preflight<'a> {
                     shown(route, route.auth.as_ref().map(|auth| name(&auth.secret)), preset)
                 })
                 .collect(),
-            workspace: match cwd {
-                Some(_) => format!("{WORKSPACE}; what is made in it is saved at the end"),
-                None => format!("{WORKSPACE}, empty; what is made in it is saved at the end"),
+            workspace: match (cwd, &asked.left) {
+                (_, Some(left)) => {
+                    format!("{WORKSPACE}, as it was left ({left}); what is made in it is saved at the end")
+                }
+                (Some(_), None) => format!("{WORKSPACE}; what is made in it is saved at the end"),
+                (None, None) => format!("{WORKSPACE}, empty; what is made in it is saved at the end"),
             },
             cwd: *cwd,
             warnings: resolved.warnings.clone(),

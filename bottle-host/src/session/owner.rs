@@ -4,7 +4,7 @@
 //! and its secrets. A connection carries one request and one answer, JSON with a `type`, framed as on the control
 //! channel.
 
-use crate::{paths::Paths, ui::hinted};
+use crate::{paths::Paths, state::SOCKET, ui::hinted};
 use anyhow::{Context, Result, bail};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bottle_api::{
@@ -35,8 +35,6 @@ use std::{
 };
 use zeroize::{Zeroize, Zeroizing};
 
-/// The socket's name in the state directory.
-const SOCKET: &str = "control.sock";
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
 

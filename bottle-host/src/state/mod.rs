@@ -9,12 +9,14 @@
 //! control.sock    where the owner answers other commands
 //! work/           what the agent made; .preserve: it is not for a cleanup to take away
 //! transcript/     its conversation
+//! workspace.tar   what the workspace began with, and came: how each file of it was
 //! ```
 //!
 //! The directory appears under its name only once its lock is held, so that nobody ever takes it for abandoned.
 
 mod files;
 mod holder;
+pub mod kept;
 pub mod ledger;
 mod survey;
 
@@ -22,7 +24,11 @@ pub use files::{private_dirs, write_atomically};
 pub use holder::Holder;
 pub use survey::{Abandoned, Survey, survey};
 
-use crate::{paths::Paths, random};
+use crate::{
+    paths::Paths,
+    random,
+    ui::{self, hinted},
+};
 use anyhow::{Context, Result, bail};
 use files::Kind;
 use ledger::Ledger;
@@ -44,6 +50,14 @@ const LOCK: &str = "lock";
 const LEDGER: &str = "ledger.jsonl";
 const METADATA: &str = "metadata.json";
 const STAGE: &str = "stage";
+/// Where the owner answers other commands.
+pub const SOCKET: &str = "control.sock";
+/// What a resumed bottle's workspace begins with again: its archive, and how each file of it came.
+pub const BASE: &str = "workspace.tar";
+/// See [`BASE`].
+pub const CAME: &str = "came";
+/// What the agent made.
+pub const WORK: &str = "work";
 /// The mark of a directory that holds somebody's work.
 pub const PRESERVE: &str = ".preserve";
 
@@ -87,6 +101,10 @@ pub struct Metadata {
     pub env: BTreeMap<String, String>,
     /// The process that holds it, and whose.
     pub holder: Holder,
+    /// The directory that it was started in.
+    pub directory: PathBuf,
+    /// An image of the bottle's own, over the backend's.
+    pub image: Option<String>,
 }
 
 /// The state directory of a bottle that this process owns.
@@ -114,6 +132,42 @@ impl State {
             Ok(Self { ledger: Arc::new(ledger), dir: dir.clone(), _lock: lock })
         });
         made.inspect_err(|_| drop(fs::remove_dir_all(&draft)))
+    }
+
+    /// Takes up again what an earlier bottle has left, locked: one resume at a time.
+    pub fn reopen(paths: &Paths, now: &Metadata) -> Result<Self> {
+        let identity = now.identity.as_str();
+        let Some(dir) = find(paths, identity) else { return Err(kept::unknown(paths, identity)) };
+        let lock = File::options().read(true).write(true).open(dir.join(LOCK));
+        let lock = lock.with_context(|| format!("open the lock of {identity}"))?;
+        let metadata = metadata(paths, identity)?;
+        if !files::try_lock(&lock, Kind::Exclusive) || metadata.holder.is_alive() {
+            return Err(hinted(
+                format!("{identity} is in use: it runs, or somebody resumes it or cleans it up just now"),
+                "`bottle list active` shows the bottles that run.",
+            ));
+        }
+        if metadata.holder.is_foreign() {
+            bail!("{identity} is another machine's or user's: nothing here can say whether it lives");
+        }
+        let ledger = dir.join(LEDGER);
+        if Ledger::read(&ledger)?.is_some_and(|ledger| !ledger.entries().is_empty()) {
+            return Err(hinted(
+                format!("{identity} did not end in order, and things of it are left"),
+                "Save its work and take them away: `bottle cleanup`. Then resume it.",
+            ));
+        }
+        if !dir.join(PRESERVE).exists() {
+            return Err(hinted(
+                format!("of {identity} only its log is kept: there is nothing to resume"),
+                format!("Start its agent again: `bottle start {}`.", ui::printable(&metadata.agent)),
+            ));
+        }
+        drop_launch(&dir)?;
+        write_atomically(&dir.join(METADATA), &serde_json::to_vec_pretty(now)?)?;
+        files::make_dir(&dir.join(STAGE))?;
+        let ledger = Arc::new(Ledger::begin(&ledger)?);
+        Ok(Self { ledger, dir, _lock: lock })
     }
 
     fn fill(draft: &Path, metadata: &Metadata) -> Result<(Ledger, File)> {
@@ -149,8 +203,30 @@ impl State {
         egress_log(&self.dir)
     }
 
-    /// Keeps log, metadata, work and transcript, and removes the rest. Only when the ledger is empty.
+    /// What the workspace begins with: a resumed bottle's does so again.
+    pub fn keep_base(&self, came: &[u8]) -> Result<()> {
+        write_atomically(&self.dir.join(CAME), came)
+    }
+
+    /// The bottle has unpacked its workspace: the archive goes where a resumed one finds it.
+    pub fn unpacked(&self, archive: &str) -> Result<()> {
+        let from = self.stage().join(archive);
+        if from.exists() { Ok(fs::rename(from, self.dir.join(BASE))?) } else { Ok(()) }
+    }
+
+    /// Does it hold work, or a conversation?
+    pub fn is_preserved(&self) -> bool {
+        self.dir.join(PRESERVE).exists()
+    }
+
+    /// Keeps log, metadata, work and transcript, with these what the workspace began with, and removes the rest. Only
+    /// when the ledger is empty.
     pub fn keep(self) -> Result<PathBuf> {
+        if !self.is_preserved() {
+            for name in [CAME, BASE] {
+                remove_if_there(&self.dir.join(name))?;
+            }
+        }
         drop_launch(&self.dir)?;
         Ok(self.egress_log())
     }
@@ -166,7 +242,13 @@ fn drop_launch(dir: &Path) -> Result<()> {
     if dir.join(STAGE).exists() {
         files::remove_tree(&dir.join(STAGE), "")?;
     }
-    files::remove_file(&dir.join(LEDGER))
+    // Its owner is dead: nobody answers there.
+    remove_if_there(&dir.join(SOCKET))?;
+    remove_if_there(&dir.join(LEDGER))
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    if fs::symlink_metadata(path).is_ok() { files::remove_file(path) } else { Ok(()) }
 }
 
 /// First out of sight, then away, its lock last: a crash in between leaves nothing that looks like a bottle's state, and

@@ -48,7 +48,7 @@ pub struct Abandoned {
     pub metadata: Metadata,
     /// Its ledger; none where nothing was created yet, or only its log was kept.
     pub ledger: Option<Arc<Ledger>>,
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     _lock: Option<File>,
 }
 
@@ -56,6 +56,11 @@ impl Abandoned {
     /// What it must still take away.
     pub fn entries(&self) -> Vec<LedgerEntry> {
         self.ledger.as_ref().map(|ledger| ledger.entries()).unwrap_or_default()
+    }
+
+    /// Its state directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Does it hold work? That is not for a cleanup to remove.
@@ -80,6 +85,10 @@ enum Verdict {
 
 /// Looks at all of them. With `foreign`, another machine's or user's bottles count as abandoned.
 pub fn survey(paths: &Paths, foreign: bool) -> Result<Survey> {
+    look(paths, foreign, false)
+}
+
+fn look(paths: &Paths, foreign: bool, kept: bool) -> Result<Survey> {
     let mut survey = Survey::default();
     // What cannot be listed may be full of life.
     let entries = match fs::read_dir(paths.state()) {
@@ -91,7 +100,7 @@ pub fn survey(paths: &Paths, foreign: bool) -> Result<Survey> {
         let name = entry.file_name();
         let Some(name) = name.to_str().filter(|_| entry.file_type().is_ok_and(|kind| kind.is_dir())) else { continue };
         let identity = name.trim_start_matches(HIDDEN).to_owned();
-        match judge(&paths.state(), name, &identity, foreign) {
+        match judge(&paths.state(), name, &identity, (foreign, kept)) {
             Ok(Verdict::Abandoned(bottle)) => survey.abandoned.push(*bottle),
             Ok(Verdict::Live) => survey.live.push(identity),
             Ok(Verdict::Foreign) => survey.foreign.push(identity),
@@ -109,7 +118,12 @@ pub fn survey(paths: &Paths, foreign: bool) -> Result<Survey> {
     Ok(survey)
 }
 
-fn judge(state: &Path, name: &str, identity: &str, foreign: bool) -> Result<Verdict> {
+/// The same with the kept among the abandoned, and held like these: for whoever removes one.
+pub(super) fn all(paths: &Paths) -> Result<Survey> {
+    look(paths, false, true)
+}
+
+fn judge(state: &Path, name: &str, identity: &str, (foreign, kept): (bool, bool)) -> Result<Verdict> {
     let dir = state.join(name);
     let what = || format!("look at the state of {identity}");
     let lock = match File::options().read(true).write(true).open(dir.join(LOCK)) {
@@ -141,7 +155,7 @@ fn judge(state: &Path, name: &str, identity: &str, foreign: bool) -> Result<Verd
         return Ok(Verdict::Live);
     }
     let ledger = Ledger::read(&dir.join(LEDGER)).with_context(what)?.map(Arc::new);
-    if ledger.is_none() && dir.join(PRESERVE).exists() {
+    if ledger.is_none() && !kept && dir.join(PRESERVE).exists() {
         return Ok(Verdict::Kept);
     }
     Ok(Verdict::Abandoned(Box::new(Abandoned {

@@ -3,13 +3,14 @@
 //! Read entry by entry as they stand in the file: a reader that follows a guest's own words about lengths would keep a
 //! gigabyte of a file's name.
 
-use super::inside::Deadline;
-use crate::workspace::{Came, Print, came::Hashing};
-use anyhow::Result;
+use super::{SAVE_TIME, inside::Deadline};
+use crate::workspace::{Came, Print};
+use anyhow::{Context, Result, bail};
 use std::{
     collections::BTreeSet,
     fs::File,
-    io::{self, BufReader, Read, Seek, SeekFrom, Write},
+    io::{BufReader, Read, Seek, SeekFrom, Write},
+    path::Path,
 };
 use tar::{Archive, EntryType};
 
@@ -28,14 +29,41 @@ pub(super) struct Found {
     pub(super) names: BTreeSet<Vec<u8>>,
 }
 
-/// Reads an archive, and makes it end after its last sound entry.
-pub(super) fn read(file: &mut File, came: &Came, deadline: &Deadline) -> Result<Found> {
+/// An entry of an archive that is no directory.
+pub struct Item {
+    /// Relative to the workspace, as the guest wrote it.
+    pub name: Vec<u8>,
+    /// What it is.
+    pub kind: EntryType,
+    /// All mode bits.
+    pub mode: u32,
+    /// Bytes of a file.
+    pub size: u64,
+    /// Where a link leads.
+    pub link: Vec<u8>,
+}
+
+impl Item {
+    /// Is it as it came along?
+    pub fn is_as_it_came(&self, content: impl Read, came: Option<&Print>) -> Result<bool> {
+        let Some(came) = came else { return Ok(false) };
+        match self.kind {
+            EntryType::Symlink => Ok(*came == Print::link(&self.link)),
+            EntryType::Regular if came.size == self.size && came.mode == Some(self.mode & 0o777) => {
+                Ok(*came == Print::file(self.mode & 0o777, self.size, content)?)
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+/// Looks at every entry but directories, up to the first that makes no sense. Returns where the last sound one ends.
+fn walk(mut file: &File, deadline: &Deadline, mut look: impl FnMut(Item, &mut dyn Read) -> Result<()>) -> Result<u64> {
     file.seek(SeekFrom::Start(0))?;
     let length = file.metadata()?.len();
-    let mut found = Found { cut: true, ..Found::default() };
     let (mut end, mut entries) = (0, 0);
     let (mut long_name, mut long_link) = (None, None);
-    let mut archive = Archive::new(BufReader::new(&*file));
+    let mut archive = Archive::new(BufReader::new(file));
     for entry in archive.entries()?.raw(true) {
         if deadline.check().is_err() {
             break;
@@ -59,16 +87,36 @@ pub(super) fn read(file: &mut File, came: &Came, deadline: &Deadline) -> Result<
         }
         end = after;
         let name = long_name.take().unwrap_or_else(|| entry.header().path_bytes().into_owned());
-        let name = below_workspace(&name).to_vec();
         let link = long_link.take().or_else(|| entry.header().link_name_bytes().map(|link| link.into_owned()));
-        match kind {
-            EntryType::Directory => continue,
-            EntryType::Regular => found.any |= !is_as_it_came(&mut entry, size, came.prints.get(&name))?,
-            EntryType::Symlink => found.any |= came.prints.get(&name) != Some(&Print::link(&link.unwrap_or_default())),
-            _ => found.any = true,
+        if kind == EntryType::Directory {
+            continue;
         }
-        found.names.insert(name);
+        let mode = entry.header().mode().unwrap_or_default();
+        let (name, link) = (below_workspace(&name).to_vec(), link.unwrap_or_default());
+        look(Item { name, kind, mode, size, link }, &mut entry)?;
     }
+    Ok(end)
+}
+
+/// Looks at every entry but directories of an archive that was saved.
+pub fn items(archive: &Path, look: impl FnMut(Item, &mut dyn Read) -> Result<()>) -> Result<()> {
+    let file = File::open(archive).with_context(|| format!("open {}", archive.display()))?;
+    let end = walk(&file, &Deadline::after(SAVE_TIME)?, look)?;
+    // It was cut off after its last sound entry when it was saved.
+    if end + 2 * BLOCK != file.metadata()?.len() {
+        bail!("{} is not as it was saved, or takes too long to read", archive.display());
+    }
+    Ok(())
+}
+
+/// Reads an archive, and makes it end after its last sound entry.
+pub(super) fn read(file: &mut File, came: &Came, deadline: &Deadline) -> Result<Found> {
+    let mut found = Found::default();
+    let end = walk(file, deadline, |item, content| {
+        found.any |= !item.is_as_it_came(content, came.prints.get(&item.name))?;
+        found.names.insert(item.name);
+        Ok(())
+    })?;
     // What is left is the archive's own end, or nothing sound.
     let mut rest = [0; 2 * BLOCK as usize];
     file.seek(SeekFrom::Start(end))?;
@@ -77,14 +125,6 @@ pub(super) fn read(file: &mut File, came: &Came, deadline: &Deadline) -> Result<
     file.seek(SeekFrom::End(0))?;
     file.write_all(&[0; 2 * BLOCK as usize])?;
     Ok(found)
-}
-
-fn is_as_it_came(entry: &mut tar::Entry<'_, impl Read>, size: u64, came: Option<&Print>) -> Result<bool> {
-    let mode = entry.header().mode().map(|mode| mode & 0o777).ok();
-    let Some(came) = came.filter(|came| came.size == size && came.mode == mode) else { return Ok(false) };
-    let mut content = Hashing::new(entry);
-    io::copy(&mut content, &mut io::sink())?;
-    Ok(content.hash() == came.hash)
 }
 
 /// `./a`, and `workspace/a` of an archive of the whole.

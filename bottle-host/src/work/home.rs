@@ -1,26 +1,17 @@
-//! How a person gets at saved work.
+//! What to say last of what is kept.
 
-use super::{COMMITS, DELETED, Saved};
+use super::Saved;
 
 impl Saved {
-    /// What to say last: where the work is, and what brings it home. Into a directory and refs of its own: nothing that
-    /// an agent wrote is to run because it lies where a tool looks.
+    /// How a person gets at it: looks at the work, takes it, or has the agent go on with it.
     pub fn lines(&self, identity: &str) -> Vec<String> {
-        let at = |name: &str| self.dir.join(name).display().to_string();
-        let mut lines =
-            vec![format!("the agent's work is in {}; look at it before anything of it runs:", self.dir.display())];
-        if self.commits {
-            let refs = format!("'refs/*:refs/bottle/{identity}/*'");
-            lines.push(format!(
-                "  git -c fetch.fsckObjects=true fetch --no-tags --no-recurse-submodules {} {refs}",
-                at(COMMITS)
-            ));
+        let mut lines = vec![];
+        if self.any() {
+            lines.push(format!("look at the agent's work with: bottle diff {identity}"));
+            lines.push(format!("apply with: bottle apply {identity}"));
         }
-        if let Some(archive) = self.archive {
-            lines.push(format!("  mkdir {identity} && tar -xf {} -C {identity}", at(archive)));
-        }
-        if self.deleted {
-            lines.push(format!("  tr '\\0' '\\n' < {} | cat -v  # what is gone", at(DELETED)));
+        if self.any() || self.conversation {
+            lines.push(format!("resume with: bottle resume {identity}"));
         }
         lines
     }

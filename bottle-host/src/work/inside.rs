@@ -1,4 +1,4 @@
-//! What runs in the bottle to save its work, as the agent and with the agent's own programs. Whatever comes out is the
+//! What runs in the bottle to save its work, and to restore it, as the agent and with the agent's own programs. Whatever comes out is the
 //! guest's word.
 
 use crate::{fault, plugin::Bottle};
@@ -12,7 +12,7 @@ use rustix::{
 use std::{
     collections::BTreeSet,
     fs::File,
-    io::{Read, Write},
+    io::{self, Cursor, Read, Write},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::mpsc::{RecvTimeoutError, Sender, channel},
     thread,
@@ -42,7 +42,7 @@ names() {
 const SURVEY: &str = r#"
 words=
 if [ -e .git ]; then
-    words=git
+    words="git head=$(git symbolic-ref -q HEAD || git rev-parse -q --verify HEAD)"
     new=$(git rev-list -n 1 --all --ignore-missing --stdin) || exit 1
     [ -z "$new" ] || words="$words commits"
 fi
@@ -71,6 +71,8 @@ pub(super) struct Survey {
     pub(super) commits: bool,
     pub(super) changes: bool,
     pub(super) deleted: BTreeSet<Vec<u8>>,
+    /// The branch or commit that the repository stands at; empty where it does not say.
+    pub(super) head: String,
 }
 
 /// A moment, as a descriptor that becomes readable.
@@ -121,30 +123,32 @@ impl<'a> Inside<'a> {
     /// Asks what there is beyond `bases`, given as git's `--stdin` has them. An error: nothing runs there.
     pub(super) fn survey(&self, bases: &[u8], max: u64) -> Result<Survey> {
         let mut said = vec![];
-        if !self.run(SURVEY, bases, &mut said, max)? {
+        if !self.run(SURVEY, Cursor::new(bases.to_vec()), &mut said, max)? {
             bail!("the bottle's shell does not say what is in its workspace");
         }
         let mut parts = said.splitn(2, |byte| *byte == b'\n');
         let words = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
         let has = |word| words.split(' ').any(|w| w == word);
+        let head = words.split(' ').find_map(|word| word.strip_prefix("head=")).unwrap_or_default();
         let gone = parts.next().unwrap_or_default().split(|byte| *byte == 0).filter(|name| !name.is_empty());
         Ok(Survey {
             has_git: has("git"),
             commits: has("commits"),
             changes: has("changes"),
             deleted: gone.map(<[u8]>::to_vec).collect(),
+            head: head.to_owned(),
         })
     }
 
     /// Writes a bundle of what is beyond `bases`. `false`: it is not whole.
     pub(super) fn commits(&self, bases: &[u8], mut to: &File, max: u64) -> Result<bool> {
-        self.run(COMMITS, bases, &mut to, max)
+        self.run(COMMITS, Cursor::new(bases.to_vec()), &mut to, max)
     }
 
     /// Writes an archive of what is not in a commit. `false`: it is not whole.
     pub(super) fn changes(&self, mut to: &File, max: u64) -> Result<bool> {
         // Tar complains of what changes meanwhile, and goes on.
-        self.run(CHANGES, b"", &mut to, max)
+        self.run(CHANGES, io::empty(), &mut to, max)
     }
 
     /// Writes an archive of a path, whether anything runs in the bottle or not. `false`: it is not whole.
@@ -158,7 +162,13 @@ impl<'a> Inside<'a> {
     }
 
     /// Runs a script, and writes what it says. `false`: there is more, or it failed.
-    fn run(&self, script: &str, input: &[u8], to: &mut dyn Write, max: u64) -> Result<bool> {
+    pub(super) fn run(
+        &self,
+        script: &str,
+        mut input: impl Read + Send + 'static,
+        to: &mut dyn Write,
+        max: u64,
+    ) -> Result<bool> {
         let unignored = if self.ignored { "" } else { "--exclude-standard" };
         let variables =
             [("PATH", PATH), ("HOME", HOME), ("LC_ALL", "C"), ("GIT_CONFIG_NOSYSTEM", "1"), ("UNIGNORED", unignored)];
@@ -175,8 +185,7 @@ impl<'a> Inside<'a> {
         let late = self.deadline.passed.as_raw_fd();
         let process = self.bottle.start(&req, stdin.as_fd(), stdout.as_fd(), Some(stderr.as_fd()), late)?;
         drop((stdin, stdout, stderr));
-        let input = input.to_vec();
-        thread::spawn(move || File::from(to_process).write_all(&input));
+        thread::spawn(move || io::copy(&mut input, &mut File::from(to_process)));
         let whole = self.copy(&mut File::from(from_process), to, max)?;
         Ok(whole && process.wait(late)?.code == 0)
     }

@@ -6,6 +6,7 @@
 //! state/<identity>/work/commits.bundle      commits that did not come along, made by git in the bottle
 //! state/<identity>/work/changes.tar         files that differ from the last commit, or that git does not track
 //! state/<identity>/work/deleted             names, each ended by NUL, of files that are gone
+//! state/<identity>/work/head                the branch or commit that its repository stood at
 //! state/<identity>/work/workspace.tar       instead of these, all of it, where nothing runs in the bottle any more
 //! state/<identity>/transcript/projects.tar  what Claude Code keeps of its conversations
 //! ```
@@ -16,24 +17,18 @@
 mod changes;
 mod home;
 mod inside;
+mod restore;
+mod store;
 
-use crate::{
-    fault,
-    plugin::Bottle,
-    state::{self, State},
-    ui,
-    workspace::Came,
-};
+pub use changes::{Item, items};
+pub use restore::Left;
+
+use crate::{fault, plugin::Bottle, state, ui, workspace::Came};
 use anyhow::{Context, Result};
 use bottle_api::{HOME, WORKSPACE};
 use inside::{Deadline, Inside};
-use rustix::fs::statvfs;
-use std::{
-    fs::{self, File, OpenOptions},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs::File, path::Path, time::Duration};
+use store::{Draft, Store};
 
 /// To find out what there is; and then for each of commits, changes and the whole.
 const SURVEY_TIME: Duration = Duration::from_secs(20);
@@ -44,15 +39,16 @@ const MAX_TRANSCRIPT: u64 = 64 << 20;
 const MAX_SURVEY: u64 = 4 << 20;
 
 /// What became of an agent's work.
+#[derive(Default)]
 pub struct Saved {
-    /// The state directory's `work`.
-    dir: PathBuf,
     commits: bool,
     /// The archive that it has.
     archive: Option<&'static str>,
     deleted: bool,
     /// Something may not have been saved.
     pub failed: bool,
+    /// The conversation is kept.
+    conversation: bool,
 }
 
 impl Saved {
@@ -62,28 +58,62 @@ impl Saved {
     }
 }
 
-/// Saves what differs from what came along; nothing where nothing does. A failure is a warning: the bottle goes all the
-/// same. `whole`: the session has not ended well, so that the conversation is kept in any case.
-pub fn save(bottle: &Bottle, state: &State, came: &Came, whole: bool) -> Saved {
-    let saver = Saver { bottle, state: state.dir(), came };
-    let mut saved =
-        Saved { dir: state.dir().join("work"), commits: false, archive: None, deleted: false, failed: false };
-    if let Err(error) = saver.work(&mut saved) {
+/// Saves what differs from what came along into a state directory; nothing where nothing does. A failure is a warning:
+/// the bottle goes all the same, and what was saved before stays. `whole`: the session has not ended well, so that the
+/// conversation is kept in any case.
+pub fn save(bottle: &Bottle, state: &Path, came: &Came, whole: bool) -> Saved {
+    let mut saved = Saved::default();
+    let done = Store::open(state).and_then(|store| {
+        let saver = Saver { bottle, state, came, store };
+        let saving = saver.work(&mut saved).and_then(|()| saver.store.complete());
+        saving.with_context(|| format!("what could be saved is in {}", saver.store.dir.display()))
+    });
+    if let Err(error) = done {
         ui::warn_of("not all of the agent's work could be saved", &error);
         saved.failed = true;
     }
-    if (whole || saved.any() || saved.failed)
-        && let Err(error) = saver.transcript()
-    {
-        ui::warn_of("the conversation could not be saved", &error);
+    if whole || saved.any() || saved.failed {
+        match transcript(bottle, state) {
+            Ok(kept) => saved.conversation = kept,
+            Err(error) => ui::warn_of("the conversation could not be saved", &error),
+        }
     }
     saved
+}
+
+/// What Claude Code keeps of its conversations; `false` where there is none.
+fn transcript(bottle: &Bottle, state: &Path) -> Result<bool> {
+    let mut draft = Draft::create(&state.join(TRANSCRIPT), "projects.tar")?;
+    let path = format!("{HOME}/.claude/projects");
+    let inside = Inside::new(bottle, false, SURVEY_TIME)?;
+    match inside.get(&path, &draft.file, draft.room(MAX_TRANSCRIPT)?) {
+        Ok(true) => {}
+        Ok(false) => {
+            ui::warn(format!("the conversation is more than {} MiB: it is lost", MAX_TRANSCRIPT >> 20));
+            return Ok(false);
+        }
+        // None was held.
+        Err(_) => return Ok(false),
+    }
+    let found = changes::read(&mut draft.file, &Came::default(), &Deadline::after(SURVEY_TIME)?)?;
+    let is_held = found.names.iter().any(|name| name.ends_with(b".jsonl"));
+    if is_held {
+        preserve(state)?;
+        draft.keep()?;
+    }
+    Ok(is_held)
+}
+
+/// From here on no cleanup takes the state: marked before there is anything to lose.
+fn preserve(state: &Path) -> Result<()> {
+    state::write_atomically(&state.join(state::PRESERVE), b"")
 }
 
 struct Saver<'a> {
     bottle: &'a Bottle,
     state: &'a Path,
     came: &'a Came,
+    store: Store,
 }
 
 impl Saver<'_> {
@@ -129,17 +159,18 @@ impl Saver<'_> {
         deleted.retain(|name| !self.came.missing.contains(name));
         if !deleted.is_empty() {
             let names: Vec<u8> = deleted.into_iter().flat_map(|name| [name, vec![0]].concat()).collect();
-            state::private_dirs(&saved.dir)?;
-            self.preserve()?;
-            state::write_atomically(&saved.dir.join(DELETED), &names)?;
+            self.write(DELETED, &names)?;
             saved.deleted = true;
+        }
+        if saved.any() && !survey.head.is_empty() {
+            self.write(HEAD, survey.head.as_bytes())?;
         }
         Ok(true)
     }
 
     fn commits(&self, saved: &mut Saved, bases: &[u8]) -> Result<bool> {
         ui::progress("save the agent's commits", "");
-        let draft = Draft::create(&saved.dir, COMMITS)?;
+        let draft = Draft::create(&self.store.dir, COMMITS)?;
         let whole = self.inside(SAVE_TIME)?.commits(bases, &draft.file, draft.room(MAX_WORK)?)?;
         if whole {
             self.keep(draft)?;
@@ -156,7 +187,7 @@ impl Saver<'_> {
         fetch: impl FnOnce(&Inside<'_>, &File, u64) -> Result<bool>,
     ) -> Result<changes::Found> {
         ui::progress("save the agent's changes", "");
-        let mut draft = Draft::create(&saved.dir, name)?;
+        let mut draft = Draft::create(&self.store.dir, name)?;
         let whole = fetch(&self.inside(SAVE_TIME)?, &draft.file, draft.room(MAX_WORK)?)?;
         let mut found = changes::read(&mut draft.file, self.came, &Deadline::after(SAVE_TIME)?)?;
         found.cut |= !whole;
@@ -164,35 +195,23 @@ impl Saver<'_> {
             let what = "the agent's changes are too many or too large, and were cut off: what is large is lost first";
             ui::warn(what);
         }
-        if found.any {
+        // Beside commits the whole difference is kept, the user's own changes too: a resumed bottle goes back to them.
+        if found.any || (saved.commits && !found.names.is_empty()) {
             self.keep(draft)?;
             saved.archive = Some(name);
         }
         Ok(found)
     }
 
-    /// From here on no cleanup takes the state: marked before there is anything to lose.
-    fn preserve(&self) -> Result<()> {
-        state::write_atomically(&self.state.join(state::PRESERVE), b"")
-    }
-
     fn keep(&self, draft: Draft) -> Result<()> {
-        self.preserve()?;
+        preserve(self.state)?;
         draft.keep()
     }
 
-    fn transcript(&self) -> Result<()> {
-        let draft = Draft::create(&self.state.join("transcript"), "projects.tar")?;
-        let path = format!("{HOME}/.claude/projects");
-        match self.inside(SURVEY_TIME)?.get(&path, &draft.file, draft.room(MAX_TRANSCRIPT)?) {
-            Ok(true) => draft.keep(),
-            Ok(false) => {
-                ui::warn(format!("the conversation is more than {} MiB: it is lost", MAX_TRANSCRIPT >> 20));
-                Ok(())
-            }
-            // None was held.
-            Err(_) => Ok(()),
-        }
+    fn write(&self, name: &str, content: &[u8]) -> Result<()> {
+        preserve(self.state)?;
+        state::private_dirs(&self.store.dir)?;
+        state::write_atomically(&self.store.dir.join(name), content)
     }
 }
 
@@ -200,38 +219,5 @@ const COMMITS: &str = "commits.bundle";
 const CHANGES: &str = "changes.tar";
 const WHOLE: &str = "workspace.tar";
 const DELETED: &str = "deleted";
-
-/// A file that is not there before it is whole.
-struct Draft {
-    file: File,
-    path: PathBuf,
-    draft: PathBuf,
-}
-
-impl Draft {
-    fn create(dir: &Path, name: &str) -> Result<Self> {
-        state::private_dirs(dir)?;
-        let (path, draft) = (dir.join(name), dir.join(format!("{name}.new")));
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&draft);
-        Ok(Self { file: file.with_context(|| format!("create {}", draft.display()))?, path, draft })
-    }
-
-    /// How much may be written: a guest must not fill the disk.
-    fn room(&self, max: u64) -> Result<u64> {
-        let disk = statvfs(&self.draft)?;
-        Ok(max.min(disk.f_bavail.saturating_mul(disk.f_frsize) / 2))
-    }
-
-    fn keep(self) -> Result<()> {
-        self.file.sync_all()?;
-        Ok(fs::rename(&self.draft, &self.path)?)
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.draft);
-        // Only where nothing else is in it.
-        let _ = self.draft.parent().map(fs::remove_dir);
-    }
-}
+const HEAD: &str = "head";
+const TRANSCRIPT: &str = "transcript";

@@ -54,7 +54,18 @@ pub(super) fn copy_excludes(home: &Path, scratch: &Path, budget: &Budget<'_>) ->
 }
 
 /// Runs git in `scratch`, and returns what it says.
-pub(super) fn git(scratch: &Path, env: &[(&str, &Path)], args: &[&str], budget: &Budget<'_>) -> Result<Vec<u8>> {
+pub(crate) fn git(scratch: &Path, env: &[(&str, &Path)], args: &[&str], budget: &Budget<'_>) -> Result<Vec<u8>> {
+    git_told(scratch, env, args, Stdio::null(), budget)
+}
+
+/// The same with something to read.
+pub(crate) fn git_told(
+    scratch: &Path,
+    env: &[(&str, &Path)],
+    args: &[&str],
+    input: Stdio,
+    budget: &Budget<'_>,
+) -> Result<Vec<u8>> {
     let complaints = scratch.join("complaints");
     let mut command = Command::new("git");
     command
@@ -77,7 +88,7 @@ pub(super) fn git(scratch: &Path, env: &[(&str, &Path)], args: &[&str], budget: 
         .args(args)
         // A relative entry of PATH must not lead into the repository.
         .current_dir(scratch)
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(File::create(&complaints)?);
     let mut child = match command.spawn() {

@@ -12,13 +12,17 @@
 mod archive;
 pub(crate) mod came;
 mod config;
-mod git;
+pub(crate) mod git;
 mod history;
-mod tree;
+pub(crate) mod tree;
 
 pub use came::{Came, Print};
 
-use crate::{paths::Paths, signals::Cancellation, ui, ui::hinted};
+use crate::{
+    paths::Paths,
+    signals::Cancellation,
+    ui::{self, hinted},
+};
 use anyhow::{Context, Result, bail};
 use archive::Archive;
 use bottle_api::{BottleSpec, WORKSPACE_FEATURE};
@@ -26,14 +30,13 @@ use history::History;
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
-    fs,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 use tree::{Found, Tree};
 
 /// The archive, in the stage directory.
-const ARCHIVE: &str = "workspace.tar";
+pub const ARCHIVE: &str = "workspace.tar";
 /// What a bottle's workspace may begin with.
 const MAX_FILES: usize = 200_000;
 const MAX_BYTES: u64 = 2 << 30;
@@ -88,17 +91,17 @@ pub fn collect(
     let scratch = tempfile::tempdir_in(stage)?;
     let budget = Budget::new(cancel);
     git::copy_excludes(&paths.home, scratch.path(), &budget).with_context(attempt)?;
-    let mut collected =
-        gather(&paths.cwd, which, scratch.path(), &stage.join(ARCHIVE), budget).with_context(attempt)?;
+    let archive = claim(stage, spec);
+    let mut collected = gather(&paths.cwd, which, scratch.path(), &archive, budget).with_context(attempt)?;
     collected.shown.directory = paths.short(&paths.cwd);
-    spec.workspace = Some(ARCHIVE.into());
-    spec.requires.push(WORKSPACE_FEATURE.into());
     Ok(collected)
 }
 
-/// The bottle has it: the archive need not lie here for the whole session.
-pub fn unpacked(stage: &Path) {
-    let _ = fs::remove_file(stage.join(ARCHIVE));
+/// Says in the spec that the workspace begins with an archive of the stage directory, and returns where that goes.
+pub fn claim(stage: &Path, spec: &mut BottleSpec) -> PathBuf {
+    spec.workspace = Some(ARCHIVE.into());
+    spec.requires.push(WORKSPACE_FEATURE.into());
+    stage.join(ARCHIVE)
 }
 
 fn gather(dir: &Path, which: Which, scratch: &Path, archive: &Path, budget: Budget<'_>) -> Result<Collected> {
@@ -142,7 +145,7 @@ impl Shown {
 
     /// As a person reads it, line by line.
     pub fn lines(&self) -> Vec<String> {
-        let (files, size) = (ui::count(self.files, "file"), size(self.bytes));
+        let (files, size) = (ui::count(self.files, "file"), ui::size(self.bytes));
         let mut lines = vec![format!("a copy of {}: {files}, {size}", self.directory)];
         lines.push(match &self.branch {
             Some(branch) => {
@@ -160,17 +163,9 @@ impl Shown {
     }
 }
 
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..1024 => format!("{bytes} bytes"),
-        1024..1_048_576 => format!("{} KiB", bytes >> 10),
-        _ => format!("{} MiB", bytes >> 20),
-    }
-}
-
 /// What is left of the bounds.
 #[derive(Clone)]
-pub(super) struct Budget<'a> {
+pub(crate) struct Budget<'a> {
     cancel: &'a Cancellation,
     until: Instant,
     files: usize,
@@ -178,7 +173,7 @@ pub(super) struct Budget<'a> {
 }
 
 impl<'a> Budget<'a> {
-    fn new(cancel: &'a Cancellation) -> Self {
+    pub(crate) fn new(cancel: &'a Cancellation) -> Self {
         Self { cancel, until: Instant::now() + MAX_TIME, files: MAX_FILES, bytes: MAX_BYTES }
     }
 
@@ -201,7 +196,7 @@ impl<'a> Budget<'a> {
         let left = self.bytes.checked_sub(bytes);
         self.bytes = left.ok_or_else(|| {
             let name = ui::printable(&String::from_utf8_lossy(name));
-            too_much(format!("there is more than {}; {name} alone has {}", size(MAX_BYTES), size(bytes)))
+            too_much(format!("there is more than {}; {name} alone has {}", ui::size(MAX_BYTES), ui::size(bytes)))
         })?;
         Ok(())
     }

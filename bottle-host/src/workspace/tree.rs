@@ -2,14 +2,19 @@
 //! meanwhile (openat2(2)).
 
 use super::{Budget, Shown};
+use crate::random;
 use anyhow::{Context, Result};
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, RawMode, ResolveFlags, open, openat2, readlinkat, statat},
+    fs::{
+        AtFlags, Dir, FileType, Mode, OFlags, RawMode, ResolveFlags, mkdirat, open, openat, openat2, readlinkat,
+        renameat, statat, symlinkat, unlinkat,
+    },
     io::Errno,
 };
 use std::{
     ffi::OsStr,
     fs::File,
+    io::{self, Read},
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -21,10 +26,10 @@ use std::{
 const PERMISSIONS: RawMode = 0o777;
 
 /// A directory.
-pub(super) struct Tree(OwnedFd);
+pub(crate) struct Tree(OwnedFd);
 
 /// What a name stands for.
-pub(super) enum Found {
+pub(crate) enum Found {
     Nothing,
     Directory(u32),
     /// A plain file, opened.
@@ -41,7 +46,7 @@ pub(super) enum Found {
 }
 
 impl Tree {
-    pub(super) fn open(dir: &Path) -> Result<Self> {
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self(open(dir, flags, Mode::empty()).with_context(|| format!("open {}", dir.display()))?))
     }
@@ -53,7 +58,7 @@ impl Tree {
     }
 
     /// Looks at a name, and opens what is a plain file.
-    pub(super) fn look(&self, name: &[u8]) -> Result<Found> {
+    pub(crate) fn look(&self, name: &[u8]) -> Result<Found> {
         // Looked at before it is opened: opening a device, or a pipe that nobody writes to, does something.
         let fd = match self.beneath(name, OFlags::PATH) {
             Ok(fd) => fd,
@@ -82,7 +87,7 @@ impl Tree {
     }
 
     /// The names in a directory below; none where it is no directory.
-    pub(super) fn names(&self, dir: &[u8]) -> Result<Vec<Vec<u8>>> {
+    pub(crate) fn names(&self, dir: &[u8]) -> Result<Vec<Vec<u8>>> {
         let fd = match self.beneath(dir, OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(fd) => fd,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::ACCESS) => return Ok(vec![]),
@@ -126,11 +131,69 @@ impl Tree {
     }
 }
 
+/// What is put somewhere.
+pub(crate) enum Place<'a> {
+    /// A link that says this.
+    Link(&'a [u8]),
+    /// A plain file.
+    File {
+        /// It may be run.
+        runs: bool,
+        /// What is in it.
+        content: &'a mut dyn Read,
+    },
+}
+
+impl Tree {
+    /// Puts something at a name, over a file or link that is there: whole, or not at all. Directories above are made.
+    pub(crate) fn put(&self, name: &[u8], place: Place<'_>) -> Result<()> {
+        let (dir, last) = self.above(name)?;
+        let draft = format!(".bottle-{}.new", random::hex::<8>()?);
+        let made = match place {
+            Place::Link(target) => Ok(symlinkat(OsStr::from_bytes(target), &dir, &draft)?),
+            Place::File { runs, content } => {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let mode = Mode::from_raw_mode(if runs { 0o777 } else { 0o666 });
+                let mut file = File::from(openat(&dir, &draft, flags, mode)?);
+                io::copy(content, &mut file).and_then(|_| file.sync_all()).map_err(Into::into)
+            }
+        };
+        let put = made.and_then(|()| Ok(renameat(&dir, &draft, &dir, OsStr::from_bytes(last))?));
+        put.inspect_err(|_| {
+            let _ = unlinkat(&dir, &draft, AtFlags::empty());
+        })
+    }
+
+    /// Removes a file or a link.
+    pub(crate) fn remove(&self, name: &[u8]) -> Result<()> {
+        let (dir, last) = self.above(name)?;
+        match unlinkat(&dir, OsStr::from_bytes(last), AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            removed => Ok(removed?),
+        }
+    }
+
+    /// The directory above a name, made where it is not there, and the name in it.
+    fn above<'n>(&self, name: &'n [u8]) -> Result<(OwnedFd, &'n [u8])> {
+        let at = name.iter().rposition(|byte| *byte == b'/');
+        let (dir, last) = at.map_or((&b""[..], name), |at| (&name[..at], &name[at + 1..]));
+        let mut above = self.beneath(b"", OFlags::PATH | OFlags::DIRECTORY)?;
+        for part in dir.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
+            match mkdirat(&above, OsStr::from_bytes(part), Mode::from_raw_mode(0o777)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+            above = Self(above).beneath(part, OFlags::PATH | OFlags::DIRECTORY)?;
+        }
+        Ok((above, last))
+    }
+}
+
 /// Is this what git keeps its own things under, on any file system?
-pub(super) fn is_gits(name: &[u8]) -> bool {
+pub(crate) fn is_gits(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b".git")
 }
 
-pub(super) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+pub(crate) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
 }
