@@ -1,6 +1,6 @@
 //! The command line, in one place: help, completions and man page come from here.
 
-use crate::manifest::Kind;
+use crate::{gate, manifest::Kind};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -29,6 +29,10 @@ pub enum Command {
     Logs(Logs),
     /// List the agents that the manifest has, or the bottles that run
     List(List),
+    /// Show what an agent left: its commits and changes, and what of them a host would obey
+    Diff(Diff),
+    /// Bring home what an agent left, through the exit gate
+    Apply(Apply),
     /// List or remove what is kept of bottles that have ended
     #[command(subcommand, disable_help_subcommand = true)]
     State(StateWhat),
@@ -118,6 +122,35 @@ pub struct Resume {
     /// More arguments for the agent's own command line
     #[arg(last = true, value_name = "ARGS")]
     pub arguments: Vec<String>,
+}
+
+/// `diff`
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// The bottle, as `bottle state ls` shows it
+    pub identity: String,
+    /// The directory to compare with, instead of the one that the bottle was started in
+    #[arg(long, value_name = "DIR")]
+    pub into: Option<PathBuf>,
+    /// Names only
+    #[arg(long)]
+    pub stat: bool,
+}
+
+/// `apply`
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// The bottle, as `bottle state ls` shows it
+    pub identity: String,
+    /// Where it goes, instead of the directory that the bottle was started in
+    #[arg(long, value_name = "DIR")]
+    pub into: Option<PathBuf>,
+    /// Take what the gate asks for of this kind; may be given more than once
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub accept: Vec<gate::Kind>,
+    /// Do not ask whether to take it; what the gate asks for is asked for all the same
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// `state`

@@ -5,8 +5,10 @@
 //! * [`state`]: what this machine remembers of a bottle, and what it must take away again;
 //! * [`life`]: a bottle from launch to nothing left; [`probe`]: whether it is closed; [`session`]: the agent in it, and
 //!   the terminal;
+//! * [`apply`]: the way home of what an agent made, through the exit [`gate`];
 //! * [`commands`]: one file per command.
 
+pub mod apply;
 pub mod cli;
 pub mod commands;
 pub mod fault;

@@ -1,7 +1,9 @@
 //! The commands, one file each.
 
+mod apply;
 mod backends;
 mod cleanup;
+mod diff;
 mod doctor;
 mod exec;
 mod image;
@@ -35,6 +37,8 @@ pub fn run(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Start(args) => start::run(backend, &args),
         Command::Resume(args) => resume::run(backend, &args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Apply(args) => apply::run(&args),
         Command::State(what) => state::run(&what),
         Command::Exec(args) => exec::run(&args),
         Command::Logs(args) => logs::run(&args),

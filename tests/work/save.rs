@@ -1,142 +1,13 @@
-//! What an agent has made is saved before its bottle goes, however the session ends, and what a guest makes of that
-//! stays within its bounds; a working directory comes along in an image that goes with the bottle.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests
+//! What is saved, and within which bounds.
 
+use crate::place::{Kept, MAKE, Place, bring_home, check_made};
 use anyhow::{Context, Result, ensure};
 use bottle_tests::{
-    bottle::{Home, REAL_TOKEN, Run, assert_nothing_left, contains, eventually, identity_in, left_in_engine},
-    lab::{Lab, output},
-    standin::Standin,
-    wire::Authority,
+    bottle::{Run, assert_nothing_left, contains, eventually, identity_in, left_in_engine},
+    lab::output,
 };
 use rustix::process::{Pid, Signal, kill_process};
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::Command,
-};
-
-/// A home beside a repository, `~/repo`.
-struct Place {
-    lab: &'static Lab,
-    home: Home,
-    _standin: Standin,
-}
-
-impl Place {
-    fn new() -> Result<Self> {
-        let (lab, authority) = (Lab::get(), Authority::new()?);
-        let standin = Standin::start(&authority, &["api.anthropic.com"], &format!("Bearer {REAL_TOKEN}"))?;
-        let place = Self { lab, home: Home::new(lab, &authority, &standin)?, _standin: standin };
-        place.home.write("repo/tracked", "one\n")?;
-        place.home.write("repo/going", "soon gone\n")?;
-        place.git("repo", &["init", "-q", "-b", "main"])?;
-        place.git("repo", &["add", "."])?;
-        place.git("repo", &["commit", "-qm", "first"])?;
-        // Dirty from the beginning: that is nothing that an agent has made.
-        place.home.write("repo/mine", "untracked before\n")?;
-        Ok(place)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.home.path().join(name)
-    }
-
-    fn git(&self, dir: &str, args: &[&str]) -> Result<String> {
-        let mut command = Command::new("git");
-        command.args(["-c", "user.name=T", "-c", "user.email=t@example.com"]).args(args).current_dir(self.path(dir));
-        Ok(output(command.env("HOME", self.home.path()))?.trim().to_owned())
-    }
-
-    /// `start` with `--cwd` in the repository, the agent playing these lines.
-    fn command(&self, cwd: bool, lines: &[&str]) -> Command {
-        let prompt: String = lines.iter().map(|line| format!("@@bash {line}\n")).collect();
-        let mut command = self.home.command(&["start", "dev", "--yes", "--prompt", &prompt]);
-        if cwd {
-            command.arg("--cwd").current_dir(self.path("repo"));
-        }
-        command
-    }
-
-    fn play(&self, cwd: bool, lines: &[&str]) -> Result<(Run, Kept)> {
-        let run: Run = self.command(cwd, lines).output()?.into();
-        let identity = identity_in(&run.stderr).with_context(|| format!("{run:?}"))?;
-        let kept = Kept { dir: self.home.state().join(identity) };
-        Ok((run, kept))
-    }
-}
-
-/// What is left of a bottle.
-struct Kept {
-    dir: PathBuf,
-}
-
-impl Kept {
-    fn identity(&self) -> String {
-        self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.dir.join("work").join(name)
-    }
-
-    fn names(&self) -> Vec<String> {
-        let mut found = vec![];
-        for dir in ["work", "transcript"] {
-            let entries = fs::read_dir(self.dir.join(dir)).into_iter().flatten().flatten();
-            found.extend(entries.map(|entry| entry.file_name().to_string_lossy().into_owned()));
-        }
-        found.sort();
-        found
-    }
-
-    /// Everything is the user's alone.
-    fn check_modes(&self) -> Result<()> {
-        for (path, mode) in [("work", 0o700), ("transcript", 0o700)] {
-            let dir = self.dir.join(path);
-            ensure!(fs::metadata(&dir)?.permissions().mode() & 0o777 == mode, "{}", dir.display());
-            for file in fs::read_dir(&dir)? {
-                let file = file?;
-                ensure!(file.metadata()?.permissions().mode() & 0o777 == 0o600, "{}", file.path().display());
-            }
-        }
-        ensure!(self.dir.join(".preserve").exists(), "no .preserve");
-        Ok(())
-    }
-
-    /// The entries of an archive, by plain tar.
-    fn listed(&self, archive: &str) -> Result<String> {
-        output(Command::new("tar").arg("-tf").arg(self.file(archive)))
-    }
-}
-
-/// Does what the last lines of a run say, and returns where the archive went.
-fn bring_home(place: &Place, run: &Run, repo: &str) -> Result<PathBuf> {
-    let said = run.stderr.lines().skip_while(|line| !line.contains("the agent's work is in "));
-    let mut commands = said.filter_map(|line| line.strip_prefix("bottle:   "));
-    commands.try_for_each(|line| {
-        output(Command::new("sh").args(["-ec", line]).current_dir(place.path(repo)).env("HOME", place.home.path()))
-            .map(drop)
-    })?;
-    Ok(place.path(repo).join(identity_in(&run.stderr)?))
-}
-
-const MAKE: &str = "git config user.name A; git config user.email a@example.com; echo two > tracked; git commit -qam second; \
-    git checkout -qb side; echo three > tracked; git rm -q going; echo new > 'a file'; ln -s /etc/passwd link; chmod +x tracked; mkdir -p d/e; echo x > d/e/f";
-
-fn check_made(place: &Place, run: &Run) -> Result<()> {
-    let there = bring_home(place, run, "repo")?;
-    let bottle = format!("refs/bottle/{}", identity_in(&run.stderr)?);
-    assert_eq!(place.git("repo", &["log", "--format=%s", &format!("{bottle}/heads/main")])?, "second\nfirst");
-    assert_eq!(place.git("repo", &["show", &format!("{bottle}/heads/main:tracked")])?, "two");
-    let read = |name: &str| fs::read_to_string(there.join(name)).with_context(|| name.to_owned());
-    assert_eq!((read("tracked")?, read("a file")?, read("d/e/f")?), ("three\n".into(), "new\n".into(), "x\n".into()));
-    assert_eq!(fs::read_link(there.join("link"))?, Path::new("/etc/passwd"));
-    assert_eq!(fs::metadata(there.join("tracked"))?.permissions().mode() & 0o111, 0o111);
-    assert_eq!(place.git("repo", &["symbolic-ref", "HEAD"])?, "refs/heads/main", "nothing is checked out");
-    Ok(())
-}
+use std::{fs, process::Command};
 
 #[test]
 fn work_is_saved_and_can_be_brought_home_however_the_session_ends() -> Result<()> {
@@ -144,11 +15,11 @@ fn work_is_saved_and_can_be_brought_home_however_the_session_ends() -> Result<()
     // By itself.
     let (run, kept) = place.play(true, &[MAKE])?;
     assert_eq!(run.code, Some(0), "{run:?}");
-    assert_eq!(kept.names(), ["changes.tar", "commits.bundle", "deleted", "projects.tar"], "{run:?}");
+    assert_eq!(kept.names(), ["changes.tar", "commits.bundle", "deleted", "head", "projects.tar"], "{run:?}");
     kept.check_modes()?;
     assert!(run.stderr.contains("the agent left work"), "{run:?}");
     assert_eq!(fs::read(kept.file("deleted"))?, b"going\0");
-    check_made(&place, &run)?;
+    check_made(&place, &identity_in(&run.stderr)?)?;
     let log = output(Command::new("tar").arg("-xOf").arg(kept.dir.join("transcript/projects.tar")))?;
     assert!(log.contains("git checkout -qb side"), "the conversation is not in it");
     assert!(left_in_engine(place.lab, &kept.identity())?.is_empty());
@@ -156,7 +27,7 @@ fn work_is_saved_and_can_be_brought_home_however_the_session_ends() -> Result<()
     // No cleanup takes it away.
     let cleanup = place.home.run(&["cleanup", "--yes"])?;
     assert!(cleanup.stderr.contains(&format!("left alone: {}", kept.identity())), "{cleanup:?}");
-    assert_eq!((cleanup.code, kept.names().len()), (Some(0), 4), "{cleanup:?}");
+    assert_eq!((cleanup.code, kept.names().len()), (Some(0), 5), "{cleanup:?}");
 
     // By an error of the agent's, and killed.
     for (end, code) in [("kill -9 $PPID", None), ("until [ -e /nowhere ]; do sleep 0.1; done", Some(128 + 15))] {
@@ -171,7 +42,7 @@ fn work_is_saved_and_can_be_brought_home_however_the_session_ends() -> Result<()
         }
         let run: Run = child.wait_with_output()?.into();
         assert!(code.map_or(run.code != Some(0), |code| run.code == Some(code)), "{run:?}");
-        check_made(&place, &run)?;
+        check_made(&place, &identity_in(&run.stderr)?)?;
         assert!(left_in_engine(place.lab, &identity_in(&run.stderr)?)?.is_empty());
     }
     Ok(())
@@ -207,16 +78,17 @@ fn what_is_made_in_an_empty_workspace_is_saved_too() -> Result<()> {
     let place = Place::new()?;
     let (run, kept) = place.play(false, &["mkdir sub; cd sub; git init -q; echo x > y; echo z > $'../n\\new'"])?;
     assert_eq!((run.code, kept.names()), (Some(0), vec!["changes.tar".into(), "projects.tar".into()]), "{run:?}");
-    let there = bring_home(&place, &run, ".")?;
+    let there = bring_home(&place, &kept.identity(), "repo")?;
     assert!(there.join("sub/.git/HEAD").exists() && fs::read_to_string(there.join("sub/y"))? == "x\n");
     // A repository of its own, on no branch.
     let make = "git init -q; git config user.name A; git config user.email a@example.com; echo x > y; git add y; \
                 git commit -qm one; git checkout -q --detach; git commit -q --allow-empty -m two; rm y";
     let (run, kept) = place.play(false, &[make, "(exit 3)"])?;
-    assert_eq!(kept.names(), ["commits.bundle", "deleted", "projects.tar"], "{run:?}");
-    bring_home(&place, &run, "repo")?;
+    assert_eq!(kept.names(), ["commits.bundle", "deleted", "head", "projects.tar"], "{run:?}");
+    let there = bring_home(&place, &kept.identity(), "repo")?;
+    let there = there.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let detached = format!("refs/bottle/{}/bottle/detached", kept.identity());
-    assert_eq!(place.git("repo", &["log", "--format=%s", &detached])?, "two\none");
+    assert_eq!(place.git(&there, &["log", "--format=%s", &detached])?, "two\none");
     Ok(())
 }
 
@@ -261,7 +133,7 @@ fn the_image_of_a_working_directory_goes_with_its_bottle_even_after_sigkill() ->
             assert_ne!(run.code, Some(0), "{fault}: {run:?}");
             if *how == "kill" {
                 let cleanup = place.home.run(&["cleanup", "--yes"])?;
-                assert!(cleanup.code == Some(0) && cleanup.stderr.contains("nobody saved"), "{fault}: {cleanup:?}");
+                assert!(cleanup.code == Some(0) && cleanup.stderr.contains("is saved first"), "{fault}: {cleanup:?}");
             }
             let left = left_in_engine(place.lab, &identity_in(&run.stderr)?)?;
             ensure!(left.is_empty(), "{fault}: {left:?}");
