@@ -275,6 +275,7 @@ fn a_sidecar_drops_its_secrets_within_a_second_of_its_hosts_death() -> Result<()
         bottle.owner.wait()?;
         let run = home.run(&["cleanup", "--yes"])?;
         assert_eq!(run.code, Some(0), "{run:?}");
+        assert_eq!(home.run(&["state", "rm", "--all", "--yes"])?.code, Some(0), "its conversation was saved");
         assert_nothing_left(lab, &home, &bottle.identity).with_context(|| format!("after {run:?}"))?;
     }
     report(format!("the sidecar's processes were gone after {times:?}"));
@@ -297,6 +298,7 @@ fn an_error_tells_no_secret() -> Result<()> {
             assert_eq!(files_with(home.path(), value)?, Vec::<String>::new(), "{fault}");
         }
         assert_eq!(home.run(&["cleanup", "--yes"])?.code, Some(0));
+        assert_eq!(home.run(&["state", "rm", "--all", "--yes"])?.code, Some(0));
         assert_nothing_left(lab, &home, &identity_in(&run.stderr)?)?;
     }
     Ok(())

@@ -92,9 +92,10 @@ fn a_failing_agent_passes_its_code_on_and_its_log_is_kept() -> Result<()> {
     assert!(run.stdout.contains("401"), "{run:?}");
     let log = home.egress_log();
     assert!(log.iter().any(|line| line["status"] == 401 && line["host"] == "api.anthropic.com:443"), "{log:?}");
-    let run = home.run(&["cleanup", "--yes"])?;
-    assert_eq!((run.code, home.identities().len()), (Some(0), 0), "{run:?}");
+    assert!(run.stderr.ends_with(&format!("resume with: bottle resume {}\n", identity_in(&run.stderr)?)), "{run:?}");
     assert!(home.run(&["cleanup"])?.stderr.contains("nothing to clean up"));
+    let run = home.run(&["state", "rm", "--all", "--yes"])?;
+    assert_eq!((run.code, home.identities().len()), (Some(0), 0), "{run:?}");
     Ok(())
 }
 

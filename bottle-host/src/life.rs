@@ -116,10 +116,11 @@ impl Life {
         let mut env = environment::base(&info, capability, resolved.credential, &Terminal::kind());
         env.extend(std::mem::take(&mut session.env));
         let surroundings = Surroundings { env, cwd: WORKSPACE.into() };
-        if let Some(left) = &session.left
-            && left.restore(&bottle)?
-        {
-            session.argv.insert(1, "--continue".into());
+        if let Some(left) = &session.left {
+            if left.restore(&bottle)? {
+                session.argv.insert(1, "--continue".into());
+            }
+            state.restored()?;
         }
         let program = Program { argv: session.argv.clone(), surroundings: surroundings.clone() };
         let input = if session.headless { Input::Nothing } else { Input::Terminal };

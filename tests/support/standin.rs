@@ -218,7 +218,8 @@ fn turn(body: &Value) -> (Value, &'static str) {
         }
         _ => return said(rest.to_owned()),
     };
-    let id = format!("toolu_{:024}", results.len());
+    // Of its own in the whole conversation, which may be an earlier session's: the client drops what it knows already.
+    let id = format!("toolu_{:024}", users.iter().flat_map(|m| tool_results(m)).count());
     (json!([{"type": "tool_use", "id": id, "name": name, "input": input}]), "tool_use")
 }
 

@@ -22,7 +22,8 @@ impl Place {
     fn check_resumed(&self, identity: &str) -> Result<()> {
         let run = self.resume(identity, &[LOOK])?;
         ensure!(run.code == Some(0), "{run:?}");
-        assert_eq!(run.results()?[0].trim_end(), FOUND, "{run:?}");
+        let found = run.results().with_context(|| format!("{run:?}"))?;
+        assert_eq!(found[0].trim_end(), FOUND, "{run:?}");
         // The model is sent what was said before.
         let last = self.standin.seen().into_iter().rev().find(|seen| seen.path.starts_with("/v1/messages"));
         let body = String::from_utf8_lossy(&last.context("nothing was asked")?.body).into_owned();
@@ -114,7 +115,8 @@ fn without_a_conversation_the_agent_begins_a_new_one() -> Result<()> {
     ensure!(run.code == Some(0), "{run:?}");
     fs::remove_dir_all(kept.dir.join("transcript"))?;
     let run = place.resume(&kept.identity(), &[LOOK])?;
-    assert_eq!(run.results()?[0].trim_end(), FOUND, "{run:?}");
+    let found = run.results().with_context(|| format!("{run:?}"))?;
+    assert_eq!(found[0].trim_end(), FOUND, "{run:?}");
     // What is all taken back leaves nothing.
     let undo = "git checkout -qf main; git reset -q --hard HEAD^; git branch -qD side; git clean -qfd -e mine";
     let run = place.resume(&kept.identity(), &[undo])?;

@@ -4,7 +4,7 @@ use crate::{
     paths::Paths,
     plugin::{self, Services},
     signals::Cancellation,
-    state::Abandoned,
+    state::{Abandoned, RESTORING},
     ui, work,
     work::Left,
 };
@@ -31,6 +31,9 @@ pub(super) fn save(
 }
 
 fn save_one(bottle: &Abandoned, paths: &Paths, services: &Arc<Services>, cancel: &Cancellation) -> Result<()> {
+    if bottle.dir().join(RESTORING).exists() {
+        return Ok(()); // all that there is of it is saved
+    }
     let (identity, metadata) = (&bottle.identity, &bottle.metadata);
     let backend = plugin::select(&metadata.backend, services)?;
     let req = AttachRequest { identity: identity.clone(), owner: paths.owner(), env: metadata.env.clone() };

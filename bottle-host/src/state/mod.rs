@@ -56,6 +56,8 @@ pub const SOCKET: &str = "control.sock";
 pub const BASE: &str = "workspace.tar";
 /// See [`BASE`].
 pub const CAME: &str = "came";
+/// A resumed bottle has not got back yet what is saved of it: whatever is in it is no work.
+pub const RESTORING: &str = "restoring";
 /// What the agent made.
 pub const WORK: &str = "work";
 /// The mark of a directory that holds somebody's work.
@@ -165,6 +167,7 @@ impl State {
         }
         drop_launch(&dir)?;
         write_atomically(&dir.join(METADATA), &serde_json::to_vec_pretty(now)?)?;
+        write_atomically(&dir.join(RESTORING), b"")?;
         files::make_dir(&dir.join(STAGE))?;
         let ledger = Arc::new(Ledger::begin(&ledger)?);
         Ok(Self { ledger, dir, _lock: lock })
@@ -214,6 +217,11 @@ impl State {
         if from.exists() { Ok(fs::rename(from, self.dir.join(BASE))?) } else { Ok(()) }
     }
 
+    /// A resumed bottle has got back what was saved: from now on what is in it counts.
+    pub fn restored(&self) -> Result<()> {
+        remove_if_there(&self.dir.join(RESTORING))
+    }
+
     /// Does it hold work, or a conversation?
     pub fn is_preserved(&self) -> bool {
         self.dir.join(PRESERVE).exists()
@@ -244,6 +252,7 @@ fn drop_launch(dir: &Path) -> Result<()> {
     }
     // Its owner is dead: nobody answers there.
     remove_if_there(&dir.join(SOCKET))?;
+    remove_if_there(&dir.join(RESTORING))?;
     remove_if_there(&dir.join(LEDGER))
 }
 
