@@ -88,6 +88,10 @@ pub struct Start {
     /// The same with the files that git ignores; without history, where the repository is not the directory's own
     #[arg(long, conflicts_with = "cwd")]
     pub cwd_all: bool,
+    /// Bring the last commit of the working directory's repository along, on a branch of the agent's own: this one, or
+    /// `bottle/IDENTITY`
+    #[arg(long, value_name = "BRANCH", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["cwd", "cwd_all"])]
+    pub worktree: Option<String>,
     /// Do not ask whether to launch
     #[arg(long)]
     pub yes: bool,

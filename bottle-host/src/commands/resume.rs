@@ -33,6 +33,7 @@ fn resume(backend: Option<&str>, args: &Resume, cancel: &Cancellation) -> Result
         // What came along comes back with the state.
         cwd: false,
         cwd_all: false,
+        worktree: None,
         dry_run: false,
         format: Format::Text,
     };

@@ -155,9 +155,17 @@ fn collect(
     resolved: &mut Resolved,
     cancel: &Cancellation,
 ) -> Result<Option<Collected>> {
-    let which = if args.cwd_all { Which::All } else { Which::Unignored };
-    let wanted = args.cwd || args.cwd_all;
-    wanted.then(|| workspace::collect(paths, which, stage, &mut resolved.spec, cancel)).transpose()
+    let branch = format!("bottle/{}", resolved.spec.identity);
+    let which = match &args.worktree {
+        Some(named) if named.is_empty() => Which::Worktree(&branch),
+        Some(named) => Which::Worktree(named),
+        None if args.cwd_all => Which::All,
+        None if args.cwd => Which::Unignored,
+        None => return Ok(None),
+    };
+    let collected = workspace::collect(paths, which, stage, &mut resolved.spec, cancel)?;
+    resolved.warnings.extend(collected.shown.warnings());
+    Ok(Some(collected))
 }
 
 /// What a crash has left is taken away by `cleanup`, and remembered until then.

@@ -63,7 +63,7 @@ impl<'a> Archive<'a> {
     }
 
     /// A file. One that shrinks meanwhile is filled up with zeros.
-    pub(super) fn file(&mut self, name: &[u8], mode: u32, size: u64, modified: u64, file: File) -> Result<Print> {
+    pub(super) fn file(&mut self, name: &[u8], mode: u32, size: u64, modified: u64, file: impl Read) -> Result<Print> {
         self.budget.spend(name, size)?;
         let mut header = header(EntryType::Regular, mode, size, modified);
         let mut content = Hashing::new(file.chain(io::repeat(0)).take(size));

@@ -39,7 +39,7 @@ impl History {
     pub(super) fn copy(
         root: &Path,
         tree: &Tree,
-        which: Which,
+        which: Which<'_>,
         scratch: &Path,
         budget: &mut Budget<'_>,
         shown: &mut Shown,
@@ -47,6 +47,9 @@ impl History {
         let outer = root.ancestors().skip(1).find(|dir| dir.join(".git").exists());
         match (tree.look(b".git")?, outer, which) {
             (Found::Directory(_), ..) => {}
+            (Found::Nothing, None, Which::Worktree(_)) => {
+                return Err(hinted("it is no git repository", "Make one and commit to it, or take the files: --cwd"));
+            }
             (Found::Nothing, None, _) => return Ok(None),
             (Found::Nothing, _, Which::All) => return Ok(None),
             (_, _, Which::All) => {
@@ -157,6 +160,44 @@ impl History {
 
     fn git(&self, args: &[&str], budget: &Budget<'_>) -> Result<Vec<u8>> {
         git(&self.scratch, &[("GIT_DIR", &self.dir), ("GIT_WORK_TREE", &self.work_tree)], args, budget)
+    }
+
+    /// Has the copy stand at a branch, made at its last commit where it is not there, with the files of that commit alone.
+    /// Returns where they are.
+    pub(super) fn branch_off(&mut self, branch: &str, budget: &Budget<'_>) -> Result<&Path> {
+        let name = self.git(&["check-ref-format", "--branch", branch], budget);
+        if branch.starts_with('@') || branch.starts_with('-') || name.is_err() {
+            let branch = super::ui::printable(branch);
+            return Err(hinted(
+                format!("`{branch}` is no name for a branch"),
+                "Name one like `fix/login`: --worktree NAME",
+            ));
+        }
+        if self.git(&["rev-parse", "--verify", "--quiet", "HEAD^{commit}"], budget).is_err() {
+            return Err(hinted(
+                "its repository has no commit to begin with",
+                "Commit something, or take the files: --cwd",
+            ));
+        }
+        let name = format!("refs/heads/{branch}");
+        if self.git(&["rev-parse", "--verify", "--quiet", &format!("{name}^{{commit}}")], budget).is_err() {
+            self.git(&["update-ref", &name, "HEAD"], budget)?;
+        }
+        self.git(&["symbolic-ref", "HEAD", &name], budget)?;
+        let listed = self.git(&["ls-tree", "-r", "-l", "-z", "HEAD"], budget)?;
+        let mut left = budget.clone();
+        for record in records(&listed) {
+            let mut parts = record.splitn(2, |byte| *byte == b'\t');
+            let entry = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
+            let size = entry.split_whitespace().nth(3).and_then(|size| size.parse().ok()).unwrap_or(0);
+            left.spend(parts.next().unwrap_or_default(), size)?;
+        }
+        self.work_tree = self.scratch.join("tree");
+        fs::create_dir(&self.work_tree)?;
+        let prefix = format!("--prefix={}/", self.work_tree.to_str().context("a path that is not UTF-8")?);
+        self.git(&["read-tree", "HEAD"], budget)?;
+        self.git(&["checkout-index", "--all", "--quiet", &prefix], budget).context("check its last commit out")?;
+        Ok(&self.work_tree)
     }
 
     /// Tracked and untracked files, but for the ignored ones; and in what state the working tree is.

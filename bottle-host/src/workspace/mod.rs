@@ -14,6 +14,7 @@ pub(crate) mod came;
 mod config;
 pub(crate) mod git;
 mod history;
+mod scan;
 pub(crate) mod tree;
 
 pub use came::{Came, Print};
@@ -27,9 +28,11 @@ use anyhow::{Context, Result, bail};
 use archive::Archive;
 use bottle_api::{BottleSpec, WORKSPACE_FEATURE};
 use history::History;
+use scan::Scan;
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
+    io::{self, Read},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -41,14 +44,18 @@ pub const ARCHIVE: &str = "workspace.tar";
 const MAX_FILES: usize = 200_000;
 const MAX_BYTES: u64 = 2 << 30;
 const MAX_TIME: Duration = Duration::from_secs(120);
+/// How often somebody who waits is told how far it is.
+const PROGRESS_TIME: Duration = Duration::from_millis(200);
 
 /// What is to come along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
+pub enum Which<'a> {
     /// What git tracks, and what it does not ignore.
     Unignored,
     /// Everything but what belongs to git.
     All,
+    /// The last commit alone, on a branch of this name.
+    Worktree(&'a str),
 }
 
 /// What comes along, for the preflight.
@@ -68,6 +75,10 @@ pub struct Shown {
     pub untracked: usize,
     /// What stays behind, by the reason why.
     pub skipped: BTreeMap<&'static str, Vec<String>>,
+    /// Files with what looks like a credential, by the scanner's rule.
+    pub found: BTreeMap<String, Vec<String>>,
+    /// Files that were not scanned to their end.
+    pub unseen: usize,
 }
 
 /// A working directory that is ready to go into a bottle.
@@ -82,7 +93,7 @@ pub struct Collected {
 /// Packs the working directory into the stage directory, and says so in the spec.
 pub fn collect(
     paths: &Paths,
-    which: Which,
+    which: Which<'_>,
     stage: &Path,
     spec: &mut BottleSpec,
     cancel: &Cancellation,
@@ -104,23 +115,33 @@ pub fn claim(stage: &Path, spec: &mut BottleSpec) -> PathBuf {
     stage.join(ARCHIVE)
 }
 
-fn gather(dir: &Path, which: Which, scratch: &Path, archive: &Path, budget: Budget<'_>) -> Result<Collected> {
-    let tree = Tree::open(dir)?;
+fn gather(dir: &Path, which: Which<'_>, scratch: &Path, archive: &Path, budget: Budget<'_>) -> Result<Collected> {
+    let mut tree = Tree::open(dir)?;
     let mut shown = Shown::default();
-    let history = History::copy(dir, &tree, which, scratch, &mut budget.clone(), &mut shown)?;
+    let mut history = History::copy(dir, &tree, which, scratch, &mut budget.clone(), &mut shown)?;
+    if let (Some(history), Which::Worktree(branch)) = (&mut history, which) {
+        tree = Tree::open(history.branch_off(branch, &budget)?)?;
+    }
     let names = match (&history, which) {
-        (Some(history), Which::Unignored) => history.list(&budget, &mut shown)?,
+        (Some(history), Which::Unignored | Which::Worktree(_)) => history.list(&budget, &mut shown)?,
         _ => tree.walk(&budget, &mut shown)?,
     };
     let mut out = Archive::create(archive, budget)?;
     let mut came = Came { ignored: which == Which::All, ..Came::default() };
-    for name in &names {
+    let (mut scan, mut said) = (Scan::begin()?, Instant::now());
+    for (at, name) in names.iter().enumerate() {
+        if said.elapsed() > PROGRESS_TIME {
+            ui::progress("copy the workspace", &format!("{at} of {} files", names.len()));
+            said = Instant::now();
+        }
         match tree.look(name)? {
             Found::Nothing => drop(came.missing.insert(name.clone())),
             Found::Directory(mode) => out.directory(name, mode)?,
-            Found::File { mode, size, modified, file } => {
+            Found::File { mode, size, modified, mut file } => {
                 out.parents(&tree, name)?;
-                came.prints.insert(name.clone(), out.file(name, mode, size, modified, file)?);
+                let head = scan.look(name, size, &mut file)?;
+                let content = io::Cursor::new(head).chain(file);
+                came.prints.insert(name.clone(), out.file(name, mode, size, modified, content)?);
             }
             Found::Link(target) => {
                 out.parents(&tree, name)?;
@@ -130,17 +151,31 @@ fn gather(dir: &Path, which: Which, scratch: &Path, archive: &Path, budget: Budg
         }
     }
     shown.files = came.prints.len();
+    (shown.found, shown.unseen) = scan.finish();
     if let Some(history) = history {
         came.bases = history.pack(out.budget())?;
         out.history(history.dir())?;
     }
     shown.bytes = out.finish()?;
+    ui::clear_progress();
     Ok(Collected { came, shown })
 }
 
 impl Shown {
     fn skip(&mut self, why: &'static str, name: &[u8]) {
         self.skipped.entry(why).or_default().push(ui::printable(&String::from_utf8_lossy(name)));
+    }
+
+    /// What should not go into a bottle, and does.
+    pub fn warnings(&self) -> Vec<String> {
+        let found = self.found.iter().map(|(rule, files)| {
+            let more = if files.len() > 1 { format!(" and {} more", files.len() - 1) } else { String::new() };
+            format!("what looks like a credential ({rule}) goes into the bottle: {}{more}", files[0])
+        });
+        let unseen = (self.unseen > 0).then(|| {
+            format!("{} are too large to be scanned for credentials to the end", ui::count(self.unseen, "file"))
+        });
+        found.chain(unseen).collect()
     }
 
     /// As a person reads it, line by line.

@@ -56,7 +56,7 @@ impl Place {
     }
 
     /// Collects `dir`, and unpacks it as an engine would, below `bottle`.
-    fn collect(&self, dir: &str, which: Which) -> Result<Collected> {
+    fn collect(&self, dir: &str, which: Which<'_>) -> Result<Collected> {
         let cancel = Cancellation::install()?;
         let paths = Paths { home: self.path("home"), cwd: self.path(dir) };
         let mut spec = BottleSpec::default();
@@ -374,4 +374,75 @@ fn too_much_is_an_error_that_names_it_before_it_is_read() {
     );
     place.write("repo/.gitignore", "huge\n");
     place.collect("repo", Which::Unignored).unwrap();
+}
+
+#[test]
+fn a_worktree_is_the_last_commit_on_a_branch_of_its_own() {
+    let place = Place::repository();
+    place.write("repo/tracked", "changed, and not committed\n");
+    place.write("repo/new", "untracked\n");
+    place.git("repo", &["branch", "there"]);
+    let head = place.git("repo", &["rev-parse", "HEAD"]);
+    let collected = place.collect("repo", Which::Worktree("bottle/dev-12345")).unwrap();
+    let expected = [(".gitignore", "ignored\n"), ("sub/run.sh", "#!/bin/sh\n"), ("tracked", "one\n")];
+    assert_eq!(place.unpacked(), expected.map(|(name, text)| (name.to_owned(), text.to_owned())).into());
+    let inside = |args: &[&str]| place.git("bottle/workspace", args);
+    assert_eq!(
+        (inside(&["symbolic-ref", "--short", "HEAD"]), inside(&["rev-parse", "HEAD"])),
+        ("bottle/dev-12345".into(), head)
+    );
+    assert_eq!(inside(&["status", "--porcelain"]), "");
+    assert_eq!((collected.shown.changed, collected.shown.untracked), (0, 0));
+    assert_eq!(collected.shown.branch.as_deref(), Some("bottle/dev-12345"));
+    // The host's has no such branch, and is as it was.
+    assert_eq!(place.git("repo", &["for-each-ref", "--format=%(refname:short)"]), "main\nthere");
+    // One that is there is gone on with.
+    place.write("repo/tracked", "two\n");
+    place.git("repo", &["commit", "-qam", "second"]);
+    fs::remove_dir_all(place.path("bottle/workspace")).unwrap();
+    place.collect("repo", Which::Worktree("there")).unwrap();
+    assert_eq!((place.unpacked()["tracked"].as_str(), inside(&["log", "--format=%s"])), ("one\n", "first".into()));
+
+    for (what, branch, said) in [
+        ("repo", "a..b", "no name"),
+        ("repo", "-x", "no name"),
+        ("repo", "@{-1}", "no name"),
+        ("outside", "x", "no git"),
+    ] {
+        let error = format!("{:#}", place.collect(what, Which::Worktree(branch)).err().unwrap());
+        assert!(error.contains(said), "{what} {branch}: {error}");
+    }
+    let empty = Place::new();
+    empty.git("repo", &["init", "-q"]);
+    assert!(format!("{:#}", empty.collect("repo", Which::Worktree("x")).err().unwrap()).contains("no commit"));
+}
+
+#[test]
+fn a_worktree_runs_no_filter_and_follows_no_link() {
+    let place = Place::repository();
+    let trap = place.trap();
+    place.write("repo/.gitattributes", "* filter=x\n");
+    symlink("../outside", place.path("repo/way")).unwrap();
+    place.git("repo", &["add", "."]);
+    place.git("repo", &["commit", "-qm", "second"]);
+    place.git("repo", &["config", "filter.x.smudge", &trap]);
+    fs::copy(place.path("trap.sh"), place.path("repo/.git/hooks/post-checkout")).unwrap();
+    place.collect("repo", Which::Worktree("x")).unwrap();
+    assert!(!place.path("ran").exists());
+    assert_eq!(place.unpacked()["way"], "-> ../outside");
+}
+
+#[test]
+fn what_looks_like_a_credential_is_named_before_it_goes_in() {
+    let place = Place::repository();
+    // In two pieces: this file has none.
+    let token = ["ghp_", "Zk2Wd9Bx4nLr8Tc1Yf5Hm3Vj6Gp0Ss1qRtUv"].concat();
+    place.write("repo/settings.py", &format!("TOKEN = '{token}'\n"));
+    place.write("repo/image.bin", &format!("\0{token}"));
+    let shown = place.collect("repo", Which::Unignored).unwrap().shown;
+    let files: Vec<_> = shown.found.values().flatten().cloned().collect();
+    assert_eq!((files, shown.unseen), (vec!["settings.py".to_owned()], 0), "{:?}", shown.found);
+    let said = shown.warnings().join(" ");
+    assert!(said.contains("goes into the bottle: settings.py") && !said.contains(&token), "{said}");
+    assert_eq!(place.unpacked()["settings.py"], format!("TOKEN = '{token}'\n"), "it comes whole");
 }
