@@ -15,6 +15,9 @@ use tar::{Builder, EntryType, Header};
 const IDENTITY: &str = "dev-abcde";
 const REF: &str = "refs/bottle/dev-abcde/heads/main";
 
+/// An entry of an archive: name, kind, mode, and content or where it leads.
+type Entry<'a> = (&'a str, EntryType, u32, &'a str);
+
 /// A repository of the host's, a clone of it as the agent has it, and the state that is kept.
 struct Place {
     home: tempfile::TempDir,
@@ -86,7 +89,7 @@ impl Place {
     }
 
     /// An archive of these entries, with names as they are.
-    fn archive(&self, entries: &[(&str, EntryType, u32, &str)]) {
+    fn archive(&self, entries: &[Entry<'_>]) {
         let mut tar = Builder::new(File::create(self.state().join("work/changes.tar")).unwrap());
         for (name, kind, mode, text) in entries {
             let is_file = *kind == EntryType::Regular;
@@ -213,7 +216,7 @@ fn tricks_of_an_archive_reach_nothing_outside() {
         symlink("../outside", place.path("repo/way")).unwrap();
     };
     let regular = EntryType::Regular;
-    let cases: [(&str, &[(&str, EntryType, u32, &str)]); 9] = [
+    let cases: [(&str, &[Entry<'_>]); 9] = [
         ("a path up", &[("./../outside/file", regular, 0o644, "evil\n")]),
         ("an absolute path", &[("/tmp/bottle-test-evil", regular, 0o644, "evil\n")]),
         ("through a link that is there", &[("./way/file", regular, 0o644, "evil\n")]),

@@ -32,6 +32,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
              launch [RUNS]: a bottle up and down, beside the same by raw engine calls and by the docker command;
              the list of 50 bottles (needs the lab; medians of 20)
              egress: the sidecar as a proxy, beside none and beside mitmproxy (as root; from PyPI)
+             workspace: 50,000 files into a bottle, beside `cp -a` and `git clone --local` (needs the lab)
              scan: the scanner, megabytes a second
   tidy       the invariants that are text: file lengths, heads, unsafe
   teardown   stop the lab's engine and remove its network";
@@ -58,11 +59,18 @@ fn dispatch() -> Result<ExitCode> {
         ["demo"] => return demo::demo(),
         ["lab", "smolvm", ref words @ ..] => return lab::smolvm(words),
         ["package"] => package::package().map(drop)?,
-        ["bench"] => bench::bench(&[Bench::Program, Bench::Launch(bench::RUNS), Bench::Egress, Bench::Scan])?,
+        ["bench"] => bench::bench(&[
+            Bench::Program,
+            Bench::Launch(bench::RUNS),
+            Bench::Workspace(bench::WORKSPACE_RUNS),
+            Bench::Egress,
+            Bench::Scan,
+        ])?,
         ["bench", "program"] => bench::bench(&[Bench::Program])?,
         ["bench", "egress"] => bench::bench(&[Bench::Egress])?,
         ["bench", "launch"] => bench::bench(&[Bench::Launch(bench::RUNS)])?,
         ["bench", "launch", runs] => bench::bench(&[Bench::Launch(runs.parse().context("RUNS is a number")?)])?,
+        ["bench", "workspace"] => bench::bench(&[Bench::Workspace(bench::WORKSPACE_RUNS)])?,
         ["bench", "scan"] => bench::bench(&[Bench::Scan])?,
         ["tidy"] => tidy::tidy()?,
         ["teardown"] => setup::teardown()?,

@@ -13,6 +13,7 @@ mod program;
 mod raw;
 mod scan;
 mod trace;
+mod workspace;
 
 use crate::package;
 use anyhow::{Context, Result};
@@ -20,6 +21,8 @@ use std::path::PathBuf;
 
 /// Of a launch, where no other number is given.
 pub(crate) const RUNS: usize = 20;
+/// Of a large workspace.
+pub(crate) const WORKSPACE_RUNS: usize = 5;
 
 /// What to measure.
 #[derive(Clone, Copy)]
@@ -30,6 +33,8 @@ pub(crate) enum Bench {
     Launch(usize),
     /// The sidecar as a proxy, beside another one. It needs no package.
     Egress,
+    /// A large working directory on its way into a bottle, that often.
+    Workspace(usize),
     /// The scanner alone. It needs none either.
     Scan,
 }
@@ -41,6 +46,7 @@ pub(crate) fn bench(what: &[Bench]) -> Result<()> {
             Bench::Program => program::bench(&tree()?)?,
             Bench::Launch(runs) => launch::bench(&tree()?, *runs)?,
             Bench::Egress => egress::bench()?,
+            Bench::Workspace(runs) => workspace::bench(&tree()?, *runs)?,
             Bench::Scan => scan::bench()?,
         }
     }
