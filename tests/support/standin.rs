@@ -146,8 +146,10 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
 
 fn messages(body: &Value) -> Response<Full<Bytes>> {
     let (content, stop) = turn(body);
+    // The client joins messages that have one id, in another order than they came in.
+    let id = format!("msg_{:024}", body["messages"].as_array().map_or(0, Vec::len));
     let message = json!({
-        "id": "msg_standin", "type": "message", "role": "assistant", "model": body["model"], "content": content,
+        "id": id, "type": "message", "role": "assistant", "model": body["model"], "content": content,
         "stop_reason": stop, "stop_sequence": null,
         "usage": {"input_tokens": 10, "output_tokens": 5, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0},
     });

@@ -72,7 +72,7 @@ fn an_agent_goes_on_with_its_files_and_its_conversation_however_its_session_ende
         let more = place.resume(&identity, &[THIRD])?;
         ensure!(more.code == Some(0), "{more:?}");
         let diff = place.home.run(&["diff", &identity, "--stat"])?;
-        ensure!(diff.stdout.contains(": third") && diff.stdout.contains(": second"), "{diff:?}");
+        ensure!(diff.stdout.contains(": third") && diff.stdout.contains(": second"), "{diff:?} {more:?}");
         let rm = place.home.run(&["state", "rm", &identity, "--yes"])?;
         ensure!(rm.code == Some(0), "{rm:?}");
         assert_nothing_left(place.lab, &place.home, &identity)?;
