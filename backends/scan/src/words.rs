@@ -1,5 +1,6 @@
 //! Seed phrases (BIP-39): twelve to twenty-four words of one list, the last of which holds a checksum.
 
+use crate::filter::{Filter, hash};
 use sha2::{Digest, Sha256};
 use std::sync::OnceLock;
 
@@ -7,9 +8,18 @@ use std::sync::OnceLock;
 const LIST: &str = include_str!("words.txt");
 
 /// The words, and of each its first four letters, which no other has.
-fn list() -> &'static [(u32, &'static str)] {
-    static WORDS: OnceLock<Vec<(u32, &str)>> = OnceLock::new();
-    WORDS.get_or_init(|| LIST.split_ascii_whitespace().map(|word| (key(word.as_bytes()), word)).collect())
+struct Words {
+    words: Vec<(u32, &'static str)>,
+    filter: Filter,
+}
+
+fn list() -> &'static Words {
+    static WORDS: OnceLock<Words> = OnceLock::new();
+    WORDS.get_or_init(|| {
+        let words: Vec<_> = LIST.split_ascii_whitespace().map(|word| (key(word.as_bytes()), word)).collect();
+        let filter = words.iter().map(|(key, _)| hash((*key).into())).collect();
+        Words { words, filter }
+    })
 }
 
 fn key(word: &[u8]) -> u32 {
@@ -23,8 +33,12 @@ fn number(word: &[u8]) -> Option<u16> {
     let mut lower = [0; 8];
     lower[..word.len()].copy_from_slice(word);
     lower.make_ascii_lowercase();
-    let at = list().binary_search_by_key(&key(&lower[..word.len()]), |(key, _)| *key).ok()?;
-    (list()[at].1.as_bytes() == &lower[..word.len()]).then_some(at as u16)
+    let (key, list) = (key(&lower[..word.len()]), list());
+    if !list.filter.may_have(hash(key.into())) {
+        return None;
+    }
+    let at = list.words.binary_search_by_key(&key, |(key, _)| *key).ok()?;
+    (list.words[at].1.as_bytes() == &lower[..word.len()]).then_some(at as u16)
 }
 
 /// Whether the phrase is whole: its words are of the list and the checksum is right.
