@@ -14,6 +14,8 @@ const SHORT: usize = 3;
 /// Bits of the hash of three characters. The table has 16 KB, which stay in the nearest cache.
 const BITS: u32 = 12;
 const SLOTS: usize = 1 << BITS;
+/// What makes a small letter of a large one, in four characters.
+const CASE: u32 = 0x2020_2020;
 /// The first three of four characters.
 const THREE: u32 = 0x00ff_ffff;
 
@@ -44,7 +46,7 @@ pub(crate) struct Keywords {
 /// Makes one character of upper and lower case, and leaves others different enough.
 #[inline(always)]
 fn fold(four: [u8; GRAM]) -> u32 {
-    u32::from_le_bytes(four) | 0x2020_2020
+    u32::from_le_bytes(four) | CASE
 }
 
 /// Where the first three of four characters are in the table.
@@ -89,11 +91,20 @@ impl Keywords {
     /// Calls `found` with the number of each keyword that stands in a text, and where it begins and ends there. Those
     /// that overlap are all found.
     pub(crate) fn find(&self, bytes: &[u8], mut found: impl FnMut(usize, usize, usize)) {
-        for (at, four) in bytes.windows(GRAM).enumerate() {
-            let gram = fold([four[0], four[1], four[2], four[3]]);
+        let mut look = |at: usize, gram: u32| {
             if self.table[slot(gram)] & bit(gram) != 0 {
                 self.compare(gram, bytes, at, &mut found);
             }
+        };
+        // Eight bytes are four places to look at.
+        let mut at = 0;
+        while let Some(eight) = bytes[at..].first_chunk() {
+            let eight = u64::from_le_bytes(*eight);
+            (0..4).for_each(|n| look(at + n, (eight >> (8 * n)) as u32 | CASE));
+            at += 4;
+        }
+        for (n, four) in bytes[at..].windows(GRAM).enumerate() {
+            look(at + n, fold([four[0], four[1], four[2], four[3]]));
         }
         // A short one may be the end of the text.
         if let Some([a, b, c]) = bytes.last_chunk() {

@@ -18,7 +18,7 @@ use std::borrow::Cow;
 pub(crate) const DEPTH: usize = 5;
 /// Bytes that may be made of a window, beside eight times its own.
 const WORK: usize = 2 << 20;
-/// Texts up to this size are read word by word for seed phrases; in longer ones `mnemonic` and its like must stand.
+/// Texts up to this size are read word by word for seed phrases; in longer ones something must announce them.
 const SMALL: usize = 64 << 10;
 
 /// What is kept from one window to the next, so that nothing is allocated for each.
@@ -199,20 +199,17 @@ impl<'a> Collector<'a> {
             let severity = if named { Severity::High } else { Severity::Medium };
             self.report("payment-card".into(), Kind::Pattern, severity, start, end);
         });
-        let mut phrase = |from: usize, to: usize| {
-            words::phrases(&bytes[from..to], |start, end| {
-                self.report("bip39-seed-phrase".into(), Kind::Pattern, Severity::Critical, from + start, from + end);
-            });
-        };
-        if bytes.len() < 47 {
-            // Twelve words of three letters are longer.
-        } else if bytes.len() <= SMALL {
-            phrase(0, bytes.len());
-        } else {
-            let words = ["mnemonic", "seed", "recovery"].into_iter();
-            words.flat_map(|word| memchr::memmem::find_iter(bytes, word)).for_each(|at| {
-                phrase(at, (at + 400).min(bytes.len()));
-            });
+        if bytes.len() >= words::SHORTEST {
+            let mut phrase = |from: usize, to: usize| {
+                words::phrases(&bytes[from..to], |start, end| {
+                    let (start, end) = (from + start, from + end);
+                    self.report("bip39-seed-phrase".into(), Kind::Pattern, Severity::Critical, start, end);
+                });
+            };
+            match bytes.len() <= SMALL {
+                true => phrase(0, bytes.len()),
+                false => words::announced(bytes).for_each(|at| phrase(at, (at + 400).min(bytes.len()))),
+            }
         }
     }
 
