@@ -21,7 +21,7 @@ use hyper::{
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -35,31 +35,40 @@ const PLACES: usize = 96 << 20;
 
 /// What the scanner has said of a body so far.
 #[derive(Clone, Default)]
-pub(super) struct Findings(Arc<Mutex<(Option<Denial>, Noted)>>);
+pub(super) struct Findings(Arc<Mutex<Said>>);
+
+#[derive(Default)]
+struct Said {
+    refusal: Option<Denial>,
+    noted: Noted,
+}
 
 impl Findings {
     /// Why the body breaks off, if it does.
     pub(super) fn refusal(&self) -> Option<Denial> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+        self.said().refusal.clone()
     }
 
     /// What was found in it and went on.
     pub(super) fn noted(&self) -> Noted {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+        self.said().noted.clone()
     }
 
     fn add(&self, decided: Result<Noted, Denial>) -> Result<(), Denial> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match decided {
             Ok(noted) => {
-                all.1.extend(noted);
+                self.said().noted.extend(noted);
                 Ok(())
             }
             Err(denial) => {
-                all.0 = Some(denial.clone());
+                self.said().refusal = Some(denial.clone());
                 Err(denial)
             }
         }
+    }
+
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -146,14 +155,10 @@ pub(super) async fn judged(
 
 /// Waits until there is room for as many bytes.
 async fn place(bytes: usize) -> OwnedSemaphorePermit {
-    static ROOM: Mutex<Option<Arc<Semaphore>>> = Mutex::new(None);
     const UNIT: usize = 64 << 10;
-    let room = {
-        let mut room = ROOM.lock().unwrap_or_else(PoisonError::into_inner);
-        room.get_or_insert_with(|| Arc::new(Semaphore::new(PLACES / UNIT))).clone()
-    };
+    static ROOM: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(PLACES / UNIT)));
     let units = u32::try_from(bytes.div_ceil(UNIT).max(1)).unwrap_or(u32::MAX);
-    match room.acquire_many_owned(units).await {
+    match ROOM.clone().acquire_many_owned(units).await {
         Ok(place) => place,
         // Nobody closes it.
         Err(_) => std::future::pending().await,
