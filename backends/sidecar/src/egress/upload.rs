@@ -8,9 +8,10 @@ use super::{
     Live,
     body::{Body, Broken, Sent},
     guard::{Guard, Noted},
+    inspect::{Inspected, Inspector},
 };
 use bottle_policy::{Denial, Route};
-use bottle_scan::{Finding, Kind, Redactor, Stream};
+use bottle_scan::{Finding, Kind};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::{
@@ -86,17 +87,9 @@ struct Judge {
     live: Arc<Live>,
     route: Route,
     host: String,
-    /// Taken when the body has ended.
-    by: Option<By>,
+    inspector: Inspector,
     findings: Findings,
     _place: OwnedSemaphorePermit,
-}
-
-enum By {
-    /// Refuses.
-    Stream(Box<Stream>),
-    /// Takes out what it knows.
-    Redactor(Box<Redactor>),
 }
 
 /// Judges the beginning of a request's body, and has the rest judged while it is sent.
@@ -117,14 +110,14 @@ pub(super) async fn judged(
     let context = Guard::context(host, &head.headers);
     // Nothing can be taken out of what is compressed: there a secret refuses the request, as everywhere else.
     let redacts = route.conversation && encoding.is_empty();
-    let (by, first) = match redacts {
-        true => (By::Redactor(Box::new(live.guard.out().redactor(context))), CONVERSATION),
-        false => (By::Stream(Box::new(live.guard.out().stream(context, &encoding))), FIRST),
+    let (inspector, first) = match redacts {
+        true => (Inspector::redacting(live.guard.out(), context), CONVERSATION),
+        false => (Inspector::judging(live.guard.out(), context, &encoding), FIRST),
     };
     let known = inner.size_hint().upper().and_then(|length| usize::try_from(length).ok());
     let place = place(known.unwrap_or(first).min(first)).await;
     let (live, route, host) = (live.clone(), route.clone(), host.to_owned());
-    let judge = Judge { live, route, host, by: Some(by), findings: findings.clone(), _place: place };
+    let judge = Judge { live, route, host, inspector, findings: findings.clone(), _place: place };
     let length = (!redacts).then(|| inner.size_hint().exact()).flatten();
     let mut upload = Upload { inner, judge, ready: VecDeque::new(), ended: false, length };
 
@@ -168,27 +161,13 @@ async fn place(bytes: usize) -> OwnedSemaphorePermit {
 impl Judge {
     /// What of a piece may go on; `None` is the end.
     fn judge(&mut self, piece: Option<&[u8]>) -> Result<Vec<u8>, Denial> {
-        let (released, mut findings) = match (self.by.take(), piece) {
-            (None, _) => return Ok(vec![]),
-            (Some(By::Stream(mut stream)), Some(piece)) => {
-                let verdict = stream.push(piece);
-                self.by = Some(By::Stream(stream));
-                (verdict.released, verdict.findings)
-            }
-            (Some(By::Stream(stream)), None) => {
-                let verdict = stream.finish();
-                (verdict.released, verdict.findings)
-            }
-            (Some(By::Redactor(mut redactor)), Some(piece)) => {
-                let redacted = redactor.push(piece);
-                self.by = Some(By::Redactor(redactor));
-                (redacted.bytes, self.taken_out(redacted.findings))
-            }
-            (Some(By::Redactor(redactor)), None) => {
-                let redacted = redactor.finish();
-                (redacted.bytes, self.taken_out(redacted.findings))
-            }
+        let Inspected { released, mut findings } = match piece {
+            Some(piece) => self.inspector.push(piece),
+            None => self.inspector.finish(),
         };
+        if self.inspector.redacts() {
+            findings = self.taken_out(findings);
+        }
         if let Some(piece) = piece.filter(|_| !self.route.conversation) {
             findings.extend(self.live.guard.pieces(&self.host, "body", piece));
         }
