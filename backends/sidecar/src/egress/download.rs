@@ -2,7 +2,9 @@
 //! agent is written down, or refused where the route says so.
 //!
 //! Nothing waits for long: a stream that falls silent is judged as far as it has come, so events pass as they arrive. What
-//! is held back this way is a little less than what leaves is: a host would have to send a credential in pieces.
+//! was passed on then is not taken back. So what is passed on is remembered as far as it is a piece of a credential, over
+//! the pauses and responses of one host: a credential that comes back whole is taken out; of one that comes back in
+//! pieces of eight characters or more, or letter by letter, less than three fifths are passed on, and then nothing more.
 
 use super::{
     Live,
@@ -22,6 +24,7 @@ use hyper::{
 use std::{
     collections::VecDeque,
     pin::Pin,
+    sync::Arc,
     task::{Context as Task, Poll},
     time::Duration,
 };
@@ -38,6 +41,8 @@ const WORDS: [&str; 7] = ["text/", "json", "xml", "javascript", "yaml", "markdow
 
 /// What looks at a response.
 pub(super) struct Download {
+    live: Arc<Live>,
+    host: String,
     by: By,
     /// What would give an agent orders is refused.
     blocks: bool,
@@ -64,7 +69,7 @@ enum By {
 
 /// Has a response looked at, where somebody has to look. What is short is refused before it is answered.
 pub(super) async fn judged(
-    live: &Live,
+    live: &Arc<Live>,
     route: &Route,
     host: &str,
     response: &mut Response<Incoming>,
@@ -82,7 +87,7 @@ pub(super) async fn judged(
 
 impl Download {
     /// `None` where nobody has to look.
-    fn of(live: &Live, route: &Route, host: &str, response: &Response<Incoming>) -> Option<Self> {
+    fn of(live: &Arc<Live>, route: &Route, host: &str, response: &Response<Incoming>) -> Option<Self> {
         if response.body().is_end_stream() {
             return None;
         }
@@ -108,6 +113,8 @@ impl Download {
         };
         let changes = matches!(&by, By::Inspector(inspector) if inspector.redacts());
         Some(Self {
+            live: live.clone(),
+            host: host.into(),
             by,
             blocks,
             events: kind.starts_with("text/event-stream"),
@@ -245,9 +252,11 @@ impl Download {
     }
 
     fn judge(&mut self, inspected: Inspected) {
-        self.decide(inspected.findings);
-        if self.refusal.is_none() && !inspected.released.is_empty() {
-            self.ready.push_back(Frame::data(inspected.released.into()));
+        let Inspected { released, mut findings } = inspected;
+        findings.extend(self.live.guard.pieces_back(&self.host, &released));
+        self.decide(findings);
+        if self.refusal.is_none() && !released.is_empty() {
+            self.ready.push_back(Frame::data(released.into()));
         }
     }
 
@@ -258,7 +267,8 @@ impl Download {
         };
         for finding in findings {
             let stops = match finding.kind {
-                Kind::Exact | Kind::Split => holds && !redacts,
+                Kind::Exact => holds && !redacts,
+                Kind::Split => holds,
                 Kind::Opaque => continue,
                 _ => self.blocks && finding.blocks(),
             };

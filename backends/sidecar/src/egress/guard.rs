@@ -22,7 +22,9 @@ pub(super) struct Guard {
     /// For what comes back: knows the credentials that are put in, which no agent has.
     back: Arc<Scanner>,
     /// What left in pieces, to any host.
-    session: Mutex<Session>,
+    left: Mutex<Session>,
+    /// What came back in pieces, from any host.
+    came_back: Mutex<Session>,
     env: Vec<EnvSecret>,
     mode: Mode,
 }
@@ -43,8 +45,8 @@ impl Guard {
         let options = Options { entropy: true, ..Options::default() };
         let out = Arc::new(Scanner::new(rules.clone(), all, options));
         let back = Arc::new(Scanner::new(rules, injected, Options::default()));
-        let session = Mutex::new(out.session());
-        Ok(Self { out, back, session, env: policy.scan.env.clone(), mode: policy.mode })
+        let (left, came_back) = (Mutex::new(out.session()), Mutex::new(back.session()));
+        Ok(Self { out, back, left, came_back, env: policy.scan.env.clone(), mode: policy.mode })
     }
 
     /// For what leaves.
@@ -63,7 +65,7 @@ impl Guard {
         let mut findings = self.out.judge_url(host, path, query);
         findings.extend(self.out.judge_headers(values(&head.headers)));
         if !route.conversation {
-            let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut session = self.left.lock().unwrap_or_else(PoisonError::into_inner);
             findings.extend(session.observe_url(host, path, query));
             for (name, value) in values(&head.headers) {
                 findings.extend(session.observe(host, name, value));
@@ -86,7 +88,13 @@ impl Guard {
 
     /// What has left in pieces, with this one.
     pub(super) fn pieces(&self, host: &str, slot: &str, bytes: &[u8]) -> Vec<Finding> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner).observe(host, slot, bytes)
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).observe(host, slot, bytes)
+    }
+
+    /// What has come back in pieces, with what is about to be passed on. What was passed on is not taken back; the piece
+    /// with which there is too much of a credential is not passed on any more.
+    pub(super) fn pieces_back(&self, host: &str, bytes: &[u8]) -> Vec<Finding> {
+        self.came_back.lock().unwrap_or_else(PoisonError::into_inner).observe(host, "response", bytes)
     }
 
     /// How bytes that go to this host are looked at.
@@ -132,7 +140,7 @@ pub(super) fn note(noted: &mut Noted, finding: &Finding) {
 pub(super) fn denial(finding: &Finding) -> Denial {
     let (rule, what) = match finding.kind {
         Kind::Exact => ("dlp-secret", "the secret"),
-        Kind::Split => ("dlp-secret", "with what was sent before, the secret"),
+        Kind::Split => ("dlp-secret", "with what went before, the secret"),
         Kind::Pattern => ("dlp-pattern", "what looks like a credential,"),
         Kind::Entropy => ("dlp-entropy", "what looks like encoded data,"),
         Kind::Opaque => ("dlp-opaque", "what cannot be looked into,"),

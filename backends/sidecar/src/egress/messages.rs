@@ -38,8 +38,10 @@ impl Messages {
             Side::Client => self.noted.extend(self.live.guard.message(&self.route, &self.host, message)?),
             // What comes back must not hold what was put in.
             Side::Server if self.route.auth.is_some() => {
-                let found = self.live.guard.back().judge_message(&self.host, message, false);
-                if let Some(finding) = found.iter().find(|finding| finding.kind == Kind::Exact) {
+                let guard = &self.live.guard;
+                let mut found = guard.back().judge_message(&self.host, message, false);
+                found.extend(guard.pieces_back(&self.host, message));
+                if let Some(finding) = found.iter().find(|f| matches!(f.kind, Kind::Exact | Kind::Split)) {
                     return Err(denial(finding));
                 }
             }
