@@ -3,6 +3,8 @@
 
 #[path = "sidecar/origin.rs"]
 mod origin;
+#[path = "sidecar/pieces.rs"]
+mod pieces;
 #[path = "sidecar/protocols.rs"]
 mod protocols;
 

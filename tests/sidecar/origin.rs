@@ -12,7 +12,7 @@ use hyper::{
     Request, Response, Version,
     body::{Body, Frame, Incoming},
     client::conn,
-    header::{CONNECTION, HeaderMap, HeaderValue, TRAILER, UPGRADE},
+    header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, TRAILER, UPGRADE},
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -75,8 +75,10 @@ pub(crate) struct Origin {
 struct Shared {
     seen: Mutex<Vec<Value>>,
     together: Barrier,
-    /// Lets the second event of `/events` out.
+    /// Lets the next event of `/events` out.
     next: Notify,
+    /// What `/said` is answered with: a type, and pieces, each but the first let out by `next`.
+    said: Mutex<(String, Vec<String>)>,
 }
 
 impl Origin {
@@ -86,8 +88,12 @@ impl Origin {
         let mut config = (*authority.server_config(hosts)?).clone();
         config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let shared =
-            Arc::new(Shared { seen: Mutex::default(), together: Barrier::new(TOGETHER), next: Notify::default() });
+        let shared = Arc::new(Shared {
+            seen: Mutex::default(),
+            together: Barrier::new(TOGETHER),
+            next: Notify::default(),
+            said: Mutex::default(),
+        });
         for (port, tls) in [(443, true), (80, false)] {
             let listener = Lab::listen((address, port).into())?;
             listener.set_nonblocking(true)?;
@@ -110,6 +116,11 @@ impl Origin {
 
     pub(crate) fn seen(&self) -> Vec<Value> {
         self.shared.seen.lock().unwrap().clone()
+    }
+
+    pub(crate) fn say(&self, kind: &str, pieces: &[&str]) {
+        let pieces = pieces.iter().map(|piece| (*piece).to_owned()).collect();
+        *self.shared.said.lock().unwrap() = (kind.to_owned(), pieces);
     }
 
     pub(crate) fn next_event(&self) {
@@ -192,6 +203,19 @@ async fn answer(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Respons
     let path = head.uri.path().to_owned();
     if path == "/switch" {
         *response.status_mut() = hyper::StatusCode::SWITCHING_PROTOCOLS;
+    }
+    if path == "/said" {
+        let (kind, pieces) = shared.said.lock().unwrap().clone();
+        response.headers_mut().insert(CONTENT_TYPE, kind.parse().unwrap());
+        tokio::spawn(async move {
+            for (n, piece) in pieces.into_iter().enumerate() {
+                if n > 0 {
+                    shared.next.notified().await;
+                }
+                let _ = parts.send(Frame::data(piece.into())).await;
+            }
+        });
+        return response;
     }
     response.headers_mut().insert(TRAILER, HeaderValue::from_static("x-sum"));
     response.headers_mut().insert("alt-svc", HeaderValue::from_static("h3=\":443\""));

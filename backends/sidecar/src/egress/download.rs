@@ -3,8 +3,10 @@
 //!
 //! Nothing waits for long: a stream that falls silent is judged as far as it has come, so events pass as they arrive. What
 //! was passed on then is not taken back. So what is passed on is remembered as far as it is a piece of a credential, over
-//! the pauses and responses of one host: a credential that comes back whole is taken out; of one that comes back in
-//! pieces of eight characters or more, or letter by letter, less than three fifths are passed on, and then nothing more.
+//! the pauses and responses of one host. A credential that comes back whole is taken out. One that comes with pauses,
+//! however short its parts, or in parts of eight letters and digits or more with other text or other responses between
+//! them: less than three fifths of it are passed on, and then nothing more. Shorter parts with other text between them
+//! are not found: a host that sends those could as well encrypt them.
 
 use super::{
     Live,
@@ -36,6 +38,8 @@ const FIRST: usize = 256 << 10;
 const LISTENED: u64 = 1 << 20;
 /// How long what was read may be held back while nothing more comes.
 const PATIENCE: Duration = Duration::from_millis(20);
+/// How much of what was passed on is looked at again with what comes after it.
+const TAIL: usize = 96;
 /// Kinds of content that an agent reads as words.
 const WORDS: [&str; 7] = ["text/", "json", "xml", "javascript", "yaml", "markdown", "x-www-form-urlencoded"];
 
@@ -53,6 +57,8 @@ pub(super) struct Download {
     /// How long it is, as far as that is known.
     length: Option<u64>,
     ready: VecDeque<Frame<Bytes>>,
+    /// The end of what was released.
+    tail: Vec<u8>,
     held: bool,
     timer: Option<Pin<Box<Sleep>>>,
     ended: bool,
@@ -121,6 +127,7 @@ impl Download {
             coded: !encoding.is_empty(),
             length: known.filter(|_| !changes),
             ready: VecDeque::new(),
+            tail: vec![],
             held: false,
             timer: None,
             ended: false,
@@ -253,7 +260,9 @@ impl Download {
 
     fn judge(&mut self, inspected: Inspected) {
         let Inspected { released, mut findings } = inspected;
-        findings.extend(self.live.guard.pieces_back(&self.host, &released));
+        self.tail.extend(&released);
+        findings.extend(self.live.guard.pieces_back(&self.host, &self.tail));
+        self.tail.drain(..self.tail.len().saturating_sub(TAIL));
         self.decide(findings);
         if self.refusal.is_none() && !released.is_empty() {
             self.ready.push_back(Frame::data(released.into()));
