@@ -3,9 +3,7 @@
 use super::{
     Live, Place,
     body::{Body, Received, Sent},
-    deny,
-    download,
-    headers,
+    deny, download, headers,
     pool::Pool,
     record::Record,
     upload, websocket,
