@@ -95,6 +95,6 @@ rows! {
             let answer = w.tls("api.example", get("api.example", "/v1/long")).defused()?.context("an answer")?;
             ensure!(answer.body.bytes().filter(|byte| *byte == b'x').count() == length, "of {length}: {}", answer.head);
         }
-        w.tls("api.example", get("api.example", "/v1/fine")).passes().map(drop)
+        w.tls("open.example", get("open.example", "/fine")).passes().map(drop)
     };
 }

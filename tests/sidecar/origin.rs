@@ -1,7 +1,6 @@
 //! A host that speaks what it is told to, says what it saw, and a client of a tunnel that does the same.
 
 use anyhow::{Context, Result};
-use base64::{Engine, prelude::BASE64_STANDARD};
 use bottle_tests::{
     lab::Lab,
     wire::{Authority, ProxyClient},
@@ -17,7 +16,6 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use serde_json::{Value, json};
 use std::{
     convert::Infallible,
@@ -40,6 +38,7 @@ use tokio_rustls::{
         pki_types::{CertificateDer, ServerName, pem::PemObject},
     },
 };
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// How many requests for `/together` are answered, all at once.
 pub(crate) const TOGETHER: usize = 8;
@@ -177,9 +176,8 @@ async fn answer(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Respons
     if let Some(upgrade) = upgrade {
         *response.status_mut() = hyper::StatusCode::SWITCHING_PROTOCOLS;
         let key = head.headers.get("sec-websocket-key").map(HeaderValue::as_bytes).unwrap_or_default();
-        let accept = digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"].concat());
         let headers = response.headers_mut();
-        headers.insert("sec-websocket-accept", BASE64_STANDARD.encode(accept).parse().unwrap());
+        headers.insert("sec-websocket-accept", derive_accept_key(key).parse().unwrap());
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         let rude = head.uri.path() == "/rude";

@@ -8,7 +8,7 @@ use super::{
 };
 use anyhow::Result;
 use bottle_policy::{Auth, AuthScheme, Policy, Route};
-use bottle_tests::{sidecar::Sidecar, wire::Authority};
+use bottle_tests::{bottle::eventually, sidecar::Sidecar, wire::Authority};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const TOKEN: &str = "tok-5Jx9QvLm2RzT8wKbH4nP7cYd";
@@ -108,7 +108,8 @@ fn a_credential_that_comes_back_is_taken_out_or_the_rest_of_it_is_refused() -> R
         let wire = setup(bind)?;
         let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
         let (body, ended) = run(heard(&wire, kind, &pieces))?;
-        let refused = wire.sidecar.log().iter().any(|line| (&*line.decision, &*line.rule) == ("deny", "dlp-secret"));
+        let log = eventually("it has a line", || Some(wire.sidecar.log()).filter(|log| !log.is_empty()))?;
+        let refused = log.iter().any(|line| (&*line.decision, &*line.rule) == ("deny", "dlp-secret"));
         let right = match &arrives {
             Some(arrives) => body == *arrives && ended && !refused,
             None => !ended && refused && !body.contains("END"),
