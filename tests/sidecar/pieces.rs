@@ -100,11 +100,17 @@ fn a_credential_that_comes_back_is_taken_out_or_the_rest_of_it_is_refused() -> R
         ("in thirds, an event each", sse, thirds, None, 10),
         ("in halves, with a pause", text, vec![head.into(), tail.into(), "END".into()], None, half),
         ("letter by letter, with pauses", text, letters, None, 17),
+        (
+            "most of it, without a pause",
+            text,
+            vec![format!("{head} and {}", &tail[..9])],
+            Some(format!("{head} and {}", &tail[..9])),
+            half,
+        ),
         ("the last eight", sse, vec![event(&TOKEN[TOKEN.len() - 8..])], Some(event(&TOKEN[TOKEN.len() - 8..])), 8),
     ];
     let mut failures = vec![];
     for (bind, (what, kind, pieces, arrives, most)) in (150..).zip(rows) {
-        // Each in a world of its own: what came before is remembered.
         let wire = setup(bind)?;
         let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
         let (body, ended) = run(heard(&wire, kind, &pieces))?;
@@ -120,16 +126,4 @@ fn a_credential_that_comes_back_is_taken_out_or_the_rest_of_it_is_refused() -> R
     }
     assert!(failures.is_empty(), "{failures:#?}");
     Ok(())
-}
-
-#[test]
-fn a_credential_in_two_responses_is_refused_with_the_second() -> Result<()> {
-    let wire = setup(160)?;
-    let (head, tail) = TOKEN.split_at(TOKEN.len() / 2);
-    run(async {
-        assert_eq!(heard(&wire, "text/plain", &[head]).await?, (head.to_owned(), true));
-        assert_eq!(heard(&wire, "text/plain", &["nothing"]).await?, ("nothing".to_owned(), true));
-        assert_eq!(heard(&wire, "text/plain", &[tail]).await?, (String::new(), false));
-        Ok(())
-    })
 }

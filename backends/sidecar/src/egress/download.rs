@@ -2,11 +2,11 @@
 //! agent is written down, or refused where the route says so.
 //!
 //! Nothing waits for long: a stream that falls silent is judged as far as it has come, so events pass as they arrive. What
-//! was passed on then is not taken back. So what is passed on is remembered as far as it is a piece of a credential, over
-//! the pauses and responses of one host. A credential that comes back whole is taken out. One that comes with pauses,
-//! however short its parts, or in parts of eight letters and digits or more with other text or other responses between
-//! them: less than three fifths of it are passed on, and then nothing more. Shorter parts with other text between them
-//! are not found: a host that sends those could as well encrypt them.
+//! was passed on then is not taken back. So what a response has said of a credential is remembered over its pauses. A
+//! credential that comes back whole is taken out. Of one that comes with pauses, however short its parts, or in parts of
+//! eight letters and digits or more with other text between them, less than three fifths are passed on, and then nothing
+//! more. Shorter parts with other text between them, and parts in several responses, are not found: a host that sends
+//! those could as well encrypt them, and a user's name that is part of a credential comes in many a response.
 
 use super::{
     Live,
@@ -15,7 +15,7 @@ use super::{
     inspect::{Inspected, Inspector},
 };
 use bottle_policy::{Denial, Responses, Route};
-use bottle_scan::{Context, Finding, Kind};
+use bottle_scan::{Context, Finding, Kind, Session};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::{
@@ -26,7 +26,6 @@ use hyper::{
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::Arc,
     task::{Context as Task, Poll},
     time::Duration,
 };
@@ -45,7 +44,6 @@ const WORDS: [&str; 7] = ["text/", "json", "xml", "javascript", "yaml", "markdow
 
 /// What looks at a response.
 pub(super) struct Download {
-    live: Arc<Live>,
     host: String,
     by: By,
     /// What would give an agent orders is refused.
@@ -57,8 +55,12 @@ pub(super) struct Download {
     /// How long it is, as far as that is known.
     length: Option<u64>,
     ready: VecDeque<Frame<Bytes>>,
+    /// What was released of a credential.
+    came_back: Session,
     /// The end of what was released.
     tail: Vec<u8>,
+    /// Something was released because nothing followed.
+    paused: bool,
     held: bool,
     timer: Option<Pin<Box<Sleep>>>,
     ended: bool,
@@ -75,7 +77,7 @@ enum By {
 
 /// Has a response looked at, where somebody has to look. What is short is refused before it is answered.
 pub(super) async fn judged(
-    live: &Arc<Live>,
+    live: &Live,
     route: &Route,
     host: &str,
     response: &mut Response<Incoming>,
@@ -93,7 +95,7 @@ pub(super) async fn judged(
 
 impl Download {
     /// `None` where nobody has to look.
-    fn of(live: &Arc<Live>, route: &Route, host: &str, response: &Response<Incoming>) -> Option<Self> {
+    fn of(live: &Live, route: &Route, host: &str, response: &Response<Incoming>) -> Option<Self> {
         if response.body().is_end_stream() {
             return None;
         }
@@ -119,7 +121,6 @@ impl Download {
         };
         let changes = matches!(&by, By::Inspector(inspector) if inspector.redacts());
         Some(Self {
-            live: live.clone(),
             host: host.into(),
             by,
             blocks,
@@ -127,7 +128,9 @@ impl Download {
             coded: !encoding.is_empty(),
             length: known.filter(|_| !changes),
             ready: VecDeque::new(),
+            came_back: scanner.session(),
             tail: vec![],
+            paused: false,
             held: false,
             timer: None,
             ended: false,
@@ -249,6 +252,7 @@ impl Download {
             By::Inspector(inspector) => {
                 let inspected = inspector.finish();
                 self.judge(inspected);
+                self.paused = true;
             }
             By::Listener(_, 0) => {}
             By::Listener(inspector, _) => {
@@ -261,7 +265,9 @@ impl Download {
     fn judge(&mut self, inspected: Inspected) {
         let Inspected { released, mut findings } = inspected;
         self.tail.extend(&released);
-        findings.extend(self.live.guard.pieces_back(&self.host, &self.tail));
+        let pieces = self.came_back.observe(&self.host, "response", &self.tail);
+        // Before the first pause everything was judged together.
+        findings.extend(pieces.into_iter().filter(|_| self.paused));
         self.tail.drain(..self.tail.len().saturating_sub(TAIL));
         self.decide(findings);
         if self.refusal.is_none() && !released.is_empty() {

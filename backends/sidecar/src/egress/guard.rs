@@ -23,8 +23,6 @@ pub(super) struct Guard {
     back: Arc<Scanner>,
     /// What left in pieces, to any host.
     left: Mutex<Session>,
-    /// What came back in pieces, from any host.
-    came_back: Mutex<Session>,
     env: Vec<EnvSecret>,
     mode: Mode,
 }
@@ -50,8 +48,8 @@ impl Guard {
         let options = Options { entropy: true, blocklist };
         let out = Arc::new(Scanner::new(rules.clone(), all, options));
         let back = Arc::new(Scanner::new(rules, injected, Options::default()));
-        let (left, came_back) = (Mutex::new(out.session()), Mutex::new(back.session()));
-        Ok(Self { out, back, left, came_back, env: policy.scan.env.clone(), mode: policy.mode })
+        let left = Mutex::new(out.session());
+        Ok(Self { out, back, left, env: policy.scan.env.clone(), mode: policy.mode })
     }
 
     /// For what leaves.
@@ -94,12 +92,6 @@ impl Guard {
     /// What has left in pieces, with this one.
     pub(super) fn pieces(&self, host: &str, slot: &str, bytes: &[u8]) -> Vec<Finding> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner).observe(host, slot, bytes)
-    }
-
-    /// What has come back in pieces, with what is about to be passed on. What was passed on is not taken back; the piece
-    /// with which there is too much of a credential is not passed on any more.
-    pub(super) fn pieces_back(&self, host: &str, bytes: &[u8]) -> Vec<Finding> {
-        self.came_back.lock().unwrap_or_else(PoisonError::into_inner).observe(host, "response", bytes)
     }
 
     /// How bytes that go to this host are looked at.

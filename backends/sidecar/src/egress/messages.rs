@@ -7,7 +7,7 @@ use super::{
     relay::Gate,
 };
 use bottle_policy::{Denial, Route};
-use bottle_scan::Kind;
+use bottle_scan::{Kind, Session};
 use std::sync::Arc;
 
 /// The longest message that is held back until it was judged.
@@ -24,13 +24,16 @@ pub(super) struct Messages {
     held: Vec<u8>,
     /// What the frames among them carry.
     message: Vec<u8>,
+    /// What the host has sent of a credential in pieces.
+    came_back: Session,
     noted: Noted,
 }
 
 impl Messages {
     pub(super) fn of(side: Side, live: &Arc<Live>, route: &Route, host: &str) -> Self {
-        let (frames, live, route, host) = (Frames::of(side), live.clone(), route.clone(), host.to_owned());
-        Self { side, frames, live, route, host, held: vec![], message: vec![], noted: vec![] }
+        let (frames, came_back) = (Frames::of(side), live.guard.back().session());
+        let (live, route, host) = (live.clone(), route.clone(), host.to_owned());
+        Self { side, frames, live, route, host, held: vec![], message: vec![], came_back, noted: vec![] }
     }
 
     fn judge(&mut self, message: &[u8]) -> Result<(), Denial> {
@@ -38,9 +41,8 @@ impl Messages {
             Side::Client => self.noted.extend(self.live.guard.message(&self.route, &self.host, message)?),
             // What comes back must not hold what was put in.
             Side::Server if self.route.auth.is_some() => {
-                let guard = &self.live.guard;
-                let mut found = guard.back().judge_message(&self.host, message, false);
-                found.extend(guard.pieces_back(&self.host, message));
+                let mut found = self.live.guard.back().judge_message(&self.host, message, false);
+                found.extend(self.came_back.observe(&self.host, "message", message));
                 if let Some(finding) = found.iter().find(|f| matches!(f.kind, Kind::Exact | Kind::Split)) {
                     return Err(denial(finding));
                 }
