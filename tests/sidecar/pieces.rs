@@ -76,6 +76,10 @@ fn longest_piece(text: &str) -> usize {
     (1..=TOKEN.len()).rev().find(has).unwrap_or_default()
 }
 
+/// What it is, its type, pieces with a pause after each, what arrives of it (`None`: the rest is refused), and how much of
+/// the credential may be in it at most.
+type Row<'r> = (&'r str, &'r str, Vec<String>, Option<String>, usize);
+
 #[test]
 fn a_credential_that_comes_back_is_taken_out_or_the_rest_of_it_is_refused() -> Result<()> {
     let event = |text: &str| format!("event: delta\ndata: {{\"delta\": {{\"text\": \"{text}\"}}}}\n\n");
@@ -85,9 +89,7 @@ fn a_credential_that_comes_back_is_taken_out_or_the_rest_of_it_is_refused() -> R
     let thirds: Vec<String> = TOKEN.as_bytes().chunks(10).map(|part| event(&String::from_utf8_lossy(part))).collect();
     // Three fifths of its letters and digits are sixteen; a dash counts for nothing.
     let half = TOKEN.len() / 2;
-    // What it is, its type, pieces with a pause after each, what arrives of it (None: the rest is refused), and how much
-    // of the credential may be in it at most.
-    let rows: Vec<(&str, &str, Vec<String>, Option<String>, usize)> = vec![
+    let rows: Vec<Row> = vec![
         ("whole in an event", sse, vec![event(TOKEN), event("x")], Some(event(MARK) + &event("x")), 0),
         (
             "whole, in a text with pauses",
