@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use bottle_tests::{
     bottle::{ENV_SECRET, Home, REAL_TOKEN, assert_nothing_left, eventually, identity_in},
     lab::Lab,
+    needle,
     pty::Pty,
     standin::Standin,
     wire::Authority,
@@ -24,35 +25,10 @@ fn claude_answers_through_the_sidecar_and_never_holds_the_real_token() -> Result
     let (lab, standin, home) = home(&format!("Bearer {REAL_TOKEN}"))?;
     home.write(".claude/skills/greet/SKILL.md", "---\nname: greet\ndescription: greets whoever comes\n---\nhello\n")?;
     home.write(".claude-bottle/agents/dev.md", "---\nbottle: box\nskills: [greet]\n---\nYou are under test.\n")?;
-    // Never an argument, so that the needle is not itself in the process that looks for it; and with each letter replaced
-    // by the next, for the sidecar lets a credential that it puts in come back in no form. The first search must find something.
-    let next = |c: char| match c {
-        'z' => 'a',
-        'Z' => 'A',
-        '9' => '0',
-        c if c.is_ascii_alphanumeric() => char::from(c as u8 + 1),
-        c => c,
-    };
-    let hidden: String = REAL_TOKEN.chars().map(next).collect();
-    let in_processes = |n: &str| {
-        format!(
-            "n={n}; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | /usr/bin/grep -aqF -f <(printf %s \"$n\"); echo found=$?"
-        )
-    };
-    let in_files = |n: &str| {
-        format!(
-            "n={n}; /usr/bin/grep -raqsF -f <(printf %s \"$n\") --exclude-dir=proc --exclude-dir=sys /; echo found=$?"
-        )
-    };
-    let needle = format!("$(printf %s '{hidden}' | tr b-zaB-ZA1-90 a-zA-Z0-9)");
-    let placeholder = "'sk-ant-oat01-place''holder'";
     let (results, run) = home.play(&[
         "env; tr '\\0' '\\n' < /proc/$PPID/environ | grep CLAUDE_CODE_OAUTH_TOKEN",
-        &format!("{}; {}", in_processes(placeholder), in_processes(&needle)),
-        &format!(
-            "n='You are under ''test'; /usr/bin/grep -raqsF -f <(printf %s \"$n\") /home; echo found=$?; {}",
-            in_files(&needle)
-        ),
+        &needle::in_processes(REAL_TOKEN),
+        &needle::in_files(REAL_TOKEN),
         "ls -l /proc/self/exe; id -u; grep -E 'Cap(Eff|Prm|Bnd)|NoNewPrivs|Seccomp:' /proc/self/status",
         "cat ~/.claude/settings.json; stat -c '%a %u' ~/.claude/skills/greet/SKILL.md ~/.bottle/prompt.md",
     ])?;
@@ -61,9 +37,8 @@ fn claude_answers_through_the_sidecar_and_never_holds_the_real_token() -> Result
     // The agent has its own secret; the model is not told of it.
     assert!(results[0].contains("AGENT_SECRET=[bottle:redacted AGENT_SECRET]"), "{}", results[0]);
     assert!(results[0].contains("PLAIN=a literal"), "{}", results[0]);
-    // grep: 0 found, 1 not found, 2 not found and something could not be read (root's files).
-    assert!(results[1].contains("found=0\nfound=1"), "a process holds the token: {}", results[1]);
-    assert!(results[2].contains("found=0\nfound=2"), "a file holds the token: {}", results[2]);
+    assert!(results[1].contains(&needle::in_no_process(REAL_TOKEN)), "does a process hold the token? {}", results[1]);
+    assert!(results[2].contains(&needle::in_no_file(REAL_TOKEN)), "does a file hold the token? {}", results[2]);
     for line in ["CapPrm:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "\n1000\n"]
     {
         assert!(results[3].contains(line), "{line:?} is not in {}", results[3]);

@@ -57,7 +57,7 @@ fn setup(change: impl FnOnce(&mut Policy)) -> Result<Wire> {
     Ok(Wire { sidecar: super::start(&policy)?, authority, new, old })
 }
 
-fn run<T>(test: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) fn run<T>(test: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(test)
 }
 

@@ -7,6 +7,7 @@ pub mod forge;
 pub mod gate;
 pub mod h2;
 pub mod lab;
+pub mod needle;
 pub mod netns;
 pub mod origin;
 pub mod own_engine;

@@ -54,6 +54,7 @@ mod words;
 
 pub use exact::{ExactSet, Skipped};
 pub use finding::{Finding, Kind};
+pub use host::is_listed;
 pub use redact::{Redacted, Redactor};
 pub use rule::{Pack, Severity};
 pub use rules::{Rules, RulesError};

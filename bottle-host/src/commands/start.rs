@@ -109,6 +109,9 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
         headless,
         raw_terminal: args.raw_terminal,
     };
+    // Of what was asked for it is known only now.
+    let asked_for = resolved.environment.asked().filter_map(|name| Some((name, session.env.get(name)?)));
+    plan::recognised::warnings(asked_for).iter().for_each(ui::warn);
     let secrets = resolved.sidecar_secrets(&session.env)?;
     let code = life.live(plan, &resolved, &secrets, session, cancel)?;
     Ok(exit_code(code))
@@ -139,7 +142,7 @@ fn mention_leftovers(paths: &Paths) {
 
 /// What will need a terminal, before anything is made: the session, the y/N, secrets.
 fn check_terminal(args: &Start, resolved: &Resolved) -> Result<()> {
-    let what = match resolved.environment.first_asked() {
+    let what = match resolved.environment.asked().next() {
         _ if args.prompt.is_none() && !Terminal::is_there() => {
             "there is no terminal for the session; say --prompt TEXT to run headless".into()
         }

@@ -20,6 +20,7 @@ mod frames;
 mod guard;
 mod headers;
 mod idle;
+mod inspect;
 mod messages;
 mod passthrough;
 mod pool;
