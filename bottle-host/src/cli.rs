@@ -23,6 +23,8 @@ pub enum Command {
     Start(Start),
     /// Run a command in a running bottle, as its agent would
     Exec(Exec),
+    /// Show what a bottle asked for, and what was refused
+    Logs(Logs),
     /// List the agents that the manifest has, or the bottles that run
     List(List),
     /// Remove what earlier bottles left behind, on every backend
@@ -102,6 +104,22 @@ pub struct Exec {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<String>,
+}
+
+/// `logs`
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// The bottle, as `bottle list active` shows it; or one that has ended and whose log was kept
+    pub identity: String,
+    /// Go on with what it asks for next, until it ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only what was refused, or would have been (egress.mode: audit)
+    #[arg(long)]
+    pub denied: bool,
+    /// Print the lines of JSON as they are
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Text for people or JSON for programs.

@@ -12,8 +12,8 @@ use crate::{
     probe,
     session::{
         self, Input, Program, Streams,
-        egress_log::EgressLog,
         owner::{Served, Surroundings},
+        sidecar::SidecarChannel,
         terminal::Terminal,
     },
     signals::Cancellation,
@@ -96,7 +96,7 @@ impl Life {
         workspace::unpacked(&state.stage());
         point("launched")?;
 
-        let log = EgressLog::follow(bottle.channel()?, &state.egress_log())?;
+        let sidecar = SidecarChannel::follow(bottle.channel()?, &state.egress_log())?;
         let capability = secrets.get(CAPABILITY).context("a bottle has a capability")?;
         // What leads to the sidecar a manifest cannot set; of the rest (`PATH`, `LANG`, …) its own word counts.
         let info = bottle.describe()?;
@@ -126,7 +126,7 @@ impl Life {
         // Nobody needs the sidecar any more: it ends, and forgets what it knows, while work is saved.
         let (saved, summary) = thread::scope(|scope| {
             let saving = scope.spawn(|| work::save(&bottle, state, &session.came, !matches!(ended, Ok(0))));
-            let summary = log.finish();
+            let summary = sidecar.finish();
             (saving.join().unwrap_or_else(|panic| resume_unwind(panic)), summary)
         });
         self.saved = Some(saved);

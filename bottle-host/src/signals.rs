@@ -102,6 +102,21 @@ impl Cancellation {
         self.wait(from.as_fd(), Some(&limit.try_into()?))
     }
 
+    /// Waits until there is something to read from any of them; an error where it is cancelled first.
+    pub fn wait_any_readable<'a>(&'a self, from: impl Iterator<Item = BorrowedFd<'a>>) -> Result<()> {
+        let own = self.0.readable.as_fd();
+        let mut fds: Vec<PollFd<'_>> = from.chain([own]).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        while let Err(error) = poll(&mut fds, None) {
+            if error != Errno::INTR {
+                return Err(error.into());
+            }
+        }
+        match fds.last().is_some_and(|own| !own.revents().is_empty()) {
+            true => bail!("cancelled"),
+            false => Ok(()),
+        }
+    }
+
     fn wait(&self, from: BorrowedFd<'_>, limit: Option<&Timespec>) -> Result<bool> {
         loop {
             let mut fds = [PollFd::new(&from, PollFlags::IN), PollFd::new(&self.0.readable, PollFlags::IN)];

@@ -216,9 +216,13 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> Result<()> {
 
 /// Prints data as JSON on standard output.
 pub fn json(value: &impl serde::Serialize) -> Result<()> {
-    // JSON leaves most of what a terminal obeys as it is; escaped, it says the same to a program.
+    Ok(writeln!(io::stdout().lock(), "{}", escaped_json(&serde_json::to_string_pretty(value)?))?)
+}
+
+/// JSON leaves most of what a terminal obeys as it is; escaped, it says the same to a program.
+pub fn escaped_json(json: &str) -> String {
     let mut text = String::new();
-    for c in serde_json::to_string_pretty(value)?.chars() {
+    for c in json.chars() {
         match c {
             c if c != '\n' && is_unseen(c) => {
                 c.encode_utf16(&mut [0; 2]).iter().for_each(|u| text += &format!("\\u{u:04x}"))
@@ -226,5 +230,5 @@ pub fn json(value: &impl serde::Serialize) -> Result<()> {
             c => text.push(c),
         }
     }
-    Ok(writeln!(io::stdout().lock(), "{text}")?)
+    text
 }

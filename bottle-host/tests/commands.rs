@@ -9,6 +9,15 @@ const SAID: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/commands.txt");
 const HELP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/help.txt");
 const WHOLE: &str = include_str!("../../tests/fuzz/corpus/bottle/whole.md");
 
+/// A bottle's log: what was put aside, and what followed. The last line was cut by a crash.
+const EARLIER: &str = r#"{"time":"2026-11-21T06:32:30.001Z","daemon":"dns","decision":"deny","rule":"dns","host":"evil.example","method":"TYPE(A)","path":"","status":0,"sent":0,"received":0,"ms":0}
+"#;
+const LOG: &str = r#"{"time":"2026-11-21T06:32:33.123Z","daemon":"egress","decision":"allow","rule":"api.anthropic.com","host":"api.anthropic.com:443","method":"POST","path":"/v1/messages","status":200,"sent":48213,"received":1204,"ms":2817,"lost":3}
+{"time":"2026-11-21T06:32:34.500Z","daemon":"egress","decision":"deny","rule":"host","host":"evil.example:443","method":"GET","path":"/\u001b[2J","status":403,"sent":0,"received":0,"ms":0,"repeated":41}
+{"time":"2026-11-21T06:32:35.000Z","daemon":"egress","decision":"audit","rule":"path","host":"pypi.org:443","method":"GET","path":"/pypi","status":200,"sent":0,"received":99,"ms":12}
+{"time":"2026-11-21T06:32:36.000Z","daemon":"egress","decision":"ended","rule":"signal: 9 (SIGKILL)","host":"","method":"","path":"","status":0,"sent":0,"received":0,"ms":0}
+{"time":"2026-11-21T06:3"#;
+
 /// A home with agents of every kind; `proj` comes with the working directory.
 fn set_up(home: &Path) {
     for (path, text) in [
@@ -28,6 +37,8 @@ fn set_up(home: &Path) {
         (".claude-bottle/agents/broken.md", "---\nbottle: [\n---\n"),
         (".claude-bottle/agents/both.md", "---\nbottle: ok\n---\n"),
         ("work/.claude-bottle/agents/both.md", "---\nbottle: ok\ngit_user: {name: Bob}\n---\nYou are\x1b[31m red.\n"),
+        (".claude-bottle/state/dev-x7k2q/egress.jsonl.1", EARLIER),
+        (".claude-bottle/state/dev-x7k2q/egress.jsonl", LOG),
         (".claude/skills/review/SKILL.md", ""),
         (".claude/skills/write-tests/SKILL.md", ""),
     ] {
@@ -54,13 +65,18 @@ fn commands_say_what_they_say() {
         "start reviewer --yes",
         "schema bottle",
         "schema agent",
+        "logs dev-x7k2q",
+        "logs dev-x7k2q --denied",
+        "logs dev-x7k2q --json",
+        "logs dev-00000",
+        "logs ../state",
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bottle"));
         command.args(line.split(' ')).env_clear().env("HOME", home.path()).env("HOST_SECRET", "the-value-itself");
         command.env("API_TOKEN", "the-value-itself").env("ANTHROPIC_API_KEY", "the-value-itself");
         let out = command.current_dir(home.path().join("work")).output().unwrap();
         let text = [out.stdout, out.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
-        if !line.contains("json") && !line.starts_with("schema") {
+        if !line.contains("json") && !line.starts_with("schema") && !line.starts_with("logs") {
             let is_message = |line: &str| line.starts_with("bottle: ");
             for line in text.lines().filter(|line| !is_message(line)) {
                 assert!(line.chars().count() <= 80, "more than 80 columns: {line}");

@@ -2,6 +2,7 @@
 //! the staged `bottle`. Everything else is the real thing.
 
 pub mod bottle;
+pub mod bundle;
 pub mod forge;
 pub mod gate;
 pub mod lab;

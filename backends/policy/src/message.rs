@@ -19,6 +19,18 @@ pub enum Down {
         /// Which.
         daemon: String,
     },
+    /// A piece of a program of the host's own that a daemon is. With the last piece the daemon is started; answered by
+    /// [`Up::Serving`].
+    Program {
+        /// Which.
+        daemon: String,
+        /// Base64.
+        bytes: String,
+        /// It is the last one.
+        last: bool,
+    },
+    /// The session is over: end in order, the last log lines included. A channel that closes ends everything at once.
+    Stop,
 }
 
 /// From the sidecar.
@@ -31,6 +43,11 @@ pub enum Up {
     Reloaded {
         /// Why the old table still stands, if it does.
         error: Option<String>,
+    },
+    /// A daemon whose program came by [`Down::Program`] serves.
+    Serving {
+        /// Which.
+        daemon: String,
     },
     /// A daemon ended. It is started again, unless it ends again and again: then the bundle ends.
     DaemonEnded {
@@ -67,9 +84,20 @@ pub struct LogLine {
     pub received: u64,
     /// Milliseconds from the request's head to the response's end.
     pub ms: u64,
-    /// Lines that were lost before this one because the host did not keep up.
+    /// Lines of allowed requests that were lost before this one because the host did not keep up.
     #[serde(skip_serializing_if = "is_zero")]
     pub lost: u64,
+    /// Further refusals by the same rule at the same host that this line stands for, because the host did not keep up.
+    /// No refusal is lost.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub repeated: u64,
+}
+
+impl LogLine {
+    /// Was it allowed, and nothing else?
+    pub fn is_allowed(&self) -> bool {
+        self.decision == "allow"
+    }
 }
 
 fn is_zero(n: &u64) -> bool {

@@ -1,26 +1,40 @@
 //! PID 1 of the bundle: keeps CA key and secrets, hands each daemon its own, passes log lines up.
 //!
 //! ```text
-//! host ══ stdin/stdout ══ bundle ══ pipes ══ daemon egress
-//!                                       ╘══ daemon dns
+//! host ══ stdin/stdout ══ bundle ══ pipes ══ daemon egress   (started by its keeper)
+//!                                       ╘══ daemon dns      (started by its keeper)
 //! ```
 //!
-//! When the channel closes the host is dead: the bundle ends, its daemons with it, and the secrets are gone.
+//! When the channel closes the host is dead: the bundle ends at once, its daemons with it, and the secrets are gone.
+
+mod keeper;
+mod restarts;
+mod supervisor;
+
+pub(crate) use keeper::run as keep;
 
 use crate::{
-    daemon::{self, DaemonStart, DaemonUp},
+    daemon::{self, DaemonUp},
     egress::ca,
     users::Users,
 };
 use anyhow::{Context, Result, bail};
 use bottle_api::control::{
-    BIND_ENV, CONTROL_VERSION, DAEMONS_ENV, EGRESS_DAEMON, First, SecretsFrame, Start, read_frame, write_frame,
+    BIND_ENV, CONTROL_VERSION, DAEMONS_ENV, First, SecretsFrame, Start, encode, read_frame, write_frame,
 };
-use bottle_policy::{Policy, message::Up};
+use bottle_policy::{
+    Policy,
+    message::{Down, Up},
+};
+use keeper::Keeper;
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
 use std::{
-    io::{self, BufReader, Read, Stdout, Write},
+    io::{self, Stdout},
     net::IpAddr,
-    process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, Sender, channel},
@@ -28,44 +42,51 @@ use std::{
     thread,
     time::Duration,
 };
+use supervisor::Supervisor;
 
-/// How long the daemons have to listen, together.
-const START_TIME: Duration = Duration::from_secs(20);
+/// How long what is still to be said may take, where the bundle ends by itself and the host is slow to listen.
+const LAST_WORD_TIME: Duration = Duration::from_secs(1);
 
+/// The way to the host. Whoever writes a log line waits for the host; nobody else does.
 type Channel = Arc<Mutex<Stdout>>;
-
-/// Serves until the channel closes or a daemon ends.
-pub(crate) fn run() -> Result<()> {
-    daemon::harden()?;
-    let up: Channel = Arc::new(Mutex::new(io::stdout()));
-    match start(&up) {
-        Ok(children) => serve(&up, children),
-        Err(error) => {
-            send(&up, &First::Refused { message: format!("{error:#}") })?;
-            Err(error)
-        }
-    }
-}
 
 /// What wakes the bundle while it serves.
 enum Event {
-    ChannelClosed,
-    DaemonEnded(&'static str),
+    /// The host says something.
+    Down(Down),
+    /// A daemon says something: which, in which of its lives, and what.
+    Said(usize, u64, DaemonUp),
+    /// A daemon ended, and how.
+    Ended(usize, String),
+    /// A daemon's keeper is gone.
+    KeeperGone(usize),
+    /// The bundle is told to end in order.
+    Stop,
 }
 
-struct Daemons {
-    /// Each with its standard input, whose end is the daemon's.
-    children: Vec<(&'static str, Child)>,
-    events: Receiver<Event>,
-    wake: Sender<Event>,
+/// Serves until the channel closes, the host has it stop, or a daemon ends again and again.
+pub(crate) fn run() -> Result<()> {
+    daemon::harden()?;
+    let up: Channel = Arc::new(Mutex::new(io::stdout()));
+    let mut supervisor = match start(&up) {
+        Ok(supervisor) => supervisor,
+        Err(error) => {
+            send(&up, &First::Refused { message: format!("{error:#}") })?;
+            return Err(error);
+        }
+    };
+    let ended = supervisor.serve();
+    supervisor.mouth.finish();
+    // With PID 1 every process beside it ends; where this is not PID 1, keepers and daemons end with their parent.
+    ended
 }
 
-fn start(up: &Channel) -> Result<Daemons> {
+fn start(up: &Channel) -> Result<Supervisor> {
     let bind: IpAddr = env(BIND_ENV)?.parse().context(BIND_ENV)?;
     let users = Users::from_env()?;
     let names = daemon::known(&env(DAEMONS_ENV)?)?;
-    let children = names.into_iter().enumerate().map(|(place, name)| Ok((name, spawn(name, place, &users)?)));
-    let mut children = children.collect::<Result<Vec<_>>>()?;
+    let keepers = names.iter().enumerate().map(|(place, name)| Keeper::start(name, place, &users));
+    let keepers = keepers.collect::<Result<Vec<_>>>()?;
     users.settle()?;
 
     let mut stdin = io::stdin().lock();
@@ -73,94 +94,100 @@ fn start(up: &Channel) -> Result<Daemons> {
     if hello.version != CONTROL_VERSION {
         bail!("the host speaks version {} of the control channel, this sidecar {CONTROL_VERSION}", hello.version);
     }
-    let policy: Policy = serde_json::from_value(hello.policy).context("policy document")?;
-    policy.check().map_err(anyhow::Error::msg)?;
+    let policy = read_policy(hello.policy)?;
     let secrets: SecretsFrame = read_frame(&mut stdin)?.context("the channel closed before the secrets")?;
     let mut secrets = secrets.decode()?;
+    drop(stdin);
     let authority = ca::Authority::generate()?;
     secrets.insert(ca::KEY_SECRET, authority.key);
 
+    let (events_to, events) = channel();
+    listen(&events_to);
+    heed_signals(&events_to)?;
+    thread::spawn(reap);
     // Held until `First` is sent: a daemon's log line must not come before it.
     let mut first = up.lock().unwrap_or_else(PoisonError::into_inner);
-    let (wake, events) = channel();
-    let (ready, ready_events) = channel();
-    for (name, child) in &mut children {
-        let name = *name;
-        let stdin = child.stdin.as_mut().context("daemon's stdin")?;
-        let begin = DaemonStart { bind, policy: policy.clone() };
-        write_frame(stdin, &begin)?;
-        let own = if name == EGRESS_DAEMON {
-            SecretsFrame::encode(&secrets)?
-        } else {
-            SecretsFrame::encode(&Default::default())?
-        };
-        stdin.write_all(&own)?;
-        let from = child.stdout.take().context("daemon's stdout")?;
-        let (up, wake, ready) = (up.clone(), wake.clone(), ready.clone());
-        thread::spawn(move || {
-            pass_up(from, &up, &ready);
-            let _ = ready.send(Err(name));
-            let _ = wake.send(Event::DaemonEnded(name));
-        });
-    }
-    drop(ready);
-    drop(secrets);
-    for _ in 0..children.len() {
-        match ready_events.recv_timeout(START_TIME).context("a daemon did not start to listen")? {
-            Ok(()) => {}
-            Err(name) => bail!("the daemon {name} ended before it listened"),
-        }
-    }
+    let daemons = names.into_iter().zip(keepers);
+    let mut supervisor = Supervisor::new(bind, policy, secrets, daemons, up.clone(), events, events_to)?;
+    supervisor.await_all()?;
     write_frame(&mut *first, &First::Ready { ca_pem: authority.cert_pem })?;
-    Ok(Daemons { children, events, wake })
+    Ok(supervisor)
 }
 
-/// Where this returns the bundle ends, and with PID 1 every process beside it. A daemon that outlives it, where it is not
-/// PID 1, loses its standard input and goes.
-fn serve(up: &Channel, mut daemons: Daemons) -> Result<()> {
-    let wake = daemons.wake.clone();
+/// A policy document, where all of it is understood and can be served.
+fn read_policy(document: serde_json::Value) -> Result<Policy> {
+    let policy: Policy = serde_json::from_value(document).context("policy document")?;
+    policy.check().map_err(anyhow::Error::msg)?;
+    crate::egress::check(&policy)?;
+    Ok(policy)
+}
+
+/// Reads what the host sends. Where the channel ends, or what comes is no frame, the host is dead: nothing is worth
+/// finishing, and no secret outlives it.
+fn listen(events: &Sender<Event>) {
+    let events = events.clone();
     thread::spawn(move || {
-        // Nothing is asked of this version yet; what arrives is read so that the end is seen.
-        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
-        let _ = wake.send(Event::ChannelClosed);
-    });
-    let Event::DaemonEnded(name) = daemons.events.recv()? else { return Ok(()) };
-    let child = daemons.children.iter_mut().find(|(of, _)| *of == name);
-    let status = child.context("an unknown daemon ended")?.1.wait()?.to_string();
-    send(up, &Up::DaemonEnded { daemon: name.into(), status: status.clone() })?;
-    bail!("the daemon {name} ended: {status}")
-}
-
-fn spawn(name: &'static str, place: usize, users: &Users) -> Result<Child> {
-    let mut command = Command::new("/proc/self/exe");
-    users.assign(&mut command, place)?;
-    command
-        .args(["daemon", name])
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("start the daemon {name}"))
-}
-
-/// Passes a daemon's log lines to the host until the daemon ends.
-fn pass_up(from: impl Read, up: &Channel, ready: &Sender<Result<(), &'static str>>) {
-    let mut from = BufReader::new(from);
-    while let Ok(Some(message)) = read_frame::<DaemonUp>(&mut from) {
-        match message {
-            DaemonUp::Listening => drop(ready.send(Ok(()))),
-            DaemonUp::Log(line) => {
-                if send(up, &Up::Log(*line)).is_err() {
-                    return;
-                }
+        let mut stdin = io::stdin().lock();
+        while let Ok(Some(frame)) = read_frame::<serde_json::Value>(&mut stdin) {
+            // A host of another version may ask for what this one does not have; it gets no answer.
+            match serde_json::from_value(frame) {
+                Ok(down) => drop(events.send(Event::Down(down))),
+                Err(error) => eprintln!("bottle-sidecar: the host asks for what this version does not know: {error}"),
             }
         }
+        std::process::exit(0);
+    });
+}
+
+/// An engine that stops the bundle gives it time to end in order.
+fn heed_signals(events: &Sender<Event>) -> Result<()> {
+    let (mut signals, events) = (Signals::new([SIGTERM, SIGINT])?, events.clone());
+    thread::spawn(move || {
+        for _ in &mut signals {
+            let _ = events.send(Event::Stop);
+        }
+    });
+    Ok(())
+}
+
+/// Takes away what has ended: as PID 1 the bundle inherits every process that loses its parent.
+fn reap() {
+    while waitid(WaitId::All, WaitIdOptions::EXITED).is_ok() {}
+}
+
+/// What the bundle itself says to the host. It never waits: the host may not be listening.
+struct Mouth {
+    words: Option<Sender<Up>>,
+    said: Receiver<()>,
+}
+
+impl Mouth {
+    fn new(up: Channel) -> Self {
+        let (words, to_say) = channel();
+        let (done, said) = channel();
+        thread::spawn(move || {
+            let _ = to_say.iter().try_for_each(|word: Up| send(&up, &word));
+            drop(done);
+        });
+        Self { words: Some(words), said }
+    }
+
+    fn say(&self, word: Up) {
+        self.words.iter().for_each(|words| drop(words.send(word.clone())));
+    }
+
+    /// Waits until all is said, but not for long.
+    fn finish(&mut self) {
+        self.words = None;
+        let _ = self.said.recv_timeout(LAST_WORD_TIME);
     }
 }
 
 fn send<T: serde::Serialize>(up: &Channel, value: &T) -> Result<()> {
+    let frame = encode(value)?;
     let mut up = up.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(write_frame(&mut *up, value)?)
+    io::Write::write_all(&mut *up, &frame)?;
+    Ok(io::Write::flush(&mut *up)?)
 }
 
 fn env(name: &str) -> Result<String> {

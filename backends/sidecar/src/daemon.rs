@@ -1,9 +1,9 @@
-//! What every daemon of the bundle has in common: it is told once what to serve, and reports upwards.
+//! What every daemon of the bundle has in common: it is told what to serve, and reports upwards.
 
-use crate::{dns, egress};
+use crate::{dns, egress, feed::Feed};
 use anyhow::{Context, Result, bail};
 use bottle_api::{
-    control::{DNS_DAEMON as DNS, EGRESS_DAEMON as EGRESS, SecretsFrame, read_frame, write_frame},
+    control::{DNS_DAEMON as DNS, EGRESS_DAEMON as EGRESS, SecretsFrame, read_frame},
     secret::Secrets,
 };
 use bottle_policy::{Policy, message::LogLine};
@@ -11,22 +11,19 @@ use rustix::process::{
     DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
 };
 use serde::{Deserialize, Serialize};
-use std::{
-    io,
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
-    thread,
+use signal_hook::{consts::SIGTERM, iterator::Signals};
+use std::{io, net::IpAddr, thread, time::Duration};
+use tokio::sync::{
+    mpsc::{UnboundedReceiver, unbounded_channel},
+    oneshot,
 };
-use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
-/// Log lines that may wait for the host. Past that, allowed requests' lines are counted instead of kept.
-const LOG_QUEUE: usize = 8192;
+/// How long a daemon that was told to end may take to write its last lines.
+const FLUSH_TIME: Duration = Duration::from_secs(5);
+/// How long what is under way may take to be dropped.
+const DROP_TIME: Duration = Duration::from_secs(1);
 
-/// From the bundle to a daemon, once; a [`SecretsFrame`] follows.
+/// From the bundle to a daemon, once; a [`SecretsFrame`] follows, then [`DaemonDown`]s.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct DaemonStart {
     /// The bottle's own leg: the only address to listen on.
@@ -34,10 +31,18 @@ pub(crate) struct DaemonStart {
     pub(crate) policy: Policy,
 }
 
+/// From the bundle to a daemon that serves.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum DaemonDown {
+    /// Judge by this from now on. Answered by [`DaemonUp::Reloaded`].
+    Reload(Box<Policy>),
+}
+
 /// From a daemon to the bundle.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum DaemonUp {
     Listening,
+    Reloaded,
     Log(Box<LogLine>),
 }
 
@@ -58,31 +63,58 @@ pub(crate) fn known(list: &str) -> Result<Vec<&'static str>> {
     }
 }
 
-/// Runs one daemon until its standard input closes.
+/// Policies that replace the one that a daemon began with.
+pub(crate) type Reloads = UnboundedReceiver<Policy>;
+
+/// Runs one daemon until its standard input closes, or it is told to end.
 pub(crate) fn run(name: &str) -> Result<()> {
     harden()?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    let told_to_end = heed_signals()?;
     let mut stdin = io::stdin().lock();
     let start: DaemonStart = read_frame(&mut stdin)?.context("no start frame")?;
     let secrets: SecretsFrame = read_frame(&mut stdin)?.context("no secrets frame")?;
     let secrets = secrets.decode()?;
     drop(stdin);
-    thread::spawn(|| {
-        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+    let (reload, reloads) = unbounded_channel();
+    thread::spawn(move || {
+        let mut stdin = io::stdin().lock();
+        while let Ok(Some(DaemonDown::Reload(policy))) = read_frame(&mut stdin) {
+            let _ = reload.send(*policy);
+        }
         // The bundle is gone. Nothing is worth finishing: an open connection must not outlive the host.
         std::process::exit(0);
     });
-    let feed = Feed::new();
+    let feed = Feed::start();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(serve(name, start, secrets, feed))
+    let served = runtime.block_on(async {
+        tokio::select! {
+            served = serve(name, start, secrets, reloads, feed.clone()) => served,
+            _ = told_to_end => Ok(()),
+        }
+    });
+    // What is under way is given up, and leaves its line in the log.
+    runtime.shutdown_timeout(DROP_TIME);
+    feed.flush(FLUSH_TIME);
+    served
 }
 
-async fn serve(name: &str, start: DaemonStart, secrets: Secrets, feed: Feed) -> Result<()> {
+async fn serve(name: &str, start: DaemonStart, secrets: Secrets, reloads: Reloads, feed: Feed) -> Result<()> {
     match name {
-        EGRESS => egress::serve(start, secrets, feed).await,
+        EGRESS => egress::serve(start, secrets, reloads, feed).await,
         DNS => dns::serve(start.bind, feed).await,
         other => bail!("this sidecar has no daemon `{other}`"),
     }
+}
+
+/// Told by SIGTERM.
+fn heed_signals() -> Result<oneshot::Receiver<()>> {
+    let (mut signals, (tell, told)) = (Signals::new([SIGTERM])?, oneshot::channel());
+    thread::spawn(move || {
+        signals.forever().next();
+        let _ = tell.send(());
+    });
+    Ok(told)
 }
 
 /// No core file, and no other process of the same user may read this one's memory.
@@ -90,53 +122,6 @@ pub(crate) fn harden() -> Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     Ok(())
-}
-
-/// A daemon's way upwards: log lines, written by a thread of their own so that no request waits for the host.
-#[derive(Clone)]
-pub(crate) struct Feed {
-    lines: SyncSender<DaemonUp>,
-    lost: Arc<AtomicU64>,
-}
-
-impl Feed {
-    fn new() -> Self {
-        let (lines, queue) = sync_channel(LOG_QUEUE);
-        thread::spawn(move || write_all(&queue));
-        Self { lines, lost: Arc::default() }
-    }
-
-    /// Says that the daemon listens.
-    pub(crate) fn listening(&self) {
-        let _ = self.lines.send(DaemonUp::Listening);
-    }
-
-    /// Logs a line. Refusals wait for room, lines of allowed requests are counted as lost where there is none.
-    pub(crate) fn log(&self, mut line: LogLine) {
-        line.time = now();
-        line.lost = self.lost.swap(0, Ordering::Relaxed);
-        let lost = line.lost;
-        if line.decision == "deny" {
-            let _ = self.lines.send(DaemonUp::Log(Box::new(line)));
-        } else if self.lines.try_send(DaemonUp::Log(Box::new(line))).is_err() {
-            self.lost.fetch_add(lost + 1, Ordering::Relaxed);
-        }
-    }
-}
-
-fn write_all(queue: &Receiver<DaemonUp>) {
-    let mut stdout = io::stdout().lock();
-    while let Ok(message) = queue.recv() {
-        if write_frame(&mut stdout, &message).is_err() {
-            std::process::exit(0); // the bundle is gone
-        }
-    }
-}
-
-fn now() -> String {
-    const FORMAT: &[BorrowedFormatItem<'_>] =
-        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-    OffsetDateTime::now_utc().format(FORMAT).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The bottle's only resolver: it answers the sidecar's own names and refuses everything else at once.
 
-use crate::daemon::Feed;
+use crate::{daemon::DaemonUp, feed::Feed};
 use anyhow::{Context, Result};
 use bottle_api::control::{DNS_DAEMON, SIDECAR_NAMES};
 use bottle_policy::{
@@ -31,7 +31,7 @@ const TCP_IDLE: Duration = Duration::from_secs(5);
 pub(crate) async fn serve(bind: IpAddr, feed: Feed) -> Result<()> {
     let udp = UdpSocket::bind((bind, 53)).await.context("listen for DNS over UDP")?;
     let tcp = TcpListener::bind((bind, 53)).await.context("listen for DNS over TCP")?;
-    feed.listening();
+    feed.report(DaemonUp::Listening);
     let tcp_feed = feed.clone();
     tokio::spawn(async move { serve_tcp(tcp, bind, tcp_feed).await });
     let mut query = [0; 1232];

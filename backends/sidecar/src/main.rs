@@ -1,7 +1,7 @@
 //! One static binary under two names.
 //!
 //! * `bottle-sidecar bundle`: PID 1 of a bottle's sidecar. Its control channel is standard input and output; it
-//!   runs each daemon as a child, `bottle-sidecar daemon NAME`.
+//!   has each daemon, `bottle-sidecar daemon NAME`, run by a keeper of the daemon's own user, `bottle-sidecar keep NAME`.
 //! * `bottle-helper init|run|signal|probe`: inside the bottle: its first process, what becomes the agent, what sends it a
 //!   signal, and what looks around before it runs.
 //! * `bottle-helper settle|attend|enter|unpack|pack`: the same bottle in a machine of its own, whose engine offers less than
@@ -14,6 +14,7 @@ mod daemon;
 mod dns;
 mod egress;
 mod enter;
+mod feed;
 mod helper;
 mod link;
 mod probe;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words[..] {
         [BUNDLE_ARGUMENT] => bundle::run(),
+        ["keep", name] => bundle::keep(name),
         ["daemon", name] => daemon::run(name),
         ["init"] => helper::init(),
         ["run"] => return helper::run(),

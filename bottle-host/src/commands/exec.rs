@@ -39,10 +39,7 @@ fn exec(args: &Exec, cancel: &Cancellation) -> Result<u8> {
 
 /// What was recorded when the bottle was started.
 fn metadata(paths: &Paths, identity: &str) -> Result<Metadata> {
-    let is_name = identity.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && identity.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-    let dir = paths.state().join(identity);
-    if !is_name || !dir.exists() {
+    if state::find(paths, identity).is_none() {
         let running = owner::running(paths);
         let hint = match running.is_empty() {
             true => "No bottle is running; start one: `bottle start AGENT`.".to_owned(),

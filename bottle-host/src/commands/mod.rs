@@ -7,6 +7,7 @@ mod exec;
 mod image;
 mod info;
 mod list;
+mod logs;
 mod schema;
 mod start;
 
@@ -31,6 +32,7 @@ pub fn run(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Start(args) => start::run(backend, &args),
         Command::Exec(args) => exec::run(&args),
+        Command::Logs(args) => logs::run(&args),
         Command::List(args) => list::run(backend, &args),
         Command::Cleanup(args) => cleanup::run(backend, &args),
         Command::Backends(args) => backends::run(backend, &args),

@@ -14,6 +14,9 @@ mod modes;
 pub mod owner;
 mod pump;
 mod screen;
+pub mod sidecar;
+pub mod summary;
+pub mod tail;
 pub mod terminal;
 
 #[doc(hidden)]

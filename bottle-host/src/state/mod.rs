@@ -146,7 +146,7 @@ impl State {
 
     /// The bottle's egress log.
     pub fn egress_log(&self) -> PathBuf {
-        self.dir.join("egress.jsonl")
+        egress_log(&self.dir)
     }
 
     /// Keeps log, metadata, work and transcript, and removes the rest. Only when the ledger is empty.
@@ -204,6 +204,18 @@ pub fn alone(paths: &Paths) -> Result<Alone> {
 
 /// Nobody else makes, removes or changes anything of this user's while this is held.
 pub struct Alone(#[allow(dead_code)] File);
+
+/// A bottle's state directory, if there is one.
+pub fn find(paths: &Paths, identity: &str) -> Option<PathBuf> {
+    let is_name = identity.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && identity.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    Some(paths.state().join(identity)).filter(|dir| is_name && dir.is_dir())
+}
+
+/// The egress log in a bottle's state directory.
+pub fn egress_log(dir: &Path) -> PathBuf {
+    dir.join("egress.jsonl")
+}
 
 /// What was recorded of a bottle.
 pub fn metadata(paths: &Paths, identity: &str) -> Result<Metadata> {

@@ -69,8 +69,8 @@ impl Bottle for Scripted {
     fn channel(&self, _req: &ChannelRequest) -> Result<OwnedFd> {
         at("channel")?;
         let (mut ours, theirs) = UnixStream::pair()?;
-        // A sidecar that says nothing, and ends when its channel does.
-        thread::spawn(move || std::io::copy(&mut ours, &mut std::io::sink()));
+        // A sidecar that says nothing, and ends when its channel does, or when it is told anything: to stop.
+        thread::spawn(move || ours.read(&mut [0]));
         Ok(theirs.into())
     }
 

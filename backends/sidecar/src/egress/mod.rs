@@ -14,7 +14,10 @@ mod record;
 mod tunnel;
 mod upstream;
 
-use crate::daemon::{DaemonStart, Feed};
+use crate::{
+    daemon::{DaemonStart, DaemonUp, Reloads},
+    feed::Feed,
+};
 use anyhow::{Context, Result};
 use bottle_api::{
     control::{CAPABILITY, PROXY_PORT},
@@ -64,7 +67,19 @@ impl Live {
     }
 }
 
+/// Why a policy cannot be served, if it cannot.
+pub(crate) fn check(policy: &Policy) -> Result<()> {
+    Live::new(policy.clone()).map(drop)
+}
+
 impl State {
+    /// Has every request from now on judged by another policy.
+    fn replace(&self, policy: Policy) -> Result<()> {
+        let live = Live::new(policy)?;
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = live;
+        Ok(())
+    }
+
     /// The table of now.
     fn live(&self) -> Arc<Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -72,7 +87,7 @@ impl State {
 }
 
 /// Serves the proxy on `start.bind` for ever.
-pub(crate) async fn serve(start: DaemonStart, secrets: Secrets, feed: Feed) -> Result<()> {
+pub(crate) async fn serve(start: DaemonStart, secrets: Secrets, reloads: Reloads, feed: Feed) -> Result<()> {
     let capability = secrets.get(CAPABILITY).context("the host sent no capability")?.clone();
     let key = secrets.get(ca::KEY_SECRET).context("the bundle sent no CA key")?;
     let state = Arc::new(State {
@@ -83,7 +98,23 @@ pub(crate) async fn serve(start: DaemonStart, secrets: Secrets, feed: Feed) -> R
         feed,
     });
     let listener = TcpListener::bind((start.bind, PROXY_PORT)).await.context("listen for the proxy")?;
-    state.feed.listening();
+    state.feed.report(DaemonUp::Listening);
+    tokio::select! {
+        never = accept(&state, &listener) => never,
+        replaced = follow(&state, reloads) => replaced,
+    }
+}
+
+/// Replaces the policy whenever another one comes. What was checked and cannot be served after all ends the daemon.
+async fn follow(state: &State, mut reloads: Reloads) -> Result<()> {
+    while let Some(policy) = reloads.recv().await {
+        state.replace(policy)?;
+        state.feed.report(DaemonUp::Reloaded);
+    }
+    Ok(())
+}
+
+async fn accept(state: &Arc<State>, listener: &TcpListener) -> Result<()> {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let permit = room.clone().acquire_owned().await?;

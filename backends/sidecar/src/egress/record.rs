@@ -1,7 +1,7 @@
 //! One line of the egress log per request, written when its response has ended, however it ends.
 
 use super::Body;
-use crate::daemon::Feed;
+use crate::feed::Feed;
 use bottle_api::{control::EGRESS_DAEMON, secret::Secrets};
 use bottle_policy::{Denial, message::LogLine};
 use bytes::Bytes;

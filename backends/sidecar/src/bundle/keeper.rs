@@ -1,0 +1,161 @@
+//! A daemon's keeper: a process of the daemon's own user that starts it, as often as the bundle says, and tells how it
+//! ended.
+//!
+//! ```text
+//! bundle ══ orders, the daemon's pipes ══▶ keeper ── starts, signals, waits ──▶ daemon
+//!        ◀══════ how it ended ═══════════
+//! ```
+//!
+//! The bundle gives up the privilege to hand out users before it reads anything, so it could never start a daemon again
+//! as the user that it had. A keeper is started before that, once, as that user, and needs no privilege. It holds
+//! nothing worth having: policy and secrets go from the bundle to the daemon by a pipe that the keeper only passes on.
+
+use crate::{daemon, users::Users};
+use anyhow::{Context, Result, bail};
+use rustix::{
+    cmsg_space,
+    io::{FdFlags, fcntl_setfd, retry_on_intr},
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+        SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socketpair,
+    },
+    pipe::{PipeFlags, pipe_with},
+    process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, set_parent_process_death_signal, waitid},
+    stdio,
+};
+use std::{
+    fs::File,
+    io::{IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
+
+/// The first byte of an order: start the daemon with the descriptors that come along.
+const START: u8 = b'S';
+/// Send it the signal whose number is the second byte.
+const SIGNAL: u8 = b'K';
+/// A daemon's standard input and output, and for some the program that it runs.
+const DESCRIPTORS: usize = 3;
+/// Of what is told of an end.
+const LONGEST_WORD: usize = 200;
+
+/// The bundle's end.
+pub(super) struct Keeper {
+    socket: OwnedFd,
+}
+
+impl Keeper {
+    /// Starts the keeper of a daemon, as the user of that place in the list.
+    pub(super) fn start(name: &str, place: usize, users: &Users) -> Result<Self> {
+        let (socket, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let mut command = Command::new("/proc/self/exe");
+        users.assign(&mut command, place)?;
+        command.args(["keep", name]).env_clear().stdin(far).stdout(Stdio::null());
+        command.spawn().with_context(|| format!("start the keeper of the daemon {name}"))?;
+        Ok(Self { socket })
+    }
+
+    /// Has the daemon started. Returns what leads to its standard input, and comes from its output.
+    pub(super) fn begin(&self, program: Option<&OwnedFd>) -> Result<(File, File)> {
+        let (stdin, to) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (from, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+        let mut lent = vec![stdin.as_fd(), stdout.as_fd()];
+        lent.extend(program.map(AsFd::as_fd));
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !ancillary.push(SendAncillaryMessage::ScmRights(&lent)) {
+            bail!("a daemon has more descriptors than its keeper takes");
+        }
+        // Whoever is broken into may stop its keeper: that must not stop the bundle.
+        sendmsg(&self.socket, &[IoSlice::new(&[START])], &mut ancillary, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+        Ok((to.into(), from.into()))
+    }
+
+    /// Sends the daemon a signal, if it runs.
+    pub(super) fn signal(&self, signal: Signal) -> Result<()> {
+        let number = u8::try_from(signal.as_raw())?;
+        send(&self.socket, &[SIGNAL, number], SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// Waits for the daemon to end; how it did. `None`: the keeper has ended.
+    pub(super) fn next_end(&self) -> Option<String> {
+        let mut word = [0; LONGEST_WORD];
+        match retry_on_intr(|| recv(&self.socket, &mut word, RecvFlags::empty())) {
+            Ok((len, _)) if len > 0 => Some(String::from_utf8_lossy(&word[..len]).into_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// `keep NAME`: until the bundle is gone.
+pub(crate) fn run(name: &str) -> Result<()> {
+    daemon::harden()?;
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let socket = stdio::stdin();
+    let running: Arc<Mutex<Option<Child>>> = Arc::default();
+    while let Some((order, lent)) = receive(socket)? {
+        let mut slot = running.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&order[..], slot.as_ref()) {
+            ([START], None) => {
+                let child = start(name, lent)?;
+                let pid = Pid::from_child(&child);
+                *slot = Some(child);
+                let running = running.clone();
+                thread::spawn(move || watch(pid, &running));
+            }
+            ([SIGNAL, number], Some(child)) => {
+                let signal = Signal::from_named_raw(i32::from(*number)).context("no signal has that number")?;
+                kill_process(Pid::from_child(child), signal)?;
+            }
+            ([SIGNAL, _], None) => {} // it was quicker
+            _ => bail!("an order that no keeper knows"),
+        }
+    }
+    Ok(())
+}
+
+fn receive(socket: BorrowedFd<'_>) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    let (mut space, mut order) = ([MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))], [0; 2]);
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = retry_on_intr(|| {
+        recvmsg(socket, &mut [IoSliceMut::new(&mut order)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+    })?;
+    let mut lent = vec![];
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            lent.extend(descriptors);
+        }
+    }
+    Ok((received.bytes > 0).then(|| (order[..received.bytes].to_vec(), lent)))
+}
+
+fn start(name: &str, lent: Vec<OwnedFd>) -> Result<Child> {
+    let mut lent = lent.into_iter();
+    let (Some(stdin), Some(stdout)) = (lent.next(), lent.next()) else { bail!("a daemon without its pipes") };
+    let program = lent.next();
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["daemon", name]).env_clear().stdin(stdin).stdout(stdout);
+    if let Some(program) = &program {
+        // The daemon finds it under the same number.
+        fcntl_setfd(program, FdFlags::empty())?;
+        command.arg(program.as_raw_fd().to_string());
+    }
+    command.spawn().with_context(|| format!("start the daemon {name}"))
+}
+
+/// Waits for the daemon and tells the bundle. Only under the lock is it reaped: a pid that is signalled is the daemon's.
+fn watch(pid: Pid, running: &Mutex<Option<Child>>) {
+    let _ = retry_on_intr(|| waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT));
+    let mut slot = running.lock().unwrap_or_else(PoisonError::into_inner);
+    let word = match slot.take().map(|mut child| child.wait()) {
+        Some(Ok(status)) => status.to_string(),
+        Some(Err(error)) => error.to_string(),
+        None => "unknown".into(),
+    };
+    let word = &word.as_bytes()[..word.len().min(LONGEST_WORD)];
+    let _ = send(stdio::stdin(), word, SendFlags::NOSIGNAL);
+}

@@ -1,0 +1,360 @@
+//! The daemons' lives: started, told what to serve, started again when they end, ended in order.
+//!
+//! ```text
+//! begin ─▶ listens ─▶ ended ─┬─ waits ─▶ begin      each life has new pipes, the newest policy and its own secrets
+//!                            └─ again and again ─▶ the bundle ends
+//! ```
+//!
+//! While a daemon is away its port refuses connections: nothing passes.
+
+use super::{Channel, Event, Mouth, keeper::Keeper, read_policy, restarts::Restarts, send};
+use crate::daemon::{DaemonDown, DaemonStart, DaemonUp};
+use anyhow::{Context, Result, bail};
+use bottle_api::{
+    control::{EGRESS_DAEMON, SecretsFrame, encode, read_frame},
+    secret::Secrets,
+};
+use bottle_policy::{
+    Policy,
+    message::{Down, Up},
+};
+use rustix::process::Signal;
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{BufReader, Write},
+    net::IpAddr,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+use zeroize::Zeroizing;
+
+/// How long a daemon has to listen; at the bundle's start, all of them together.
+const START_TIME: Duration = Duration::from_secs(20);
+/// How long a daemon that is told to end has for it.
+const GRACE: Duration = Duration::from_secs(8);
+
+type Frame = Zeroizing<Vec<u8>>;
+
+/// All of them, and what they are given.
+pub(super) struct Supervisor {
+    bind: IpAddr,
+    /// The newest that was good.
+    policy: Policy,
+    secrets: Secrets,
+    daemons: Vec<Daemon>,
+    /// What is said once the proxy judges by the newest policy, in the order in which it was asked for.
+    pending: VecDeque<Up>,
+    stopping: bool,
+    up: Channel,
+    pub(super) mouth: Mouth,
+    events: Receiver<Event>,
+    wake: Sender<Event>,
+}
+
+struct Daemon {
+    name: &'static str,
+    keeper: Arc<Keeper>,
+    restarts: Restarts,
+    /// How many it has begun.
+    lives: u64,
+    now: Now,
+}
+
+enum Now {
+    /// It runs. What it has to do by a time (listen, or end), if anything.
+    Running { life: Life, by: Option<Due> },
+    /// It does not, and begins then.
+    Away { until: Instant },
+    /// It has ended for good.
+    Over,
+}
+
+/// What a running daemon has to do by a time; one that does not is killed.
+struct Due {
+    at: Instant,
+    what: What,
+}
+
+#[derive(PartialEq, Eq)]
+enum What {
+    Listen,
+    /// It was told to.
+    End,
+}
+
+/// The bundle's ends of a daemon's pipes: one thread writes, one reads.
+struct Life {
+    down: Sender<Frame>,
+    /// Ends when all that it had to say was passed on.
+    heard: Receiver<()>,
+}
+
+impl Supervisor {
+    /// Begins every daemon.
+    pub(super) fn new(
+        bind: IpAddr,
+        policy: Policy,
+        secrets: Secrets,
+        daemons: impl Iterator<Item = (&'static str, Keeper)>,
+        up: Channel,
+        events: Receiver<Event>,
+        wake: Sender<Event>,
+    ) -> Result<Self> {
+        let (mouth, pending) = (Mouth::new(up.clone()), VecDeque::new());
+        let mut supervisor =
+            Self { bind, policy, secrets, daemons: vec![], pending, stopping: false, up, mouth, events, wake };
+        for (place, (name, keeper)) in daemons.enumerate() {
+            let keeper = Arc::new(keeper);
+            supervisor.watch(place, keeper.clone());
+            let now = Now::Away { until: Instant::now() };
+            supervisor.daemons.push(Daemon { name, keeper, restarts: Restarts::default(), lives: 0, now });
+            supervisor.begin(place)?;
+        }
+        Ok(supervisor)
+    }
+
+    /// Waits until all of them listen. One that ends before that is an error.
+    pub(super) fn await_all(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START_TIME;
+        while self.daemons.iter().any(|daemon| matches!(daemon.now, Now::Running { by: Some(_), .. })) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.events.recv_timeout(left).context("a daemon did not start to listen")? {
+                Event::Ended(place, status) => {
+                    bail!("the daemon {} ended before it listened ({status})", self.daemons[place].name)
+                }
+                Event::Stop => bail!("it is told to end"),
+                event => self.heed(event)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves until it is told to stop, which is no error.
+    pub(super) fn serve(&mut self) -> Result<()> {
+        while !self.stopping || self.daemons.iter().any(|daemon| !matches!(daemon.now, Now::Over)) {
+            match self.next_due() {
+                None => self.events.recv().context("nobody is left").and_then(|event| self.heed(event))?,
+                Some(at) => match self.events.recv_timeout(at.saturating_duration_since(Instant::now())) {
+                    Ok(event) => self.heed(event)?,
+                    Err(RecvTimeoutError::Timeout) => self.overdue()?,
+                    Err(error) => return Err(error.into()),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn heed(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Down(Down::Reload { policy }) => self.reload(policy),
+            Event::Down(Down::Restart { daemon }) => self.restart(&daemon),
+            Event::Down(Down::Program { daemon, .. }) => {
+                eprintln!("bottle-sidecar: no daemon here takes a program: {}", daemon.escape_debug());
+                Ok(())
+            }
+            Event::Down(Down::Stop) | Event::Stop => self.stop(),
+            Event::Said(place, life, word) if self.daemons[place].lives == life => self.said(place, word),
+            Event::Said(..) => Ok(()),
+            Event::Ended(place, status) => self.ended(place, status),
+            Event::KeeperGone(place) => bail!("the keeper of the daemon {} ended", self.daemons[place].name),
+        }
+    }
+
+    /// From now on no request is judged by an older document. A bad one changes nothing.
+    fn reload(&mut self, document: serde_json::Value) -> Result<()> {
+        match read_policy(document) {
+            Ok(policy) => {
+                self.policy = policy;
+                self.hand_over(Up::Reloaded { error: None })
+            }
+            Err(error) => {
+                self.mouth.say(Up::Reloaded { error: Some(format!("{error:#}")) });
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives the proxy the newest policy; `then` is said once it judges by it. One that is away begins with it.
+    fn hand_over(&mut self, then: Up) -> Result<()> {
+        self.pending.push_back(then);
+        let frame = encode(&DaemonDown::Reload(Box::new(self.policy_of(EGRESS_DAEMON)))).map(Zeroizing::new)?;
+        if let Some(Daemon { now: Now::Running { life, .. }, .. }) = self.daemon(EGRESS_DAEMON) {
+            let _ = life.down.send(frame);
+        }
+        Ok(())
+    }
+
+    /// Ends a daemon, which then begins again without waiting.
+    fn restart(&mut self, name: &str) -> Result<()> {
+        match self.daemon(name) {
+            Some(daemon) => match &mut daemon.now {
+                Now::Running { by, .. } => {
+                    *by = Some(Due { at: Instant::now() + GRACE, what: What::End });
+                    daemon.keeper.signal(Signal::TERM)
+                }
+                Now::Away { until } => {
+                    *until = Instant::now();
+                    Ok(())
+                }
+                Now::Over => Ok(()),
+            },
+            None => {
+                eprintln!("bottle-sidecar: no daemon of that name runs here: {}", name.escape_debug());
+                Ok(())
+            }
+        }
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        if !self.stopping {
+            self.stopping = true;
+            for daemon in &mut self.daemons {
+                match &mut daemon.now {
+                    Now::Running { by, .. } => {
+                        *by = Some(Due { at: Instant::now() + GRACE, what: What::End });
+                        daemon.keeper.signal(Signal::TERM)?;
+                    }
+                    away => *away = Now::Over,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn said(&mut self, place: usize, word: DaemonUp) -> Result<()> {
+        let daemon = &mut self.daemons[place];
+        match word {
+            DaemonUp::Listening => {
+                if let Now::Running { by, .. } = &mut daemon.now {
+                    by.take_if(|due| due.what == What::Listen);
+                }
+                if daemon.name == EGRESS_DAEMON {
+                    // It began with the newest.
+                    self.pending.drain(..).for_each(|word| self.mouth.say(word));
+                }
+            }
+            DaemonUp::Reloaded => self.pending.pop_front().into_iter().for_each(|word| self.mouth.say(word)),
+            DaemonUp::Log(_) => {}
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, place: usize, status: String) -> Result<()> {
+        let daemon = &mut self.daemons[place];
+        let was = std::mem::replace(&mut daemon.now, Now::Over);
+        if self.stopping {
+            // What it had to say at last is said before the channel ends.
+            if let Now::Running { life, .. } = was {
+                let _ = life.heard.recv_timeout(GRACE);
+            }
+            return Ok(());
+        }
+        self.mouth.say(Up::DaemonEnded { daemon: daemon.name.into(), status: status.clone() });
+        let wait = match was {
+            Now::Running { by: Some(Due { what: What::End, .. }), .. } => Duration::ZERO,
+            _ => match daemon.restarts.ended(Instant::now()) {
+                Some(wait) => wait,
+                None => bail!("the daemon {} ended again and again: {status}", daemon.name),
+            },
+        };
+        daemon.now = Now::Away { until: Instant::now() + wait };
+        Ok(())
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        let due = |daemon: &Daemon| match &daemon.now {
+            Now::Running { by, .. } => by.as_ref().map(|due| due.at),
+            Now::Away { until } => Some(*until),
+            Now::Over => None,
+        };
+        self.daemons.iter().filter_map(due).min()
+    }
+
+    fn overdue(&mut self) -> Result<()> {
+        let now = Instant::now();
+        for place in 0..self.daemons.len() {
+            let daemon = &mut self.daemons[place];
+            match &mut daemon.now {
+                Now::Away { until } if *until <= now => self.begin(place)?,
+                Now::Running { by, .. } => {
+                    if let Some(due) = by.as_mut().filter(|due| due.at <= now) {
+                        due.at = now + GRACE; // an order to kill is not given twice at once
+                        daemon.keeper.signal(Signal::KILL)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a daemon's next life.
+    fn begin(&mut self, place: usize) -> Result<()> {
+        let name = self.daemons[place].name;
+        let start = DaemonStart { bind: self.bind, policy: self.policy_of(name) };
+        let frames = [encode(&start).map(Zeroizing::new)?, SecretsFrame::encode(&self.secrets_of(name))?];
+        let daemon = &mut self.daemons[place];
+        daemon.lives += 1;
+        let (stdin, stdout) = daemon.keeper.begin(None)?;
+        let (down, to_write) = channel::<Frame>();
+        thread::spawn(move || write_all(stdin, &to_write));
+        frames.into_iter().for_each(|frame| drop(down.send(frame)));
+        let (up, wake, life) = (self.up.clone(), self.wake.clone(), daemon.lives);
+        let (hearing, heard) = channel();
+        thread::spawn(move || {
+            pass_up(stdout, &up, |word| drop(wake.send(Event::Said(place, life, word))));
+            drop(hearing);
+        });
+        let by = Some(Due { at: Instant::now() + START_TIME, what: What::Listen });
+        daemon.now = Now::Running { life: Life { down, heard }, by };
+        Ok(())
+    }
+
+    fn watch(&self, place: usize, keeper: Arc<Keeper>) {
+        let wake = self.wake.clone();
+        thread::spawn(move || {
+            while let Some(status) = keeper.next_end() {
+                let _ = wake.send(Event::Ended(place, status));
+            }
+            let _ = wake.send(Event::KeeperGone(place));
+        });
+    }
+
+    /// A daemon is told what it needs, and nothing else.
+    fn policy_of(&self, name: &str) -> Policy {
+        if name == EGRESS_DAEMON { self.policy.clone() } else { Policy::default() }
+    }
+
+    fn secrets_of(&self, name: &str) -> Secrets {
+        if name == EGRESS_DAEMON { self.secrets.clone() } else { Secrets::default() }
+    }
+
+    fn daemon(&mut self, name: &str) -> Option<&mut Daemon> {
+        self.daemons.iter_mut().find(|daemon| daemon.name == name)
+    }
+}
+
+/// Writes to a daemon what it is to know; with the sender its standard input ends, and with that the daemon.
+fn write_all(mut stdin: File, frames: &Receiver<Frame>) {
+    let _ = frames.iter().try_for_each(|frame| stdin.write_all(&frame));
+}
+
+/// Passes a daemon's log lines to the host until the daemon ends, and what else it says to the bundle.
+fn pass_up(from: File, up: &Channel, heard: impl Fn(DaemonUp)) {
+    let mut from = BufReader::new(from);
+    while let Ok(Some(word)) = read_frame::<DaemonUp>(&mut from) {
+        match word {
+            DaemonUp::Log(line) => {
+                if send(up, &Up::Log(*line)).is_err() {
+                    std::process::exit(0); // the host is dead
+                }
+            }
+            word => heard(word),
+        }
+    }
+}
