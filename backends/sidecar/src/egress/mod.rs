@@ -17,10 +17,11 @@ mod upstream;
 use crate::{
     daemon::{DaemonStart, DaemonUp, Reloads},
     feed::Feed,
+    listeners,
 };
 use anyhow::{Context, Result};
 use bottle_api::{
-    control::{CAPABILITY, PROXY_PORT},
+    control::CAPABILITY,
     secret::{Secret, Secrets},
 };
 use bottle_policy::Policy;
@@ -97,7 +98,7 @@ pub(crate) async fn serve(start: DaemonStart, secrets: Secrets, reloads: Reloads
         secrets,
         feed,
     });
-    let listener = TcpListener::bind((start.bind, PROXY_PORT)).await.context("listen for the proxy")?;
+    let listener = listeners::proxy(start.bind).await?;
     state.feed.report(DaemonUp::Listening);
     tokio::select! {
         never = accept(&state, &listener) => never,
