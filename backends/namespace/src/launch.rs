@@ -17,7 +17,7 @@ use crate::{
     process::Door,
 };
 use bottle_api::{
-    Cancel, CleanupRequest, Error, ErrorKind, Host, LaunchRequest, Result, SIDECAR_ARTIFACT,
+    Cancel, CleanupRequest, Error, ErrorKind, Host, LaunchRequest, LedgerEntry, Result, SIDECAR_ARTIFACT,
     control::{First, handshake},
     error::Context,
     secret::Secrets,
@@ -57,6 +57,8 @@ const DEFAULT_PIDS: u64 = 4096;
 const FILES: u64 = 4 << 30;
 /// How long the sidecar may take to serve, and the bottle to be there.
 const READY_TIME: Duration = Duration::from_secs(30);
+/// How long a launcher may take to say why it gave up.
+const COMPLAINT_TIME: Duration = Duration::from_secs(1);
 /// Of the sidecar's error output, kept for messages.
 const SAID_KEPT: usize = 4096;
 
@@ -104,10 +106,10 @@ impl Owner {
         }
     }
 
-    /// Why the launcher gave up, if it did.
+    /// Why the launcher gave up, if it did: whatever ends the sidecar ends it too, or is told at once.
     fn complaint(&self) -> Option<Error> {
         loop {
-            match self.word(&Cancel::never()).ok()?? {
+            match self.word_within(COMPLAINT_TIME, &Cancel::never()).ok()?? {
                 Word::Failed { step, why, errno } => return Some(diagnose::explain(&step, &why, errno)),
                 Word::Ready => return None,
                 Word::Listeners => {}
@@ -116,7 +118,11 @@ impl Owner {
     }
 
     fn word(&self, cancel: &Cancel) -> Result<Option<Word>> {
-        wait_readable(self.socket.as_fd(), cancel, Instant::now() + READY_TIME).context("wait for the launcher")?;
+        self.word_within(READY_TIME, cancel)
+    }
+
+    fn word_within(&self, time: Duration, cancel: &Cancel) -> Result<Option<Word>> {
+        wait_readable(self.socket.as_fd(), cancel, Instant::now() + time).context("wait for the launcher")?;
         Ok(wire::receive::<Word>(&self.socket)?.map(|(word, _)| word))
     }
 
@@ -147,6 +153,7 @@ impl Drop for Owner {
 pub(crate) struct Owned {
     host: Host,
     owner: Owner,
+    entry: LedgerEntry,
     identity: String,
     whose: String,
     door: std::path::PathBuf,
@@ -158,6 +165,7 @@ impl Owned {
         let until = Instant::now() + deadline;
         self.owner.end(deadline)?;
         let _ = fs::remove_file(&self.door);
+        self.host.ledger(&self.identity).gone(&self.entry)?;
         let req = CleanupRequest { sweep: true, owner: self.whose.clone(), ..CleanupRequest::default() };
         let mut left = cleanup::plan(&req);
         left.retain(|item| item.identity == self.identity);
@@ -229,7 +237,7 @@ pub(crate) fn launch(
     owner.finish(files.collect::<Result<_>>()?, cancel)?;
     let door = Door { path: path.clone(), launcher: pid };
     let (identity, whose) = (spec.identity.clone(), spec.owner.clone());
-    let owned = Owned { host: host.clone(), owner, identity, whose, door: path };
+    let owned = Owned { host: host.clone(), owner, entry, identity, whose, door: path };
     Ok((NamespaceBottle::owned(name, door, owned, channel.into()), ca_pem))
 }
 
@@ -306,7 +314,7 @@ fn wait_readable(fd: BorrowedFd<'_>, cancel: &Cancel, until: Instant) -> Result<
         }
         cancel.check()?;
         if Instant::now() >= until {
-            return Err(Error::new(ErrorKind::DEADLINE, format!("nothing came within {} s", READY_TIME.as_secs())));
+            return Err(Error::new(ErrorKind::DEADLINE, "nothing came in time"));
         }
     }
 }

@@ -64,6 +64,7 @@ pub(crate) fn start(what: &Exec, streams: &[OwnedFd], pids: u64) -> Result<(Proc
 /// In the copy: returns only where the program cannot be run, with the exit code and why.
 fn become_it(what: &Exec, streams: &[OwnedFd], terminal: Option<&OwnedFd>, pids: u64) -> Result<(i32, String)> {
     setsid()?;
+    sys::unblock_signals()?;
     for number in 0..3 {
         match terminal {
             Some(terminal) => sys::place(terminal, number)?,

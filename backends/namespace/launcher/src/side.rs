@@ -64,7 +64,7 @@ fn become_it(
         confine::limit(resource, value)?;
     }
     confine::give_up_capabilities()?;
-    confine::landlock(&[])?;
+    confine::landlock(&["/dev"])?;
     let filters = seccomp::compile(seccomp::For::Sidecar)?;
     let Some((Order::Serve, listeners)) = wire::receive(control)? else { bail!("there are no listeners") };
     ensure!(listeners.len() == 3, "{} listeners came", listeners.len());
@@ -79,6 +79,7 @@ fn become_it(
         sys::place(listener, number)?;
     }
     sys::close_from(FIRST_LISTENER + 3)?;
+    sys::unblock_signals()?;
     confine::filter(&filters)?;
     let error = Command::new(PROGRAM)
         .arg0("bottle-sidecar")

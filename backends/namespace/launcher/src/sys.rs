@@ -114,6 +114,16 @@ pub(crate) fn signals(numbers: &[i32]) -> io::Result<OwnedFd> {
     }
 }
 
+/// Every signal arrives again. For a copy that is about to execute a program, which would go on with the same ones blocked.
+pub(crate) fn unblock_signals() -> io::Result<()> {
+    // SAFETY: the set is initialised before it is used.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        check(libc::sigemptyset(&mut set).into())?;
+        check(libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut()).into()).map(drop)
+    }
+}
+
 /// A descriptor under that number, for programs that are executed.
 pub(crate) fn place(descriptor: impl AsFd, number: RawFd) -> io::Result<()> {
     // SAFETY: whoever calls this is about to execute a program, or has kept the numbers 0 to 2 for it: no owned descriptor
