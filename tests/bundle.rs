@@ -316,12 +316,17 @@ fn each_life_of_a_daemon_has_the_daemons_own_user_and_no_privilege() -> Result<(
     let dns = bundle.daemon("dns")?.to_string();
     let egress = bundle.daemon("egress")?;
     // As the one daemon's user nothing of another can be read or signalled.
-    for attempt in [format!("cat /proc/{egress}/mem"), format!("cat /proc/{egress}/environ"), format!("kill -0 {egress}")] {
+    for attempt in
+        [format!("cat /proc/{egress}/mem"), format!("cat /proc/{egress}/environ"), format!("kill -0 {egress}")]
+    {
         let as_dns = ["--reuid=65202", "--regid=65202", "--clear-groups", "sh", "-c", &attempt];
         assert!(output(Command::new("setpriv").args(as_dns)).is_err(), "{attempt}");
     }
     // It could itself, but for not being dumpable.
-    assert!(output(Command::new("setpriv").args(["--reuid=65202", "--regid=65202", "--clear-groups", "kill", "-0", &dns])).is_ok());
+    assert!(
+        output(Command::new("setpriv").args(["--reuid=65202", "--regid=65202", "--clear-groups", "kill", "-0", &dns]))
+            .is_ok()
+    );
     Ok(())
 }
 
@@ -329,8 +334,10 @@ fn each_life_of_a_daemon_has_the_daemons_own_user_and_no_privilege() -> Result<(
 fn standing(pid: u32) -> Result<(u32, String)> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let of = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim().to_owned();
-    let ids: BTreeSet<String> =
-        [of("Uid:"), of("Gid:")].iter().flat_map(|ids| ids.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect();
+    let ids: BTreeSet<String> = [of("Uid:"), of("Gid:")]
+        .iter()
+        .flat_map(|ids| ids.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
     let capabilities: BTreeSet<String> = ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"].map(of).into();
     let none = capabilities == BTreeSet::from(["0".repeat(16)]);
     let [id] = &ids.into_iter().collect::<Vec<_>>()[..] else { anyhow::bail!("more than one user or group") };

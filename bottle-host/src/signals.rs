@@ -105,7 +105,8 @@ impl Cancellation {
     /// Waits until there is something to read from any of them; an error where it is cancelled first.
     pub fn wait_any_readable<'a>(&'a self, from: impl Iterator<Item = BorrowedFd<'a>>) -> Result<()> {
         let own = self.0.readable.as_fd();
-        let mut fds: Vec<PollFd<'_>> = from.chain([own]).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let mut fds: Vec<PollFd<'_>> =
+            from.chain([own]).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         while let Err(error) = poll(&mut fds, None) {
             if error != Errno::INTR {
                 return Err(error.into());

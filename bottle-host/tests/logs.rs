@@ -71,8 +71,11 @@ fn ask(state: &State, host: &str, decision: &str) {
 #[test]
 fn it_is_followed_across_a_rotation_until_its_state_is_gone() {
     let (home, state) = bottle(Holder::own());
-    let (all, denied, json) =
-        (Follower::start(home.path(), &[]), Follower::start(home.path(), &["--denied"]), Follower::start(home.path(), &["--json"]));
+    let (all, denied, json) = (
+        Follower::start(home.path(), &[]),
+        Follower::start(home.path(), &["--denied"]),
+        Follower::start(home.path(), &["--json"]),
+    );
     ask(&state, "one", "allow");
     all.shows(&["WHERE", "one"]);
     json.shows(&["{\"decision\":\"allow\",\"host\":\"one\",\"unheard_of\":\"\\u202e\"}"]);

@@ -195,7 +195,11 @@ impl Drop for Bundle {
 /// A process's arguments; none once it has ended.
 pub fn command_line(pid: u32) -> Vec<String> {
     let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    words.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).filter(|w| !w.is_empty()).collect()
+    words
+        .split(|byte| *byte == 0)
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .filter(|w| !w.is_empty())
+        .collect()
 }
 
 fn children(pid: u32) -> Vec<u32> {

@@ -58,7 +58,8 @@ impl NamespaceBottle {
     ) -> Result<()> {
         let pipe = || pipe_with(PipeFlags::CLOEXEC);
         let ((stdin, feed), (from, stdout), (errors, stderr)) = (pipe()?, pipe()?, pipe()?);
-        let what = Exec { argv: [&[HELPER_PATH][..], &arguments].concat().into_iter().map(Into::into).collect(), ..exec() };
+        let what =
+            Exec { argv: [&[HELPER_PATH][..], &arguments].concat().into_iter().map(Into::into).collect(), ..exec() };
         let process = self.door.start(&what, Stdio { stdin, stdout, stderr: Some(stderr) })?;
         // Nothing of the machine's files goes into a bottle: what they hold goes through a pipe.
         let feeding = input.map(|mut input| thread::spawn(move || drop(io::copy(&mut input, &mut File::from(feed)))));

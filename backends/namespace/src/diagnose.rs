@@ -1,12 +1,7 @@
 //! What bottles need of this machine, for `doctor`, and what a launch that failed says about it. Each need is tried, not
 //! guessed: a bottle is made without a sidecar, in which nothing runs.
 
-use crate::{
-    find, launch,
-    launch::Owner,
-    limits,
-    tools::Tools,
-};
+use crate::{find, launch, launch::Owner, limits, tools::Tools};
 use bottle_api::{Cancel, Error, ErrorKind, Finding, Host, Result, SIDECAR_ARTIFACT};
 use bottle_namespace::wire::Launch;
 use rustix::{
@@ -36,7 +31,10 @@ pub(crate) fn findings(host: &Host, env: &BTreeMap<String, String>, cancel: &Can
 pub(crate) fn warnings() -> Vec<String> {
     let strong = strong_groups();
     let warning = || {
-        format!("you are in {}: what such a group may read, the agent may read where it stands in the bottle", strong.join(", "))
+        format!(
+            "you are in {}: what such a group may read, the agent may read where it stands in the bottle",
+            strong.join(", ")
+        )
     };
     (!strong.is_empty()).then(warning).into_iter().collect()
 }

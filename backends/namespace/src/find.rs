@@ -142,7 +142,8 @@ mod tests {
 
     #[test]
     fn labels_are_read_as_they_are_written_and_nothing_else_is() {
-        let line = |words: &[&str]| words.iter().flat_map(|word| [word.as_bytes(), b"\0"].concat()).collect::<Vec<u8>>();
+        let line =
+            |words: &[&str]| words.iter().flat_map(|word| [word.as_bytes(), b"\0"].concat()).collect::<Vec<u8>>();
         let values = ["dev-12345", "me", "uuid", "dev", "egress,dns", "2026", "/a b/=x"];
         let words = arguments(values);
         let mut all = vec![NAME];

@@ -196,7 +196,7 @@ pub(crate) fn launch(
     let path = plan.stage.join(DOOR);
     let door = open_door(&path)?;
     let daemons = spec.daemons.join(",");
-    let wanted = Launch {
+    let mut wanted = Launch {
         hostname: spec.slug.clone(),
         helper: program.clone(),
         sidecar: Some(Sidecar { program, daemons: daemons.clone() }),
@@ -204,9 +204,9 @@ pub(crate) fn launch(
         links: plan.tools.links.clone(),
         pids: spec.limits.pids.unwrap_or(DEFAULT_PIDS),
         files: spec.limits.memory.unwrap_or(FILES).min(FILES),
-        cgroups,
         ..Launch::default()
     };
+    wanted.cgroups = cgroups;
     let (mut channel, far) = UnixStream::pair()?;
     let (said, errors) = pipe_with(PipeFlags::CLOEXEC)?;
     let said = listen_to(said, host.clone());
@@ -215,8 +215,7 @@ pub(crate) fn launch(
     let mut entry = ledger.intent(PROCESSES, &name)?;
     let started = OffsetDateTime::now_utc().format(&Rfc3339)?;
     let socket = path.display().to_string();
-    let labels =
-        find::arguments([&spec.identity, &spec.owner, &entry.uuid, &spec.agent, &daemons, &started, &socket]);
+    let labels = find::arguments([&spec.identity, &spec.owner, &entry.uuid, &spec.agent, &daemons, &started, &socket]);
     let owner = Owner::start(host, &labels, &wanted, &[door.as_fd(), far.as_fd(), errors.as_fd()])?;
     drop((door, far, errors));
     let pid = owner.pid();
@@ -284,7 +283,8 @@ struct Patient<'a> {
 
 impl Read for Patient<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        wait_readable(self.channel.as_fd(), self.cancel, self.until).map_err(|error| io::Error::other(error.into_std()))?;
+        wait_readable(self.channel.as_fd(), self.cancel, self.until)
+            .map_err(|error| io::Error::other(error.into_std()))?;
         self.channel.read(into)
     }
 }

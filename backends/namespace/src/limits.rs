@@ -87,8 +87,7 @@ fn places(limits: &Limits) -> Result<Vec<Place>> {
         places.push(Place { parent: of_version_1("memory")?, settings });
     }
     if let Some(quota) = quota {
-        let settings =
-            vec![("cpu.cfs_period_us", PERIOD_MICROS.to_string()), ("cpu.cfs_quota_us", quota.to_string())];
+        let settings = vec![("cpu.cfs_period_us", PERIOD_MICROS.to_string()), ("cpu.cfs_quota_us", quota.to_string())];
         places.push(Place { parent: of_version_1("cpu")?, settings });
     }
     Ok(places)
@@ -118,7 +117,8 @@ fn writable(path: &Path) -> bool {
 }
 
 fn unenforced(what: &str) -> Error {
-    let message = format!("the bottle's `limits` want {what} to be limited, and no control group can be made here for it");
+    let message =
+        format!("the bottle's `limits` want {what} to be limited, and no control group can be made here for it");
     Error::new(ErrorKind::PREREQUISITE, message).hint(
         "Start bottle where groups are delegated: `systemd-run --user --scope -p Delegate=yes bottle start …`; or as root; \
          or take memory and cpus out of `limits`, or use another backend.",

@@ -202,7 +202,7 @@ impl Process for NamespaceProcess {
     fn resize(&self, req: &ResizeRequest) -> Result<()> {
         let none = || Error::new(ErrorKind::UNSUPPORTED, "the process has no terminal");
         let size = Winsize { ws_col: req.cols, ws_row: req.rows, ws_xpixel: 0, ws_ypixel: 0 };
-        Ok(tcsetwinsize(self.0.terminal.as_ref().ok_or_else(none)?, size).context("resize the terminal")?)
+        tcsetwinsize(self.0.terminal.as_ref().ok_or_else(none)?, size).context("resize the terminal")
     }
 
     fn signal(&self, req: &SignalRequest) -> Result<()> {

@@ -57,7 +57,9 @@ impl Tools {
     fn toolchain(&mut self, dir: &Path) -> Result<()> {
         if let Some(socket) = socket_below(dir)? {
             let message = format!("{} is a socket, and would be one in the bottle, too", socket.display());
-            return Err(Error::new(ErrorKind::PREREQUISITE, message).hint("Remove it, or start bottle with another HOME."));
+            return Err(
+                Error::new(ErrorKind::PREREQUISITE, message).hint("Remove it, or start bottle with another HOME.")
+            );
         }
         let dir = text(dir)?;
         self.binds.push(Bind { from: dir.clone(), to: dir.clone() });
@@ -112,7 +114,8 @@ fn in_path(env: &Env, name: &str) -> Option<PathBuf> {
 /// The toolchain below a directory that the path leads to; else the only one. None that the system has already.
 fn chosen(dir: &Path, env: &Env) -> Option<PathBuf> {
     let dir = dir.canonicalize().ok().filter(|dir| !SYSTEM.iter().any(|system| dir.starts_with(system)))?;
-    let all: Vec<PathBuf> = fs::read_dir(&dir).ok()?.flatten().map(|entry| entry.path()).filter(|p| p.is_dir()).collect();
+    let all: Vec<PathBuf> =
+        fs::read_dir(&dir).ok()?.flatten().map(|entry| entry.path()).filter(|p| p.is_dir()).collect();
     let led_to = WANTED.iter().filter_map(|name| in_path(env, name)?.canonicalize().ok()).collect::<Vec<_>>();
     let used = all.iter().find(|toolchain| led_to.iter().any(|program| program.starts_with(toolchain)));
     let default = || {

@@ -191,9 +191,8 @@ mod tests {
         assert!(waiting.is_empty() && matches!(batch[0], DaemonUp::Listening));
         drop(waiting);
         let lines = lines_of(batch);
-        let total = |decision: &str| -> u64 {
-            lines.iter().filter(|l| l.decision == decision).map(|l| 1 + l.repeated).sum()
-        };
+        let total =
+            |decision: &str| -> u64 { lines.iter().filter(|l| l.decision == decision).map(|l| 1 + l.repeated).sum() };
         let lost: u64 = lines.iter().map(|l| l.lost).sum();
         let each = (hosts * rounds) as u64;
         assert_eq!((total("deny"), total("audit"), total("allow") + lost), (each, each, each));

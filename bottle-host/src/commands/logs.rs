@@ -69,7 +69,12 @@ fn unknown(paths: &Paths, identity: &str) -> anyhow::Error {
         false => format!("These have a log: {}.", known.join(", ")),
     };
     let (identity, place) = (ui::printable(identity), paths.short(&paths.state()));
-    hinted(format!("no bottle `{identity}` in {place}: a log is kept there while its bottle runs, and after a session that did not end well or left work"), hint)
+    hinted(
+        format!(
+            "no bottle `{identity}` in {place}: a log is kept there while its bottle runs, and after a session that did not end well or left work"
+        ),
+        hint,
+    )
 }
 
 /// Wakes a follower: the log has changed, its directory is going away, or its owner has ended.
@@ -134,7 +139,11 @@ impl Printer<'_> {
         }
         if line.lost > 0 {
             let lost = ui::count(usize::try_from(line.lost).unwrap_or(usize::MAX), "line");
-            writeln!(out, "{}", row(["", "allow", "", "", "", "", ""], &format!("({lost} lost: the log was not read)")))?;
+            writeln!(
+                out,
+                "{}",
+                row(["", "allow", "", "", "", "", ""], &format!("({lost} lost: the log was not read)"))
+            )?;
         }
         Ok(writeln!(out, "{}", shown(&line))?)
     }

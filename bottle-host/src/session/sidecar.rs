@@ -71,7 +71,9 @@ impl SidecarChannel {
     pub fn reload(&self, policy: &Policy) -> Result<()> {
         let question = Down::Reload { policy: serde_json::to_value(policy)? };
         self.ask(&question, |word| match word {
-            Up::Reloaded { error } => Some(error.map_or(Ok(()), |why| Err(anyhow!("the old policy still stands: {why}")))),
+            Up::Reloaded { error } => {
+                Some(error.map_or(Ok(()), |why| Err(anyhow!("the old policy still stands: {why}"))))
+            }
             _ => None,
         })
         .context("give the sidecar another policy")

@@ -21,8 +21,9 @@ use std::fs;
 const RULES: ABI = ABI::V6;
 
 /// Nobody of the same user may look into this process: no memory, no descriptors, no program.
-pub(crate) fn hide() -> Result<()> {
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("hide this process")
+pub(crate) fn hide(hidden: bool) -> Result<()> {
+    let behaviour = if hidden { DumpableBehavior::NotDumpable } else { DumpableBehavior::Dumpable };
+    set_dumpable_behavior(behaviour).context("hide this process")
 }
 
 /// A limit that nobody below can lift; one that is lower already stays.

@@ -11,7 +11,7 @@ use rustix::{
     termios::{Winsize, tcgetpgrp, tcsetwinsize},
 };
 use std::{
-    io::{self, ErrorKind, Write},
+    io::{self, ErrorKind},
     os::{fd::OwnedFd, unix::process::CommandExt},
     process::Command,
 };
@@ -50,11 +50,7 @@ pub(crate) fn start(what: &Exec, streams: &[OwnedFd], pids: u64) -> Result<(Proc
             Ok(error) => error,
             Err(error) => (FAILED, format!("{error:#}")),
         };
-        let _ = std::fs::File::from(match rustix::stdio::stderr().try_clone_to_owned() {
-            Ok(stderr) => stderr,
-            Err(_) => sys::exit(error.0),
-        })
-        .write_all(format!("bottle: {}\n", error.1).as_bytes());
+        let _ = rustix::io::write(rustix::stdio::stderr(), format!("bottle: {}\n", error.1).as_bytes());
         sys::exit(error.0)
     };
     let lent = terminal.as_ref().map(OwnedFd::try_clone).transpose()?;
@@ -77,8 +73,7 @@ fn become_it(what: &Exec, streams: &[OwnedFd], terminal: Option<&OwnedFd>, pids:
     sys::close_from(3)?;
     setrlimit(Resource::Nproc, Rlimit { current: Some(pids), maximum: Some(pids) })?;
     chdir(&*what.cwd).with_context(|| format!("go to {}", what.cwd))?;
-    let error: io::Error =
-        Command::new(&what.argv[0]).args(&what.argv[1..]).env_clear().envs(&what.env).exec();
+    let error: io::Error = Command::new(&what.argv[0]).args(&what.argv[1..]).env_clear().envs(&what.env).exec();
     Ok(match error.kind() {
         ErrorKind::NotFound => (NOT_FOUND, format!("{}: not found in the bottle", what.argv[0])),
         _ => (NOT_RUN, format!("{}: {error}", what.argv[0])),

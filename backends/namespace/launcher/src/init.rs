@@ -62,29 +62,19 @@ pub(crate) fn run(launch: &Launch, ids: Ids, control: &OwnedFd, filters: &[BpfPr
     }
 }
 
-fn make(
-    launch: &Launch,
-    ids: Ids,
-    control: &OwnedFd,
-    filters: &[BpfProgram],
-    step: &mut &'static str,
-) -> Result<()> {
+fn make(launch: &Launch, ids: Ids, control: &OwnedFd, filters: &[BpfProgram], step: &mut &'static str) -> Result<()> {
     let mut at = |name: &'static str| *step = name;
     die_with_parent()?;
     let Some((Order::Mapped, _)) = wire::receive(control)? else { bail!("the launcher is gone") };
     umask(rustix::fs::Mode::from_raw_mode(0o022));
     fs::write("/proc/self/oom_score_adj", OOM_SCORE).context("set oom_score_adj")?;
-    if launch.has("hide") {
-        confine::hide()?;
-    }
+    confine::hide(launch.has("hide"))?;
     at("sources");
     tree::part()?;
     let sources = Sources::take(launch)?;
     at("users");
     become_agent(ids, AGENT_UID)?;
-    if launch.has("hide") {
-        confine::hide()?;
-    }
+    confine::hide(launch.has("hide"))?;
     at("proc");
     let early = tree::Early::make(launch.has("hide"))?;
     at("tree");

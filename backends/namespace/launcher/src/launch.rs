@@ -4,8 +4,7 @@
 
 use crate::{
     ids::{Id, Ids},
-    init, seccomp, side,
-    sys,
+    init, seccomp, side, sys,
     wire::{self, Finish, Launch, Order, Word},
 };
 use anyhow::{Context, Result, bail, ensure};
@@ -14,9 +13,7 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{Mode, OFlags, open},
     io::Errno,
-    net::{
-        AddressFamily, SocketFlags, SocketType, accept_with, socketpair, sockopt::socket_peercred,
-    },
+    net::{AddressFamily, SocketFlags, SocketType, accept_with, socketpair, sockopt::socket_peercred},
     process::{Pid, Signal, WaitId, WaitIdOptions, geteuid, pidfd_send_signal, waitid},
 };
 use std::{
@@ -131,19 +128,14 @@ fn begin(owner: &OwnedFd) -> Result<(Launch, Asked)> {
 
 /// Before it has done anything: whatever it starts is in them, too.
 fn enter_cgroups(launch: &Launch, pid: Pid) -> Result<()> {
-    launch.cgroups.iter().try_for_each(|file| {
-        fs::write(file, pid.as_raw_pid().to_string()).with_context(|| format!("enter {file}"))
-    })
+    launch
+        .cgroups
+        .iter()
+        .try_for_each(|file| fs::write(file, pid.as_raw_pid().to_string()).with_context(|| format!("enter {file}")))
 }
 
 /// Passes on what is said, until somebody is gone.
-fn run_on(
-    owner: &OwnedFd,
-    door: &OwnedFd,
-    signals: &OwnedFd,
-    bottle: &First,
-    sidecar: Option<&First>,
-) -> Result<()> {
+fn run_on(owner: &OwnedFd, door: &OwnedFd, signals: &OwnedFd, bottle: &First, sidecar: Option<&First>) -> Result<()> {
     loop {
         let mut fds = [owner, door, signals, &bottle.control, &bottle.pidfd].map(|fd| PollFd::new(fd, PollFlags::IN));
         match poll(&mut fds, None) {

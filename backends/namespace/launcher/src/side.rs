@@ -49,11 +49,11 @@ fn become_it(
 ) -> Result<std::convert::Infallible> {
     init::die_with_parent()?;
     let Some((Order::Mapped, _)) = wire::receive(control)? else { bail!("the launcher is gone") };
-    confine::hide()?;
+    confine::hide(true)?;
     tree::part()?;
     let sources = sources(sidecar)?;
     init::become_agent(ids, UID)?;
-    confine::hide()?;
+    confine::hide(true)?;
     let early = tree::Early::processes()?;
     tree::turn()?;
     let order = File { path: "/etc/nsswitch.conf".into(), mode: 0o644, text: "hosts: files dns\n".into() };

@@ -123,8 +123,7 @@ impl Sources {
 /// Takes a file or a directory, with all that is mounted below it, read-only.
 pub(crate) fn take(from: &Path, to: &Path, attributes: u64) -> Result<Source> {
     let attempt = || format!("take {} into the bottle", from.display());
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let is_dir = fs::metadata(from).with_context(attempt)?.is_dir();
     let mount = open_tree(CWD, from, flags).with_context(attempt)?;
     sys::restrict(&mount, READ_ONLY | attributes, true).with_context(attempt)?;

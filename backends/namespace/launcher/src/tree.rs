@@ -14,8 +14,8 @@ use bottle_api::{AGENT_UID, HOME, WORKSPACE, control::SIDECAR_NAMES};
 use rustix::{
     fs::CWD,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, unmount,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
+        fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, unmount,
     },
     process::{chdir, pivot_root},
 };
@@ -150,7 +150,12 @@ fn settings(hostname: &str) -> Vec<File> {
     let id = AGENT_UID;
     let names = SIDECAR_NAMES.join(" ");
     let files = [
-        ("/etc/passwd", format!("root:x:0:0::/:/bin/false\nagent:x:{id}:{id}::{HOME}:/bin/bash\nnobody:x:65534:65534::/:/bin/false\n")),
+        (
+            "/etc/passwd",
+            format!(
+                "root:x:0:0::/:/bin/false\nagent:x:{id}:{id}::{HOME}:/bin/bash\nnobody:x:65534:65534::/:/bin/false\n"
+            ),
+        ),
         ("/etc/group", format!("root:x:0:\nagent:x:{id}:\nnogroup:x:65534:\n")),
         ("/etc/hostname", format!("{hostname}\n")),
         ("/etc/hosts", format!("127.0.0.1\tlocalhost {hostname} {names}\n::1\tlocalhost ip6-localhost\n")),

@@ -3,7 +3,7 @@
 
 use rustix::{
     cmsg_space,
-    io::retry_on_intr,
+    io::{Errno, retry_on_intr},
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
         SendFlags, recvmsg, sendmsg,
@@ -192,11 +192,13 @@ pub fn send<T: Serialize>(socket: impl AsFd, value: &T, descriptors: &[BorrowedF
 pub fn receive<T: DeserializeOwned>(socket: impl AsFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let (mut ancillary, mut bytes) = (RecvAncillaryBuffer::new(&mut space), vec![0; MAX_MESSAGE]);
-    let received = retry_on_intr(|| {
-        recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-    });
-    let received = match received {
-        Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+    let mut take = || {
+        let into = &mut [IoSliceMut::new(&mut bytes)];
+        retry_on_intr(|| recvmsg(&socket, into, &mut ancillary, RecvFlags::CMSG_CLOEXEC))
+    };
+    // Where the other end was closed with words of ours unread that is told first, and once; its own last words follow.
+    let received = match take() {
+        Err(Errno::CONNRESET) => take()?,
         received => received?,
     };
     let mut descriptors = vec![];
@@ -239,6 +241,16 @@ mod tests {
         assert!(matches!(receive(&theirs).unwrap(), Some((Order::Mapped, _))));
         drop(ours);
         assert!(receive::<Order>(&theirs).unwrap().is_none());
+    }
+
+    #[test]
+    fn last_words_are_heard_though_ours_were_not() {
+        let (ours, theirs) = pair();
+        send(&ours, &Order::Mapped, &[]).unwrap();
+        send(&theirs, &Told::Started, &[]).unwrap();
+        drop(theirs);
+        assert!(matches!(receive(&ours).unwrap(), Some((Told::Started, _))));
+        assert!(receive::<Told>(&ours).unwrap().is_none());
     }
 
     #[test]

@@ -122,9 +122,8 @@ pub(crate) fn run(name: &str) -> Result<()> {
 fn receive(socket: BorrowedFd<'_>) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
     let (mut space, mut order) = ([MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))], [0; 2]);
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = retry_on_intr(|| {
-        recvmsg(socket, &mut [IoSliceMut::new(&mut order)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-    })?;
+    let received =
+        retry_on_intr(|| recvmsg(socket, &mut [IoSliceMut::new(&mut order)], &mut ancillary, RecvFlags::CMSG_CLOEXEC))?;
     let mut lent = vec![];
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(descriptors) = message {

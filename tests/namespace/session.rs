@@ -1,0 +1,1 @@
+//! A bottle of namespaces from start to end, by the staged program.
