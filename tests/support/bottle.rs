@@ -12,6 +12,7 @@ use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     io::Write,
+    os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::mpsc::{RecvTimeoutError, channel},
@@ -34,6 +35,8 @@ pub struct Home {
     dir: TempDir,
     program: PathBuf,
     env: Vec<(String, String)>,
+    /// Whose it is, where it is not the test's own user's.
+    user: Option<u32>,
 }
 
 impl Home {
@@ -52,6 +55,7 @@ impl Home {
                 ("HOST_SECRET".into(), ENV_SECRET.into()),
             ],
             dir,
+            user: None,
         };
         home.write("ca.pem", &authority.pem)?;
         home.bottle("box", &[&format!("{{host: api.anthropic.com, address: {}}}", standin.address)])?;
@@ -63,7 +67,7 @@ impl Home {
     pub fn bare() -> Result<Self> {
         let (program, dir) = (lab::stage().join("bin/bottle"), tempfile::tempdir()?);
         let token = ("CLAUDE_BOTTLE_OAUTH_TOKEN".into(), REAL_TOKEN.into());
-        let home = Self { dir, program, env: vec![token] };
+        let home = Self { dir, program, env: vec![token], user: None };
         home.write(".claude-bottle/bottles/box.md", "---\nisolation: process\n---\n")?;
         home.agent("dev", "box", "You are under test.")?;
         Ok(home)
@@ -114,6 +118,17 @@ impl Home {
         self
     }
 
+    /// Gives everything in it to a user, as whom `bottle` runs from now on. Root alone can.
+    pub fn given_to(mut self, user: u32) -> Result<Self> {
+        let mut paths = vec![self.path().to_owned()];
+        while let Some(path) = paths.pop() {
+            chown(&path, Some(user), Some(user))?;
+            paths.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
+        }
+        self.user = Some(user);
+        Ok(self)
+    }
+
     /// `bottle` with these arguments, in an environment that holds nothing else.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
@@ -128,6 +143,9 @@ impl Home {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         command
     }
 
