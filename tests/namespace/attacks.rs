@@ -38,7 +38,9 @@ impl Row {
 
 /// A call of the kernel, its arguments as perl has them: `ok`, or the error's number.
 fn call(number: c_long, arguments: &str) -> String {
-    format!("perl -e 'my $b = \"\\0\" x 4096; my @a = ({arguments}); my $r = syscall({number}, @a); print $r < 0 ? \"E\".($!+0) : \"ok\"'")
+    format!(
+        "perl -e 'my $b = \"\\0\" x 4096; my @a = ({arguments}); my $r = syscall({number}, @a); print $r < 0 ? \"E\".($!+0) : \"ok\"'"
+    )
 }
 
 fn socket(family: i32, kind: i32, protocol: i32) -> String {
@@ -73,14 +75,28 @@ fn rows(host: u32) -> Vec<Row> {
         row("the descriptors of PID 1", "ls /proc/1/fd 2>/dev/null || echo -n no", "no").on(HIDE),
         row("PID 1 is not shown", "[ -e /proc/1 ] && echo -n shown || echo -n no", "no").on(HIDE),
         row("ptrace of PID 1", call(SYS_ptrace, "0x4206, 1, 0, 0"), "E1").on(HIDE),
-        row("process_vm_readv of PID 1", call(SYS_process_vm_readv, "1, pack(\"PQ\", $b, 8), 1, pack(\"QQ\", 4096, 8), 1, 0"), "E1").on(HIDE),
-        row("descriptors at the start", "echo -n /proc/self/fd/*", "/proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 /proc/self/fd/3"),
+        row(
+            "process_vm_readv of PID 1",
+            call(SYS_process_vm_readv, "1, pack(\"PQ\", $b, 8), 1, pack(\"QQ\", 4096, 8), 1, 0"),
+            "E1",
+        )
+        .on(HIDE),
+        row(
+            "descriptors at the start",
+            "echo -n /proc/self/fd/*",
+            "/proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 /proc/self/fd/3",
+        ),
         row("none of them is a socket or a file", "readlink /proc/$$/fd/[012] | grep -vc ^pipe", "0\n"),
         row("su", "su -c id >/dev/null 2>&1 && echo -n root || echo -n no", "no"),
         row("setuid(0)", call(SYS_setuid, "0"), "E22"),
         row("setgroups", call(SYS_setgroups, "0, 0"), "E1"),
         row("chmod u+s", "cp /bin/true f; chmod 4755 f 2>/dev/null && echo -n set || echo -n no", "no").on(SECCOMP),
-        row("a new file with u+s", call(SYS_openat, &format!("-100, \"/workspace/s\", {}, 04755", O_CREAT | O_WRONLY)), "E1").on(SECCOMP),
+        row(
+            "a new file with u+s",
+            call(SYS_openat, &format!("-100, \"/workspace/s\", {}, 04755", O_CREAT | O_WRONLY)),
+            "E1",
+        )
+        .on(SECCOMP),
         row("fchmodat2", call(452, "-100, \"/workspace\", 04755, 0"), "E38").on(SECCOMP),
         row("core_pattern", writes("/proc/sys/kernel/core_pattern"), "no"),
         row("ip_forward", writes("/proc/sys/net/ipv4/ip_forward"), "no"),
@@ -106,7 +122,11 @@ fn rows(host: u32) -> Vec<Row> {
         row("a socket of the hypervisor", socket(AF_VSOCK, SOCK_STREAM, 0), "E97"),
         row("a socket of netlink's routes", socket(AF_NETLINK, SOCK_RAW, 0), "ok"),
         row("raw ICMP", socket(AF_INET, SOCK_RAW, 1), "E97").on(SECCOMP),
-        row("an address of one's own", "ip addr add 10.9.9.9/8 dev lo 2>/dev/null && echo -n added || echo -n no", "no"),
+        row(
+            "an address of one's own",
+            "ip addr add 10.9.9.9/8 dev lo 2>/dev/null && echo -n added || echo -n no",
+            "no",
+        ),
         row("shared memory of the machine", "ls /dev/shm | wc -l", "0\n"),
         row("message queues of the machine", call(SYS_mq_open, &format!("\"bottle-test\", {O_RDONLY}, 0, 0")), "E2"),
         row("inotify on the system", call(SYS_inotify_init1, "0"), "ok"),
@@ -122,12 +142,32 @@ fn rows(host: u32) -> Vec<Row> {
         row("users of the machine", "ls /root /home | grep -v agent | grep -c .", "1\n"),
         row("secrets of the machine", "ls /etc/shadow /etc/ssh /etc/gitconfig 2>/dev/null | wc -l", "0\n"),
         row("/sys", "ls /sys | wc -l", "0\n"),
-        row("another address", "perl -MIO::Socket::INET -e 'for (qw(1.1.1.1 169.254.169.254 10.0.0.1 8.8.8.8)) { print IO::Socket::INET->new(PeerAddr=>$_,PeerPort=>80) ? \"there\" : \"E\".($!+0) }'", "E101E101E101E101"),
-        row("an address of IPv6", "(echo > /dev/tcp/2606:4700:4700::1111/80) 2>/dev/null && echo -n there || echo -n no", "no"),
+        row(
+            "another address",
+            "perl -MIO::Socket::INET -e 'for (qw(1.1.1.1 169.254.169.254 10.0.0.1 8.8.8.8)) { print IO::Socket::INET->new(PeerAddr=>$_,PeerPort=>80) ? \"there\" : \"E\".($!+0) }'",
+            "E101E101E101E101",
+        ),
+        row(
+            "an address of IPv6",
+            "(echo > /dev/tcp/2606:4700:4700::1111/80) 2>/dev/null && echo -n there || echo -n no",
+            "no",
+        ),
         row("no route", "tail -n +2 /proc/net/route | wc -l", "0\n"),
-        row("an abstract socket of the machine", "perl -MSocket -e 'socket(my $s, AF_UNIX, SOCK_STREAM, 0); print connect($s, pack(\"Sa*\", AF_UNIX, \"\\0bottle-attack-test\")) ? \"there\" : \"E\".($!+0)'", "E111"),
-        row("too many processes", "perl -e 'my @p; while (defined(my $p = fork)) { if (!$p) { sleep 60; exit } push @p, $p } my $e = $!+0; kill 9, @p; print \"E$e \", (@p <= 200 ? \"few\" : \"many\")'", "E11 few"),
-        row("a full file system", "head -c 200M /dev/zero > /tmp/full 2>/dev/null && echo -n fits || echo -n no; rm -f /tmp/full", "no"),
+        row(
+            "an abstract socket of the machine",
+            "perl -MSocket -e 'socket(my $s, AF_UNIX, SOCK_STREAM, 0); print connect($s, pack(\"Sa*\", AF_UNIX, \"\\0bottle-attack-test\")) ? \"there\" : \"E\".($!+0)'",
+            "E111",
+        ),
+        row(
+            "too many processes",
+            "perl -e 'my @p; while (defined(my $p = fork)) { if (!$p) { sleep 60; exit } push @p, $p } my $e = $!+0; kill 9, @p; print \"E$e \", (@p <= 200 ? \"few\" : \"many\")'",
+            "E11 few",
+        ),
+        row(
+            "a full file system",
+            "head -c 200M /dev/zero > /tmp/full 2>/dev/null && echo -n fits || echo -n no; rm -f /tmp/full",
+            "no",
+        ),
     ];
     let families = [
         ("AF_ALG", AF_ALG),
@@ -168,7 +208,9 @@ fn every_attempt_ends_as_it_must_and_otherwise_without_its_defence() -> Result<(
             }
         }
         let mut open: BTreeMap<&[&str], Vec<&Row>> = BTreeMap::new();
-        all.iter().filter(|row| !row.rests_on.is_empty()).for_each(|row| open.entry(row.rests_on).or_default().push(row));
+        all.iter()
+            .filter(|row| !row.rests_on.is_empty())
+            .for_each(|row| open.entry(row.rests_on).or_default().push(row));
         for (without, rows) in open {
             for (row, said) in rows.iter().zip(said(who, without, &rows)?) {
                 if said == row.says {

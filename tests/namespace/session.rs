@@ -139,7 +139,12 @@ fn commands_end_with_their_own_codes_and_terminals_have_their_sizes() -> Result<
             eventually("the command is gone", || counted(&line).ok().filter(|n| *n == 0))?;
         }
         let script = "stty size; trap 'stty size' WINCH; echo ready; while :; do sleep 0.2; done";
-        let mut pty = Pty::start(&place.home.command(&["exec", id, "--", "bash", "-c", script]), 80, 24)?;
+        let user = format!("{USER}");
+        let way: &[&str] = match who {
+            Who::Root => &[],
+            Who::User => &["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups", "--"],
+        };
+        let mut pty = Pty::start_by(way, &place.home.command(&["exec", id, "--", "bash", "-c", script]), 80, 24)?;
         pty.until("24 80")?;
         pty.until("ready")?;
         pty.resize(101, 33)?;
@@ -273,9 +278,8 @@ fn fifty_bottles_at_once_all_run_and_all_end() -> Result<()> {
     fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     chown(&script, Some(USER), Some(USER))?;
     let home = place.home.with_env("CLAUDE_BOTTLE_CLAUDE", &script.display().to_string());
-    let started: Vec<KillOnDrop> = (0..50)
-        .map(|_| home.start(&["start", "dev", "--yes", "--prompt", "x"], &[]))
-        .collect::<Result<_>>()?;
+    let started: Vec<KillOnDrop> =
+        (0..50).map(|_| home.start(&["start", "dev", "--yes", "--prompt", "x"], &[])).collect::<Result<_>>()?;
     let tops = eventually("all fifty are listed", || Some(home.listed()).filter(|all| all.len() == 50))?;
     let pss = |pid: i32| {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();

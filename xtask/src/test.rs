@@ -25,6 +25,14 @@ struct Counts {
 }
 
 impl Counts {
+    fn and(self, other: Self) -> Self {
+        Self {
+            passed: self.passed + other.passed,
+            failed: self.failed + other.failed,
+            skipped: self.skipped + other.skipped,
+        }
+    }
+
     /// What a test program closes with.
     fn add(&mut self, result: &str) {
         self.passed += count(result, "passed");
@@ -140,7 +148,9 @@ fn machines(full: bool) -> Result<Counts> {
 
 /// Alone: they take the machine whole.
 fn fifty_bottles() -> Result<Counts> {
-    cargo_test(&["-p", "bottle-tests", "--test", "engine", "--", "--ignored"])
+    let docker = cargo_test(&["-p", "bottle-tests", "--test", "engine", "--", "--ignored"])?;
+    let namespace = cargo_test(&["-p", "bottle-tests", "--test", "namespace", "--", "--ignored"])?;
+    Ok(docker.and(namespace))
 }
 
 /// At every point of a bottle's life, by every way to fail; and SIGKILL at any moment.

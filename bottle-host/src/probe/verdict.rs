@@ -4,6 +4,9 @@ use bottle_api::AGENT_UID;
 use bottle_policy::probe::{Answer, NEIGHBOURS, RESOLVER, ROUTES, ROUTES_V6, Report, STATUS, resolvers, routes_v4};
 use std::net::IpAddr;
 
+/// What the kernel shows of a group that a user namespace does not have.
+const UNMAPPED: &str = "65534";
+
 /// Everything that is open, or cannot be told, in words.
 pub(super) fn open(report: &Report) -> Vec<String> {
     let text = |path: &str| report.files.get(path).and_then(Option::as_deref);
@@ -71,7 +74,8 @@ fn standing(status: &str, open: &mut Vec<String>) {
             open.push(format!("it runs with {name} {}", value(name).unwrap_or("unknown")));
         }
     }
-    if words("Groups").is_none_or(|groups| groups.iter().any(|group| *group != own)) {
+    // A group without a number in the bottle gives nothing in it; an ordinary user's backend cannot take it away, and warns.
+    if words("Groups").is_none_or(|groups| groups.iter().any(|group| ![own.as_str(), UNMAPPED].contains(group))) {
         open.push(format!("it runs with the groups {}", value("Groups").unwrap_or("unknown")));
     }
     for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::{
     process::{Pid, Resource, Rlimit, Signal, chdir, ioctl_tiocsctty, kill_process_group, setrlimit, setsid},
     pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt},
+    stdio::{stderr, stdin},
     termios::{Winsize, tcgetpgrp, tcsetwinsize},
 };
 use std::{
@@ -50,7 +51,7 @@ pub(crate) fn start(what: &Exec, streams: &[OwnedFd], pids: u64) -> Result<(Proc
             Ok(error) => error,
             Err(error) => (FAILED, format!("{error:#}")),
         };
-        let _ = rustix::io::write(rustix::stdio::stderr(), format!("bottle: {}\n", error.1).as_bytes());
+        let _ = rustix::io::write(stderr(), format!("bottle: {}\n", error.1).as_bytes());
         sys::exit(error.0)
     };
     let lent = terminal.as_ref().map(OwnedFd::try_clone).transpose()?;
@@ -68,7 +69,7 @@ fn become_it(what: &Exec, streams: &[OwnedFd], terminal: Option<&OwnedFd>, pids:
         }
     }
     if terminal.is_some() {
-        ioctl_tiocsctty(rustix::stdio::stdin()).context("take the terminal")?;
+        ioctl_tiocsctty(stdin()).context("take the terminal")?;
     }
     sys::close_from(3)?;
     setrlimit(Resource::Nproc, Rlimit { current: Some(pids), maximum: Some(pids) })?;
