@@ -18,7 +18,7 @@ use serde_json::json;
 use std::{
     collections::BTreeSet,
     fs,
-    io::{Read, Write},
+    io::{BufReader, Read, Write},
     net::{TcpStream, UdpSocket},
     process::Command,
     sync::Arc,
@@ -202,16 +202,15 @@ fn a_host_that_does_not_listen_stalls_no_request_and_misses_no_refusal() -> Resu
     let flood = |client: usize| -> Result<()> {
         let mut stream = TcpStream::connect(proxy)?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let mut answers = BufReader::new(stream.try_clone()?);
         let password = base64(format!("bottle:{CAPABILITY}").as_bytes());
         for n in 0..requests {
             let host = format!("h{}.example", (client + n) % hosts);
             // Long paths: what waits must not grow with them.
             let path = "x".repeat(1000);
-            write!(
-                stream,
-                "GET http://{host}/{path} HTTP/1.1\r\nHost: {host}\r\nProxy-Authorization: Basic {password}\r\n\r\n"
-            )?;
-            anyhow::ensure!(read_answer(&mut stream)? == 403, "request {n} of client {client}");
+            let head = format!("GET http://{host}/{path} HTTP/1.1\r\nHost: {host}\r\n");
+            stream.write_all(format!("{head}Proxy-Authorization: Basic {password}\r\n\r\n").as_bytes())?;
+            anyhow::ensure!(read_answer(&mut answers)? == 403, "request {n} of client {client}");
         }
         Ok(())
     };
@@ -243,8 +242,10 @@ fn told_to_stop_it_ends_in_order_with_its_last_lines() -> Result<()> {
     for by_signal in [false, true] {
         let (mut bundle, _policy, _standin) = setup()?;
         bundle.read();
-        // A tunnel in which nothing has been asked yet: it leaves its line all the same.
-        let _open = bundle.client.tunnel("later.example:443")?;
+        // A request that never ends by itself leaves its line all the same.
+        let mut hanging = Tls::connect(&bundle, "api.example")?;
+        hanging.0.write_all(b"POST /v1/hanging HTTP/1.1\r\nHost: api.example\r\nContent-Length: 9\r\n\r\n")?;
+        assert!(serves(&bundle));
         let processes = bundle.processes();
         let began = Instant::now();
         match by_signal {
@@ -255,6 +256,8 @@ fn told_to_stop_it_ends_in_order_with_its_last_lines() -> Result<()> {
         println!("ended in order within {:?}", began.elapsed());
         gone(&processes)?;
         assert!(ends(&bundle).is_empty());
+        let line = eventually("its last line", || bundle.log().into_iter().find(|line| line.path == "/v1/hanging"))?;
+        assert_eq!((line.decision.as_str(), line.status), ("allow", 0), "{line:?}");
     }
     Ok(())
 }
@@ -288,6 +291,26 @@ fn a_keeper_that_ends_takes_the_bundle_with_it() -> Result<()> {
     Bundle::signal(*keeper, Signal::KILL)?;
     assert!(!bundle.ends_within(Duration::from_secs(2))?.success());
     gone(&processes)
+}
+
+#[test]
+fn as_first_process_it_takes_away_what_has_lost_its_parent() -> Result<()> {
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(program()).arg("bundle");
+    let scratch = tempfile::tempdir()?;
+    command.env("CLAUDE_BOTTLE_SIDECAR_SCRATCH", scratch.path());
+    let mut bundle = Bundle::launch(command, [127, 0, 95, 2].into(), "egress,dns,pipelock", &Policy::default())?;
+    bundle.read();
+    // Its program leaves a child behind, each time that it is started.
+    bundle.deliver("pipelock", b"#!/bin/sh\nsleep 0.3 &\nexit 1\n")?;
+    let sleeping = |bundle: &Bundle| {
+        let sleeps = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
+        bundle.processes().into_iter().find(sleeps)
+    };
+    let orphan = eventually("an orphan", || sleeping(&bundle))?;
+    // A zombie would still be there, without a command line.
+    eventually("it is taken away", || (!fs::exists(format!("/proc/{orphan}")).ok()?).then_some(()))?;
+    bundle.daemon("egress").map(drop)
 }
 
 /// As an engine starts it: as root, with the three capabilities that hand out users.

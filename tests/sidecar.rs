@@ -1,6 +1,11 @@
 //! The sidecar on the wire: the staged program, run as a bundle on this machine, with the lab's hosts behind it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests
 
+#[path = "sidecar/origin.rs"]
+mod origin;
+#[path = "sidecar/protocols.rs"]
+mod protocols;
+
 use anyhow::{Context, Result};
 use bottle_api::{
     Secret,
@@ -83,6 +88,7 @@ fn launch(bind: IpAddr, daemons: &str, policy: serde_json::Value) -> Result<(Chi
     let mut secrets = Secrets::default();
     secrets.insert("capability", Secret::new(CAPABILITY));
     secrets.insert("token", Secret::new("the-real-token"));
+    secrets.insert("proxy-login", Secret::new("user:word"));
     let mut channel = child.stdin.take().context("stdin")?;
     // One that refuses waits for nothing more: what it has to say is read all the same.
     let _ = write_frame(&mut channel, &Start { version: CONTROL_VERSION, policy });
@@ -171,7 +177,7 @@ fn the_table_of_the_wire() -> Result<()> {
             "open.example:443",
             "open.example",
             get("open.example\r\nConnection: Upgrade\r\nUpgrade: websocket", "/"),
-            501,
+            403,
             "upgrade",
         ),
         ("unset.example:443", "unset.example", get("unset.example", "/"), 502, "credential"),

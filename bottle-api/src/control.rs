@@ -49,6 +49,15 @@ pub const LISTENERS_ENV: &str = "CLAUDE_BOTTLE_SIDECAR_LISTENERS";
 pub const EGRESS_DAEMON: &str = "egress";
 /// The resolver, on UDP and TCP port 53: the bundle must be allowed to bind it. Cannot be left out.
 pub const DNS_DAEMON: &str = "dns";
+/// A program of the host's own behind the proxy, [`PIPELOCK_PORT`] on the loopback alone. Optional: it comes over the
+/// channel once the bundle serves, and until then nothing passes.
+pub const PIPELOCK_DAEMON: &str = "pipelock";
+/// Pipelock's port.
+pub const PIPELOCK_PORT: u16 = 8888;
+/// The bundle's variable that names an empty directory, in memory, which the daemon [`PIPELOCK_DAEMON`] owns by its user
+/// ([`UIDS_ENV`]: the one after as many as stand before it in [`DAEMONS_ENV`]) and nobody else may enter. Only wanted
+/// where that daemon is.
+pub const SCRATCH_ENV: &str = "CLAUDE_BOTTLE_SIDECAR_SCRATCH";
 /// The proxy's port.
 pub const PROXY_PORT: u16 = 9099;
 /// Names by which a bottle knows its sidecar, and the only ones that its resolver answers.

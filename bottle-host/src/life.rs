@@ -24,9 +24,11 @@ use crate::{
 };
 use anyhow::{Context, Result, anyhow, bail};
 use bottle_api::{
-    BottleSpec, CleanupRequest, LaunchRequest, LedgerEntry, Secret, WORKSPACE, control::CAPABILITY, secret::Secrets,
+    BottleSpec, CleanupRequest, LaunchRequest, LedgerEntry, Secret, WORKSPACE,
+    control::{CAPABILITY, PIPELOCK_DAEMON},
+    secret::Secrets,
 };
-use std::{collections::BTreeMap, panic::resume_unwind, sync::Arc, thread, time::Duration};
+use std::{collections::BTreeMap, fs::File, panic::resume_unwind, sync::Arc, thread, time::Duration};
 
 /// How long a bottle may take to be torn down.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(60);
@@ -109,6 +111,14 @@ impl Life {
         ui::progress("look from inside whether the bottle is closed", "");
         let mut served = None;
         let ended = thread::scope(|scope| {
+            // What it sends there is refused until it serves.
+            let delivered = scope.spawn(|| match &resolved.pipelock {
+                Some(program) => {
+                    let open = || File::open(program).with_context(|| format!("open {}", program.display()));
+                    sidecar.deliver(PIPELOCK_DAEMON, open()?)
+                }
+                None => Ok(()),
+            });
             let probe = scope.spawn(|| {
                 point("probe")?;
                 probe::check(&bottle, &info, capability, &resolved.spec.env, cancel)
@@ -117,6 +127,7 @@ impl Life {
                 let verdict = probe.join().map_err(|_| anyhow!("the launch probe panicked"))?;
                 ui::clear_progress();
                 verdict?;
+                delivered.join().map_err(|_| anyhow!("the delivery of pipelock panicked"))??;
                 // No command gets into a bottle that is not known to be closed either.
                 served = Some(Served::begin(state.dir(), surroundings)?);
                 point("session")

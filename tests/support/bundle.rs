@@ -6,6 +6,7 @@ use crate::{
     wire::{Answer, ProxyClient},
 };
 use anyhow::{Context, Result, bail};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bottle_api::{
     Secret,
     control::{BUNDLE_ARGUMENT, CONTROL_VERSION, First, SecretsFrame, Start, read_frame, write_frame},
@@ -77,6 +78,16 @@ impl Bundle {
             }
             First::Refused { message } => bail!("it refuses: {message}"),
         }
+    }
+
+    /// Sends it a daemon's program, in pieces.
+    pub fn deliver(&mut self, daemon: &str, program: &[u8]) -> Result<()> {
+        let mut pieces = program.chunks(1 << 20).peekable();
+        while let Some(piece) = pieces.next() {
+            let (daemon, bytes) = (daemon.to_owned(), BASE64_STANDARD.encode(piece));
+            self.say(&Down::Program { daemon, bytes, last: pieces.peek().is_none() })?;
+        }
+        Ok(())
     }
 
     /// From now on what it says is read.

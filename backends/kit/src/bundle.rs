@@ -17,7 +17,7 @@ use bollard::{
 };
 use bottle_api::{
     BottleSpec, Error, ErrorKind, Host, LaunchRequest, Result,
-    control::{BIND_ENV, DAEMONS_ENV, First, SIDECAR_NAMES, UIDS_ENV, handshake},
+    control::{BIND_ENV, DAEMONS_ENV, First, PIPELOCK_DAEMON, SCRATCH_ENV, SIDECAR_NAMES, UIDS_ENV, handshake},
     error::Context,
     secret::Secrets,
 };
@@ -38,6 +38,10 @@ use tokio::{
 /// [`UIDS_ENV`].
 const FIRST_UID: u32 = 65200;
 const SIDECAR_MEMORY: i64 = 512 << 20;
+/// What pipelock may use beside that: it holds whole bodies.
+const PIPELOCK_MEMORY: i64 = 1 << 30;
+/// Pipelock's own directory, in memory.
+const SCRATCH: &str = "/run/pipelock";
 const SIDECAR_PIDS: i64 = 256;
 /// How long the bundle may take from its start to `ready`.
 const READY_TIME: Duration = Duration::from_secs(30);
@@ -121,11 +125,20 @@ pub async fn start(
 }
 
 fn body(spec: &BottleSpec, image: &str, internal: &Network, address: Ipv4Addr) -> ContainerCreateBody {
+    // The bundle's user comes first, each daemon's after that in the list's order.
+    let pipelock = spec.daemons.iter().position(|name| name == PIPELOCK_DAEMON);
+    let pipelock = pipelock.map(|place| FIRST_UID + 1 + u32::try_from(place).unwrap_or(u32::MAX));
+    let memory = SIDECAR_MEMORY + pipelock.map_or(0, |_| PIPELOCK_MEMORY);
+    let scratch = pipelock.map(|uid| {
+        let options = format!("size=64m,mode=0700,uid={uid},gid={uid},noexec,nosuid,nodev");
+        HashMap::from([(SCRATCH.to_owned(), options)])
+    });
     let host_config = HostConfig {
         network_mode: Some(internal.id.clone()),
         readonly_rootfs: Some(true),
-        memory: Some(SIDECAR_MEMORY),
-        memory_swap: Some(SIDECAR_MEMORY),
+        memory: Some(memory),
+        memory_swap: Some(memory),
+        tmpfs: scratch,
         pids_limit: Some(SIDECAR_PIDS),
         cap_add: Some(["SETUID", "SETGID", "SETPCAP"].map(str::to_owned).into()),
         // A bundle may stand on two networks: it must never carry packets from one to the other.
@@ -135,14 +148,16 @@ fn body(spec: &BottleSpec, image: &str, internal: &Network, address: Ipv4Addr) -
         ])),
         ..hardened()
     };
+    let mut env = vec![
+        format!("{BIND_ENV}={address}"),
+        format!("{DAEMONS_ENV}={}", spec.daemons.join(",")),
+        format!("{UIDS_ENV}={FIRST_UID}"),
+    ];
+    env.extend(pipelock.map(|_| format!("{SCRATCH_ENV}={SCRATCH}")));
     ContainerCreateBody {
         image: Some(image.into()),
         user: Some("0:0".into()),
-        env: Some(vec![
-            format!("{BIND_ENV}={address}"),
-            format!("{DAEMONS_ENV}={}", spec.daemons.join(",")),
-            format!("{UIDS_ENV}={FIRST_UID}"),
-        ]),
+        env: Some(env),
         attach_stdin: Some(true),
         attach_stdout: Some(true),
         attach_stderr: Some(true),

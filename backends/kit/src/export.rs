@@ -23,12 +23,15 @@ use std::{
     io::{self, BufWriter, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, SystemTime},
 };
 
 const LAYER: &str = "layer.tar";
 const CONFIG: &str = "config.json";
 /// A tar archive's records.
 const RECORD: u64 = 512;
+/// A packed image that was not used for so long makes way when another one is packed.
+const KEPT: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// The file of an image, packed if it is not there yet.
 pub async fn archive(
@@ -41,7 +44,8 @@ pub async fn archive(
     stop: &Stop,
 ) -> Result<PathBuf> {
     let file = cache.join(format!("{}.tar", name(image, &platform.helper)));
-    if file.exists() {
+    // Its time is that of its last use.
+    if File::options().append(true).open(&file).is_ok_and(|file| file.set_modified(SystemTime::now()).is_ok()) {
         return Ok(file);
     }
     host.step("pack the agent image for machines");
@@ -70,7 +74,21 @@ pub async fn archive(
     written.with_context(|| format!("pack the agent image into {}", file.display()))?;
 
     carrier.remove().await?;
+    prune(cache, SystemTime::now());
     Ok(file)
+}
+
+/// Removes what nobody has used for long, the drafts of launches that were killed among it. One that cannot be removed
+/// stays for the next time.
+fn prune(cache: &Path, now: SystemTime) {
+    for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let ours = path.extension().is_some_and(|end| end == "tar" || end == "draft");
+        let used = entry.metadata().and_then(|about| about.modified());
+        if ours && used.is_ok_and(|used| now.duration_since(used).is_ok_and(|idle| idle > KEPT)) {
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 /// What a packed image is made of, as a name.
@@ -165,6 +183,20 @@ mod tests {
         let config: Value = serde_json::from_slice(&found[1].1).unwrap();
         let hash = format!("sha256:{:x}", Sha256::digest(&found[0].1));
         assert_eq!((&config["os"], &config["rootfs"]["diff_ids"][0]), (&json!("linux"), &json!(hash)));
+    }
+
+    #[test]
+    fn what_was_not_used_for_two_weeks_makes_way() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["old.tar", "killed.1-0.draft", "new.tar", "notes"] {
+            let file = File::create(dir.path().join(name)).unwrap();
+            let age = if name == "new.tar" { KEPT / 2 } else { KEPT * 2 };
+            file.set_modified(SystemTime::now() - age).unwrap();
+        }
+        prune(dir.path(), SystemTime::now());
+        let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["new.tar", "notes"]);
     }
 
     #[test]

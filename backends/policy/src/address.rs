@@ -72,9 +72,120 @@ fn embedded_v4(a: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
+/// What the host of a request stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Host {
+    /// A name, for a resolver.
+    Name,
+    /// An address in its one spelling. IPv6 with or without brackets, never with a zone.
+    Address(IpAddr),
+}
+
+/// Reads a host. What a resolver would take for an address though it is not written as one (`127.1`, `0x7f000001`,
+/// `2130706433`, `0177.0.0.1`) is neither a name nor an address: the error says what it is.
+pub fn host(text: &str) -> Result<Host, &'static str> {
+    if let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return match inner.parse::<Ipv6Addr>() {
+            Ok(v6) => Ok(Host::Address(v6.into())),
+            Err(_) => Err("no address, for all its brackets"),
+        };
+    }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(Host::Address(address));
+    }
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(allowed);
+    if text.len() > 253 || !text.split('.').all(label) {
+        return Err("no name that a resolver can be asked for");
+    }
+    // No name ends in a number (RFC 1123, 2.1); what does is read as an address by inet_aton and its like.
+    let last = text.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+    let number = last
+        .strip_prefix("0x")
+        .map_or_else(|| last.bytes().all(|b| b.is_ascii_digit()), |hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+    if number { Err("another spelling of an address") } else { Ok(Host::Name) }
+}
+
+/// Why a name that others resolve may not be asked for, if it may not: it is seen from the name alone that it means the
+/// resolver's own machine or its neighbourhood.
+pub fn local_name(name: &str, allow_private: bool) -> Option<&'static str> {
+    const LOCAL: [&str; 7] = ["local", "internal", "localdomain", "home.arpa", "lan", "intranet", "corp"];
+    let name = name.to_ascii_lowercase();
+    let below = |zone: &str| name.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    if below("localhost") || below("localhost.localdomain") || name.starts_with("metadata.") {
+        return Some("a name of the machine itself, or of its metadata service");
+    }
+    let local = !name.contains('.') || LOCAL.iter().any(|zone| below(zone));
+    (local && !allow_private).then_some("a name of a private network, which only `allow_private` of its route opens")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_in_its_one_spelling() {
+        for name in
+            ["a.example", "A.example", "xn--hst-sna.example", "a_b.example", "localhost", "0x7g", "1.2.3.x", "127-1"]
+        {
+            assert_eq!(host(name), Ok(Host::Name), "{name}");
+        }
+        for (text, address) in
+            [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("[::1]", "::1"), ("[::ffff:127.0.0.1]", "::ffff:127.0.0.1")]
+        {
+            assert_eq!(host(text), Ok(Host::Address(address.parse().unwrap())), "{text}");
+        }
+        let long = format!("{}.example", "a".repeat(64));
+        for text in [
+            "",
+            ".",
+            "a..example",
+            "a.example.",
+            ".example",
+            "127.1",
+            "127.0.0.1.",
+            "2130706433",
+            "0177.0.0.1",
+            "127.0.0.01",
+            "0x7f.1",
+            "0x7f000001",
+            "0x",
+            "1.2.3.0X1f",
+            "a.1",
+            "1.2.3.4.5",
+            "[127.0.0.1]",
+            "[fe80::1%eth0]",
+            "[fe80::1%25eth0]",
+            "fe80::1%1",
+            "[::1",
+            "::1]",
+            "[]",
+            "a b",
+            "a\0.example",
+            "a%2e.example",
+            "a@b.example",
+            "a/b",
+            "h\u{f6}st.example",
+            "a\u{3002}example",
+            "\u{ff11}27.0.0.1",
+            &long,
+        ] {
+            assert!(host(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn local_names_are_not_given_to_others_to_resolve() {
+        for name in ["localhost", "a.localhost", "LOCALHOST", "localhost.localdomain", "metadata.google.internal"] {
+            assert!(local_name(name, true).is_some() && local_name(name, false).is_some(), "{name}");
+        }
+        for name in ["printer", "a.local", "git.corp", "x.internal", "x.home.arpa"] {
+            assert!(local_name(name, true).is_none() && local_name(name, false).is_some(), "{name}");
+        }
+        for name in ["a.example", "local.example", "internal.example", "notlocalhost.example", "xlocal.example"] {
+            assert!(local_name(name, false).is_none(), "{name}");
+        }
+    }
 
     fn refused(text: &str, allow_private: bool) -> bool {
         let own = ["198.51.100.77".parse().unwrap()];

@@ -70,9 +70,22 @@ impl Denial {
     }
 
     /// Is this a refusal in audit mode, too? What would reach the machine itself, push, or use a credential that is not
-    /// there, is one always.
+    /// there, is one always; so is what does not say in one way where it goes.
     pub fn stands_in_audit(&self) -> bool {
-        ["address", "git-push", "capability", "challenge", "credential", "upstream"].contains(&self.rule)
+        const ALWAYS: [&str; 11] = [
+            "address",
+            "capability",
+            "challenge",
+            "credential",
+            "git-push",
+            "host-mismatch",
+            "host-missing",
+            "target",
+            "tunnel",
+            "upgrade",
+            "upstream",
+        ];
+        ALWAYS.contains(&self.rule)
     }
 
     /// A refusal with status 400: the request cannot be judged.

@@ -64,9 +64,10 @@ pub enum Up {
 pub struct LogLine {
     /// When it ended, RFC 3339 in UTC with milliseconds.
     pub time: String,
-    /// `egress` or `dns`.
+    /// The daemon that it is about: `egress` or `dns`, and any in a line that tells of its end.
     pub daemon: String,
-    /// `allow`, `deny`, or `audit`: it would have been refused, and was sent.
+    /// `allow`, `deny`, or `audit`: it would have been refused, and was sent. The host itself adds lines of `ended`: a
+    /// daemon did, and `rule` says how.
     pub decision: String,
     /// The rule that refused it, or the route's host.
     pub rule: String,

@@ -7,6 +7,7 @@
 //!
 //! When the channel closes the host is dead: the bundle ends at once, its daemons with it, and the secrets are gone.
 
+mod delivery;
 mod keeper;
 mod restarts;
 mod supervisor;
@@ -16,11 +17,13 @@ pub(crate) use keeper::run as keep;
 use crate::{
     daemon::{self, DaemonUp},
     egress::ca,
+    pipelock,
     users::Users,
 };
 use anyhow::{Context, Result, bail};
 use bottle_api::control::{
-    BIND_ENV, CONTROL_VERSION, DAEMONS_ENV, First, SecretsFrame, Start, encode, read_frame, write_frame,
+    BIND_ENV, CONTROL_VERSION, DAEMONS_ENV, First, PIPELOCK_DAEMON, SCRATCH_ENV, SecretsFrame, Start, encode,
+    read_frame, write_frame,
 };
 use bottle_policy::{
     Policy,
@@ -35,6 +38,7 @@ use signal_hook::{
 use std::{
     io::{self, Stdout},
     net::IpAddr,
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, Sender, channel},
@@ -42,7 +46,7 @@ use std::{
     thread,
     time::Duration,
 };
-use supervisor::Supervisor;
+use supervisor::{Given, Supervisor};
 
 /// How long what is still to be said may take, where the bundle ends by itself and the host is slow to listen.
 const LAST_WORD_TIME: Duration = Duration::from_secs(1);
@@ -94,7 +98,12 @@ fn start(up: &Channel) -> Result<Supervisor> {
     if hello.version != CONTROL_VERSION {
         bail!("the host speaks version {} of the control channel, this sidecar {CONTROL_VERSION}", hello.version);
     }
-    let policy = read_policy(hello.policy)?;
+    let behind = names.contains(&PIPELOCK_DAEMON);
+    let policy = read_policy(hello.policy, behind)?;
+    let scratch = std::env::var_os(SCRATCH_ENV).map(PathBuf::from);
+    if behind && scratch.is_none() {
+        bail!("this backend gives pipelock no place for its files: {SCRATCH_ENV} is not set");
+    }
     let secrets: SecretsFrame = read_frame(&mut stdin)?.context("the channel closed before the secrets")?;
     let mut secrets = secrets.decode()?;
     drop(stdin);
@@ -108,17 +117,21 @@ fn start(up: &Channel) -> Result<Supervisor> {
     // Held until `First` is sent: a daemon's log line must not come before it.
     let mut first = up.lock().unwrap_or_else(PoisonError::into_inner);
     let daemons = names.into_iter().zip(keepers);
-    let mut supervisor = Supervisor::new(bind, policy, secrets, daemons, up.clone(), events, events_to)?;
+    let given = Given { bind, policy, secrets, behind, scratch };
+    let mut supervisor = Supervisor::new(given, daemons, up.clone(), events, events_to)?;
     supervisor.await_all()?;
     write_frame(&mut *first, &First::Ready { ca_pem: authority.cert_pem })?;
     Ok(supervisor)
 }
 
-/// A policy document, where all of it is understood and can be served.
-fn read_policy(document: serde_json::Value) -> Result<Policy> {
+/// A policy document, where all of it is understood and can be served; `behind`: by pipelock behind the proxy.
+fn read_policy(document: serde_json::Value, behind: bool) -> Result<Policy> {
     let policy: Policy = serde_json::from_value(document).context("policy document")?;
     policy.check().map_err(anyhow::Error::msg)?;
     crate::egress::check(&policy)?;
+    if behind {
+        pipelock::check(&policy)?;
+    }
     Ok(policy)
 }
 

@@ -1,9 +1,9 @@
 //! What every daemon of the bundle has in common: it is told what to serve, and reports upwards.
 
-use crate::{dns, egress, feed::Feed};
+use crate::{dns, egress, feed::Feed, pipelock};
 use anyhow::{Context, Result, bail};
 use bottle_api::{
-    control::{DNS_DAEMON as DNS, EGRESS_DAEMON as EGRESS, SecretsFrame, read_frame},
+    control::{DNS_DAEMON as DNS, EGRESS_DAEMON as EGRESS, PIPELOCK_DAEMON as PIPELOCK, SecretsFrame, read_frame},
     secret::Secrets,
 };
 use bottle_policy::{Policy, message::LogLine};
@@ -12,7 +12,7 @@ use rustix::process::{
 };
 use serde::{Deserialize, Serialize};
 use signal_hook::{consts::SIGTERM, iterator::Signals};
-use std::{io, net::IpAddr, thread, time::Duration};
+use std::{io, net::IpAddr, path::PathBuf, thread, time::Duration};
 use tokio::sync::{
     mpsc::{UnboundedReceiver, unbounded_channel},
     oneshot,
@@ -29,6 +29,8 @@ pub(crate) struct DaemonStart {
     /// The bottle's own leg: the only address to listen on.
     pub(crate) bind: IpAddr,
     pub(crate) policy: Policy,
+    /// Where it may keep files, if it has any.
+    pub(crate) scratch: Option<PathBuf>,
 }
 
 /// From the bundle to a daemon that serves.
@@ -43,6 +45,8 @@ pub(crate) enum DaemonDown {
 pub(crate) enum DaemonUp {
     Listening,
     Reloaded,
+    /// Pipelock's own certificate authority, PEM.
+    Authority(String),
     Log(Box<LogLine>),
 }
 
@@ -54,6 +58,7 @@ pub(crate) fn known(list: &str) -> Result<Vec<&'static str>> {
         match name {
             EGRESS => out.push(EGRESS),
             DNS => out.push(DNS),
+            PIPELOCK => out.push(PIPELOCK),
             other => bail!("this sidecar has no daemon `{other}`"),
         }
     }
@@ -66,8 +71,9 @@ pub(crate) fn known(list: &str) -> Result<Vec<&'static str>> {
 /// Policies that replace the one that a daemon began with.
 pub(crate) type Reloads = UnboundedReceiver<Policy>;
 
-/// Runs one daemon until its standard input closes, or it is told to end.
-pub(crate) fn run(name: &str) -> Result<()> {
+/// Runs one daemon until its standard input closes, or it is told to end. `program`: the number of the descriptor of what
+/// it runs in turn.
+pub(crate) fn run(name: &str, program: Option<&str>) -> Result<()> {
     harden()?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let told_to_end = heed_signals()?;
@@ -89,7 +95,7 @@ pub(crate) fn run(name: &str) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let served = runtime.block_on(async {
         tokio::select! {
-            served = serve(name, start, secrets, reloads, feed.clone()) => served,
+            served = serve(name, program, start, secrets, reloads, feed.clone()) => served,
             _ = told_to_end => Ok(()),
         }
     });
@@ -99,10 +105,18 @@ pub(crate) fn run(name: &str) -> Result<()> {
     served
 }
 
-async fn serve(name: &str, start: DaemonStart, secrets: Secrets, reloads: Reloads, feed: Feed) -> Result<()> {
+async fn serve(
+    name: &str,
+    program: Option<&str>,
+    start: DaemonStart,
+    secrets: Secrets,
+    reloads: Reloads,
+    feed: Feed,
+) -> Result<()> {
     match name {
         EGRESS => egress::serve(start, secrets, reloads, feed).await,
         DNS => dns::serve(start.bind, feed).await,
+        PIPELOCK => pipelock::serve(start, program.context("it has not got its program")?, reloads, feed).await,
         other => bail!("this sidecar has no daemon `{other}`"),
     }
 }

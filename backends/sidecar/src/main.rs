@@ -18,6 +18,7 @@ mod feed;
 mod helper;
 mod link;
 mod listeners;
+mod pipelock;
 mod probe;
 mod settle;
 mod users;
@@ -34,7 +35,9 @@ fn main() -> ExitCode {
     let result = match words[..] {
         [BUNDLE_ARGUMENT] => bundle::run(),
         ["keep", name] => bundle::keep(name),
-        ["daemon", name] => daemon::run(name),
+        ["daemon", name] => daemon::run(name, None),
+        ["daemon", name, program] => daemon::run(name, Some(program)),
+        ["tied", program, ref words @ ..] => pipelock::become_program(program, words),
         ["init"] => helper::init(),
         ["run"] => return helper::run(),
         ["probe"] => probe::run(),

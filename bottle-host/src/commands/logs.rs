@@ -138,11 +138,11 @@ impl Printer<'_> {
             writeln!(out, "{}", row(["TIME", "VERDICT", "HTTP", "METHOD", "SENT", "RECV", "MS"], "WHERE"))?;
         }
         if line.lost > 0 {
-            let lost = ui::count(usize::try_from(line.lost).unwrap_or(usize::MAX), "line");
+            let lost = ui::count(usize::try_from(line.lost).unwrap_or(usize::MAX), "request");
             writeln!(
                 out,
                 "{}",
-                row(["", "allow", "", "", "", "", ""], &format!("({lost} lost: the log was not read)"))
+                row(["", "allow", "", "", "", "", ""], &format!("({lost} without a line of its own)"))
             )?;
         }
         Ok(writeln!(out, "{}", shown(&line))?)

@@ -4,6 +4,7 @@
 pub mod credential;
 pub mod environment;
 pub mod files;
+pub mod pipelock;
 pub mod policy;
 pub mod unbuilt;
 pub mod upstream;
@@ -17,13 +18,13 @@ use crate::{
 use anyhow::{Result, bail};
 use bottle_api::{
     BottleSpec, Error, ErrorKind, Limits,
-    control::{CAPABILITY, DNS_DAEMON, EGRESS_DAEMON},
+    control::{CAPABILITY, DNS_DAEMON, EGRESS_DAEMON, PIPELOCK_DAEMON},
     secret::Secrets,
 };
 use bottle_policy::Policy;
 use credential::ModelCredential;
 use environment::Environment;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// The sidecar's daemons that every bottle has.
 pub const DAEMONS: [&str; 2] = [EGRESS_DAEMON, DNS_DAEMON];
@@ -34,6 +35,8 @@ pub struct Resolved {
     pub spec: BottleSpec,
     /// For the sidecar.
     pub policy: Policy,
+    /// The program that stands behind the sidecar's proxy, if one does.
+    pub pipelock: Option<PathBuf>,
     /// For the agent.
     pub environment: Environment,
     /// The model's.
@@ -57,6 +60,8 @@ pub fn resolve(
 ) -> Result<Resolved> {
     let environment = Environment::resolve(paths, bottle)?;
     let (policy, warnings) = policy::render(bottle, &credential)?;
+    let pipelock = pipelock::program(&policy)?;
+    let daemons = DAEMONS.into_iter().chain(pipelock.is_some().then_some(PIPELOCK_DAEMON));
     let presets = policy.routes.iter().filter_map(|r| Some((r.host.clone(), policy::preset_of(bottle, &r.host)?)));
     let presets = presets.collect();
     let token_refs = token_refs(paths, bottle)?;
@@ -67,7 +72,7 @@ pub fn resolve(
         agent: agent.name.clone(),
         bottle: agent.fields.bottle.clone(),
         owner: paths.owner(),
-        daemons: DAEMONS.map(str::to_owned).to_vec(),
+        daemons: daemons.map(str::to_owned).collect(),
         limits: Limits {
             memory: bottle.limits.memory,
             milli_cpus: bottle.limits.cpus,
@@ -77,7 +82,7 @@ pub fn resolve(
         ..BottleSpec::default()
     };
     unbuilt::check(paths, bottle)?;
-    Ok(Resolved { spec, policy, environment, credential, token_refs, presets, warnings })
+    Ok(Resolved { spec, policy, pipelock, environment, credential, token_refs, presets, warnings })
 }
 
 /// The host's variables that routes name, each of them set.

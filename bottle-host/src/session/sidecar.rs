@@ -46,7 +46,7 @@ pub struct SidecarChannel {
     stream: UnixStream,
     /// One question at a time.
     answers: Mutex<Receiver<Up>>,
-    summary: Receiver<Summary>,
+    summary: Mutex<Receiver<Summary>>,
     /// It is told to end: that it does is nothing to tell.
     stopping: Arc<AtomicBool>,
 }
@@ -63,7 +63,7 @@ impl SidecarChannel {
         thread::Builder::new()
             .name("sidecar".into())
             .spawn(move || drop(done.send(listen(&from, file, &answer, &told))))?;
-        Ok(Self { stream, answers: Mutex::new(answers), summary, stopping })
+        Ok(Self { stream, answers: Mutex::new(answers), summary: Mutex::new(summary), stopping })
     }
 
     /// Has every request from now on judged by another policy. Where the sidecar does not take it, the old one stands,
@@ -121,9 +121,10 @@ impl SidecarChannel {
         if self.send(&Down::Stop).is_err() {
             let _ = self.stream.shutdown(Shutdown::Write);
         }
-        self.summary.recv_timeout(LAST_WORDS_TIME).unwrap_or_else(|_| {
+        let summary = self.summary.lock().unwrap_or_else(PoisonError::into_inner);
+        summary.recv_timeout(LAST_WORDS_TIME).unwrap_or_else(|_| {
             let _ = self.stream.shutdown(Shutdown::Both);
-            self.summary.recv().unwrap_or_default()
+            summary.recv().unwrap_or_default()
         })
     }
 

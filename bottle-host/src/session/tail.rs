@@ -120,7 +120,11 @@ mod tests {
         assert_eq!(read(), "");
         // A reader that comes later begins with what was put aside.
         let (mut later, mut lines) = (Tail::open(&path).unwrap(), 0);
-        later.read(|_| Ok(lines += 1)).unwrap();
+        let count = |_: &str| {
+            lines += 1;
+            Ok(())
+        };
+        later.read(count).unwrap();
         assert_eq!(lines, 6);
         // The directory is gone.
         fs::remove_file(&path).unwrap();

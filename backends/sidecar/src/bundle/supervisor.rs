@@ -7,11 +7,14 @@
 //!
 //! While a daemon is away its port refuses connections: nothing passes.
 
-use super::{Channel, Event, Mouth, keeper::Keeper, read_policy, restarts::Restarts, send};
-use crate::daemon::{DaemonDown, DaemonStart, DaemonUp};
+use super::{Channel, Event, Mouth, delivery::Delivery, keeper::Keeper, read_policy, restarts::Restarts, send};
+use crate::{
+    daemon::{DaemonDown, DaemonStart, DaemonUp},
+    pipelock,
+};
 use anyhow::{Context, Result, bail};
 use bottle_api::{
-    control::{EGRESS_DAEMON, SecretsFrame, encode, read_frame},
+    control::{EGRESS_DAEMON, PIPELOCK_DAEMON, SecretsFrame, encode, read_frame},
     secret::Secrets,
 };
 use bottle_policy::{
@@ -24,6 +27,7 @@ use std::{
     fs::File,
     io::{BufReader, Write},
     net::IpAddr,
+    path::PathBuf,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -40,12 +44,26 @@ const GRACE: Duration = Duration::from_secs(8);
 
 type Frame = Zeroizing<Vec<u8>>;
 
-/// All of them, and what they are given.
-pub(super) struct Supervisor {
-    bind: IpAddr,
+/// What the host has given.
+pub(super) struct Given {
+    /// Where daemons listen.
+    pub(super) bind: IpAddr,
     /// The newest that was good.
-    policy: Policy,
-    secrets: Secrets,
+    pub(super) policy: Policy,
+    /// All of them.
+    pub(super) secrets: Secrets,
+    /// Pipelock stands behind the proxy: nothing passes but through it.
+    pub(super) behind: bool,
+    /// Pipelock's directory.
+    pub(super) scratch: Option<PathBuf>,
+}
+
+/// All daemons, and what they are given.
+pub(super) struct Supervisor {
+    given: Given,
+    /// Pipelock's program, and its certificate authority once it has one.
+    delivery: Delivery,
+    authority: Option<String>,
     daemons: Vec<Daemon>,
     /// What is said once the proxy judges by the newest policy, in the order in which it was asked for.
     pending: VecDeque<Up>,
@@ -70,6 +88,8 @@ enum Now {
     Running { life: Life, by: Option<Due> },
     /// It does not, and begins then.
     Away { until: Instant },
+    /// Its program has not come yet.
+    Awaited,
     /// It has ended for good.
     Over,
 }
@@ -97,23 +117,38 @@ struct Life {
 impl Supervisor {
     /// Begins every daemon.
     pub(super) fn new(
-        bind: IpAddr,
-        policy: Policy,
-        secrets: Secrets,
+        given: Given,
         daemons: impl Iterator<Item = (&'static str, Keeper)>,
         up: Channel,
         events: Receiver<Event>,
         wake: Sender<Event>,
     ) -> Result<Self> {
         let (mouth, pending) = (Mouth::new(up.clone()), VecDeque::new());
-        let mut supervisor =
-            Self { bind, policy, secrets, daemons: vec![], pending, stopping: false, up, mouth, events, wake };
+        let mut supervisor = Self {
+            given,
+            delivery: Delivery::default(),
+            authority: None,
+            daemons: vec![],
+            pending,
+            stopping: false,
+            up,
+            mouth,
+            events,
+            wake,
+        };
         for (place, (name, keeper)) in daemons.enumerate() {
             let keeper = Arc::new(keeper);
             supervisor.watch(place, keeper.clone());
-            let now = Now::Away { until: Instant::now() };
-            supervisor.daemons.push(Daemon { name, keeper, restarts: Restarts::default(), lives: 0, now });
-            supervisor.begin(place)?;
+            supervisor.daemons.push(Daemon {
+                name,
+                keeper,
+                restarts: Restarts::default(),
+                lives: 0,
+                now: Now::Awaited,
+            });
+            if name != PIPELOCK_DAEMON {
+                supervisor.begin(place)?;
+            }
         }
         Ok(supervisor)
     }
@@ -153,10 +188,7 @@ impl Supervisor {
         match event {
             Event::Down(Down::Reload { policy }) => self.reload(policy),
             Event::Down(Down::Restart { daemon }) => self.restart(&daemon),
-            Event::Down(Down::Program { daemon, .. }) => {
-                eprintln!("bottle-sidecar: no daemon here takes a program: {}", daemon.escape_debug());
-                Ok(())
-            }
+            Event::Down(Down::Program { daemon, bytes, last }) => self.receive(&daemon, &bytes, last),
             Event::Down(Down::Stop) | Event::Stop => self.stop(),
             Event::Said(place, life, word) if self.daemons[place].lives == life => self.said(place, word),
             Event::Said(..) => Ok(()),
@@ -167,9 +199,13 @@ impl Supervisor {
 
     /// From now on no request is judged by an older document. A bad one changes nothing.
     fn reload(&mut self, document: serde_json::Value) -> Result<()> {
-        match read_policy(document) {
+        let behind = self.given.behind;
+        match read_policy(document, behind) {
             Ok(policy) => {
-                self.policy = policy;
+                let older = std::mem::replace(&mut self.given.policy, policy);
+                if behind && pipelock::differ(&older, &self.given.policy) {
+                    self.restart(PIPELOCK_DAEMON)?;
+                }
                 self.hand_over(Up::Reloaded { error: None })
             }
             Err(error) => {
@@ -189,6 +225,20 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Takes a piece of pipelock's program, with the last of which it begins.
+    fn receive(&mut self, name: &str, bytes: &str, last: bool) -> Result<()> {
+        let Some(place) = self.daemons.iter().position(|d| d.name == name && matches!(d.now, Now::Awaited)) else {
+            eprintln!("bottle-sidecar: no daemon here waits for a program: {}", name.escape_debug());
+            return Ok(());
+        };
+        self.delivery.add(bytes)?;
+        if last {
+            self.delivery.seal()?;
+            self.begin(place)?;
+        }
+        Ok(())
+    }
+
     /// Ends a daemon, which then begins again without waiting.
     fn restart(&mut self, name: &str) -> Result<()> {
         match self.daemon(name) {
@@ -201,7 +251,7 @@ impl Supervisor {
                     *until = Instant::now();
                     Ok(())
                 }
-                Now::Over => Ok(()),
+                Now::Awaited | Now::Over => Ok(()),
             },
             None => {
                 eprintln!("bottle-sidecar: no daemon of that name runs here: {}", name.escape_debug());
@@ -233,11 +283,16 @@ impl Supervisor {
                 if let Now::Running { by, .. } = &mut daemon.now {
                     by.take_if(|due| due.what == What::Listen);
                 }
-                if daemon.name == EGRESS_DAEMON {
+                match daemon.name {
                     // It began with the newest.
-                    self.pending.drain(..).for_each(|word| self.mouth.say(word));
+                    EGRESS_DAEMON => self.pending.drain(..).for_each(|word| self.mouth.say(word)),
+                    // Said once the proxy trusts it.
+                    PIPELOCK_DAEMON => self.hand_over(Up::Serving { daemon: PIPELOCK_DAEMON.into() })?,
+                    _ => {}
                 }
             }
+            DaemonUp::Authority(pem) if daemon.name == PIPELOCK_DAEMON => self.authority = Some(pem),
+            DaemonUp::Authority(_) => bail!("the daemon {} has no certificate authority", daemon.name),
             DaemonUp::Reloaded => self.pending.pop_front().into_iter().for_each(|word| self.mouth.say(word)),
             DaemonUp::Log(_) => {}
         }
@@ -270,7 +325,7 @@ impl Supervisor {
         let due = |daemon: &Daemon| match &daemon.now {
             Now::Running { by, .. } => by.as_ref().map(|due| due.at),
             Now::Away { until } => Some(*until),
-            Now::Over => None,
+            Now::Awaited | Now::Over => None,
         };
         self.daemons.iter().filter_map(due).min()
     }
@@ -296,11 +351,11 @@ impl Supervisor {
     /// Begins a daemon's next life.
     fn begin(&mut self, place: usize) -> Result<()> {
         let name = self.daemons[place].name;
-        let start = DaemonStart { bind: self.bind, policy: self.policy_of(name) };
+        let start = DaemonStart { bind: self.given.bind, policy: self.policy_of(name), scratch: self.scratch_of(name) };
         let frames = [encode(&start).map(Zeroizing::new)?, SecretsFrame::encode(&self.secrets_of(name))?];
         let daemon = &mut self.daemons[place];
         daemon.lives += 1;
-        let (stdin, stdout) = daemon.keeper.begin(None)?;
+        let (stdin, stdout) = daemon.keeper.begin(self.delivery.program().filter(|_| name == PIPELOCK_DAEMON))?;
         let (down, to_write) = channel::<Frame>();
         thread::spawn(move || write_all(stdin, &to_write));
         frames.into_iter().for_each(|frame| drop(down.send(frame)));
@@ -327,11 +382,19 @@ impl Supervisor {
 
     /// A daemon is told what it needs, and nothing else.
     fn policy_of(&self, name: &str) -> Policy {
-        if name == EGRESS_DAEMON { self.policy.clone() } else { Policy::default() }
+        match name {
+            EGRESS_DAEMON if self.given.behind => pipelock::in_front(&self.given.policy, self.authority.as_deref()),
+            EGRESS_DAEMON | PIPELOCK_DAEMON => self.given.policy.clone(),
+            _ => Policy::default(),
+        }
     }
 
     fn secrets_of(&self, name: &str) -> Secrets {
-        if name == EGRESS_DAEMON { self.secrets.clone() } else { Secrets::default() }
+        if name == EGRESS_DAEMON { self.given.secrets.clone() } else { Secrets::default() }
+    }
+
+    fn scratch_of(&self, name: &str) -> Option<PathBuf> {
+        self.given.scratch.clone().filter(|_| name == PIPELOCK_DAEMON)
     }
 
     fn daemon(&mut self, name: &str) -> Option<&mut Daemon> {

@@ -8,19 +8,21 @@ use rcgen::{
 };
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use time::{Duration, OffsetDateTime};
 use tokio_rustls::rustls::{
     ServerConfig,
     crypto::{CryptoProvider, ring},
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+    server::{NoServerSessionStorage, ProducesTickets},
+    sign::{CertifiedKey, SigningKey, SingleCertAndKey},
 };
 
 /// The CA key's name among the secrets of the `egress` daemon. PKCS #8, DER.
 pub(crate) const KEY_SECRET: &str = "ca-key";
 
-/// Configurations kept; past that the cache starts anew.
+/// Configurations kept; past that the one goes that was not used for longest.
 const MAX_LEAVES: usize = 1000;
 const LEAF_LIFE: Duration = Duration::hours(24);
 const CA_LIFE: Duration = Duration::days(365);
@@ -57,8 +59,18 @@ fn authority_params() -> CertificateParams {
 pub(crate) struct Leaves {
     issuer: Issuer<'static, KeyPair>,
     key: KeyPair,
+    /// The same key, as TLS uses it.
+    signing: Arc<dyn SigningKey>,
     provider: Arc<CryptoProvider>,
-    made: Mutex<HashMap<String, (OffsetDateTime, Arc<ServerConfig>)>>,
+    /// Sessions are resumed by what the client brings, so that none is kept here. A ticket is for its name only.
+    tickets: Arc<dyn ProducesTickets>,
+    made: Mutex<HashMap<String, Leaf>>,
+}
+
+struct Leaf {
+    made: OffsetDateTime,
+    used: OffsetDateTime,
+    config: Arc<ServerConfig>,
 }
 
 impl Leaves {
@@ -66,10 +78,14 @@ impl Leaves {
     pub(crate) fn new(ca_key: &Secret) -> Result<Self> {
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(ca_key.expose().to_vec()));
         let ca_key = KeyPair::from_der_and_sign_algo(&der, &rcgen::PKCS_ECDSA_P256_SHA256)?;
+        let key = KeyPair::generate()?;
+        let der = PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| anyhow!(e))?;
         Ok(Self {
             issuer: Issuer::new(authority_params(), ca_key),
-            key: KeyPair::generate()?,
+            key,
+            signing: ring::sign::any_ecdsa_type(&der)?,
             provider: Arc::new(ring::default_provider()),
+            tickets: ring::Ticketer::new()?,
             made: Mutex::default(),
         })
     }
@@ -77,21 +93,24 @@ impl Leaves {
     /// The server's side of TLS for a host or address.
     pub(crate) fn config(&self, host: &str) -> Result<Arc<ServerConfig>> {
         let now = OffsetDateTime::now_utc();
-        if let Some((made, config)) = self.cache().get(host)
-            && now - *made < LEAF_LIFE / 2
+        if let Some(leaf) = self.cache().get_mut(host)
+            && now - leaf.made < LEAF_LIFE / 2
         {
-            return Ok(config.clone());
+            leaf.used = now;
+            return Ok(leaf.config.clone());
         }
         let config = Arc::new(self.make(host, now).with_context(|| format!("certificate for {host:?}"))?);
         let mut cache = self.cache();
-        if cache.len() >= MAX_LEAVES {
-            cache.clear();
+        if cache.len() >= MAX_LEAVES
+            && let Some(oldest) = cache.iter().min_by_key(|(_, leaf)| leaf.used).map(|(host, _)| host.clone())
+        {
+            cache.remove(&oldest);
         }
-        cache.insert(host.to_owned(), (now, config.clone()));
+        cache.insert(host.to_owned(), Leaf { made: now, used: now, config: config.clone() });
         Ok(config)
     }
 
-    fn cache(&self) -> std::sync::MutexGuard<'_, HashMap<String, (OffsetDateTime, Arc<ServerConfig>)>> {
+    fn cache(&self) -> MutexGuard<'_, HashMap<String, Leaf>> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -104,12 +123,14 @@ impl Leaves {
         params.use_authority_key_identifier_extension = true;
         (params.not_before, params.not_after) = (now - BACKDATED, now + LEAF_LIFE);
         let cert = params.signed_by(&self.key, &self.issuer)?;
-        let key = PrivateKeyDer::try_from(self.key.serialize_der()).map_err(|e| anyhow!(e))?;
+        let certified = CertifiedKey::new(vec![cert.der().clone()], self.signing.clone());
         let mut config = ServerConfig::builder_with_provider(self.provider.clone())
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
-            .with_single_cert(vec![cert.der().clone()], key)?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = self.tickets.clone();
         Ok(config)
     }
 }
@@ -133,5 +154,16 @@ mod tests {
             assert!(Arc::ptr_eq(&first, &leaves.config(host).unwrap()), "{host}");
         }
         assert!(leaves.config("h\u{f6}st").is_err());
+    }
+
+    #[test]
+    fn the_cache_is_bounded_and_keeps_what_is_used() {
+        let leaves = Leaves::new(&Authority::generate().unwrap().key).unwrap();
+        let used = leaves.config("used.example").unwrap();
+        for n in 0..MAX_LEAVES + 10 {
+            leaves.config(&format!("h{n}.example")).unwrap();
+            assert!(Arc::ptr_eq(&used, &leaves.config("used.example").unwrap()));
+        }
+        assert_eq!(leaves.cache().len(), MAX_LEAVES);
     }
 }

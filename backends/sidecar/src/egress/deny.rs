@@ -1,9 +1,8 @@
 //! What a bottle is told when a request is refused: JSON that an agent can read and act on.
 
-use super::Body;
+use super::body::Body;
 use bottle_policy::Denial;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
 use hyper::{
     Response, StatusCode,
     header::{CONTENT_TYPE, HeaderValue, PROXY_AUTHENTICATE},
@@ -33,7 +32,8 @@ pub(super) fn response(denial: &Denial, host: &str) -> Response<Body> {
 
 /// An answer with a body that is already whole.
 pub(super) fn plain(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Full::new(body.into()).map_err(|never| match never {}).boxed());
+    let body = Some(body.into()).filter(|bytes: &Bytes| !bytes.is_empty());
+    let mut response = Response::new(Body::Whole(body));
     *response.status_mut() = status;
     response
 }

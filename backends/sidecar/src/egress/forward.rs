@@ -1,121 +1,189 @@
 //! One request: judged, cleaned, given its credential, sent, and its response passed back as it arrives.
 
-use super::{Body, Live, State, deny, headers, record::Record, upstream::Upstream};
-use bottle_policy::{Denial, Route, Scheme, Verdict, decide};
-use hyper::{
-    Request, Response, Uri, Version,
-    body::Incoming,
-    header::{HOST, HeaderValue, UPGRADE},
+use super::{
+    Live, Place,
+    body::{Body, Received, Sent},
+    deny, headers,
+    pool::Pool,
+    record::Record,
+    websocket,
 };
+use bottle_policy::{Denial, Mode, Route, Scheme, Verdict, decide};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version, body::Incoming, header::HOST, http::uri};
+use std::{borrow::Cow, sync::Arc};
 
-/// Forwards a request, or refuses it. `upstream` keeps the connection of this client to this host between requests.
-pub(super) async fn forward(
-    state: &State,
-    scheme: Scheme,
-    host: &str,
-    port: u16,
-    request: Request<Incoming>,
-    upstream: &mut Option<Upstream>,
-) -> Response<Body> {
-    let place = format!("{host}:{port}");
-    let method = request.method().as_str().to_owned();
-    let mut record = Record::begin(&state.feed, &state.secrets, &place, &method, request.uri().path());
-    let live = state.live();
-    let result = match judge(&live, scheme, host, port, &request) {
-        Ok(route) => {
-            send(state, &live, route, scheme, host, port, request, upstream, &record).await.map(|r| (route, r))
-        }
-        Err(denial) => Err(denial),
-    };
-    match result {
-        Ok((route, response)) => {
-            let (mut head, body) = response.into_parts();
-            headers::clean_response(&mut head.headers);
-            record.allowed(&route.host, head.status.as_u16());
-            Response::from_parts(head, record.follow(body))
-        }
-        Err(denial) => {
-            record.denied(&denial);
-            deny::response(&denial, &place)
+/// A request that is sent on.
+pub(super) struct Judged<'l> {
+    pub(super) route: Cow<'l, Route>,
+    /// The rule that would have refused it.
+    audited: Option<Denial>,
+}
+
+impl Judged<'_> {
+    pub(super) fn note(&self, record: &mut Record, status: u16) {
+        match &self.audited {
+            None => record.allowed(&self.route.host, status),
+            Some(denial) => record.audited(denial.rule, status),
         }
     }
 }
 
-fn judge<'s>(
-    live: &'s Live,
-    scheme: Scheme,
-    host: &str,
-    port: u16,
-    request: &Request<Incoming>,
-) -> Result<&'s Route, Denial> {
-    let uri = request.uri();
-    if scheme == Scheme::Https && uri.authority().is_some() {
-        return Err(Denial::bad_request("target", "a request inside a tunnel names a path, not a URL"));
+/// Forwards a request to the pool's host, or refuses it.
+pub(super) fn forward(
+    pool: Arc<Pool>,
+    place: Place,
+    request: Request<Incoming>,
+) -> impl Future<Output = Response<Body>> + Send + 'static {
+    async move { answer(&pool, &place, request).await }
+}
+
+async fn answer(pool: &Arc<Pool>, place: &Place, request: Request<Incoming>) -> Response<Body> {
+    let state = &pool.state;
+    let method = request.method().as_str();
+    let mut record = Record::begin(&state.feed, &state.secrets, &pool.target.name, method, request.uri().path());
+    record.busy = Some(pool.in_use.enter());
+    let live = state.live();
+    let judged = judge(&live, pool, &request);
+    // One that is given up before it is answered was sent all the same.
+    judged.iter().for_each(|(judged, _)| judged.note(&mut record, 0));
+    match judged {
+        Ok((judged, true)) => websocket::open(pool, place, &live, &judged, request, record).await,
+        Ok((judged, false)) => match send(pool, &live, &judged.route, request, &record).await {
+            Ok((response, lease)) => {
+                judged.note(&mut record, response.status().as_u16());
+                passed_back(response, |inner| Received { inner, record, lease, ended: false })
+            }
+            Err(denial) => refused(pool, record, &denial),
+        },
+        Err(denial) => refused(pool, record, &denial),
     }
-    let mut hosts = request.headers().get_all(HOST).iter();
-    let host_header = match (hosts.next(), hosts.next()) {
-        (Some(value), None) => Some(value.to_str().unwrap_or_default()),
-        (None, _) => None,
-        _ => {
-            return Err(Denial::bad_request("host-mismatch", "the request has two Host headers"));
-        }
-    };
+}
+
+/// A response as the client gets it.
+pub(super) fn passed_back(response: Response<Incoming>, follow: impl FnOnce(Incoming) -> Received) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    headers::clean_response(&mut head.headers);
+    head.extensions.clear();
+    head.version = Version::HTTP_11; // hyper says it in the client's protocol
+    Response::from_parts(head, Body::Received(Box::new(follow(body))))
+}
+
+/// A refusal as the client gets it.
+pub(super) fn refused(pool: &Pool, mut record: Record, denial: &Denial) -> Response<Body> {
+    record.denied(denial);
+    deny::response(denial, &pool.target.name)
+}
+
+/// The verdict, and whether the request asks for a WebSocket.
+fn judge<'l>(live: &'l Live, pool: &Pool, request: &Request<Incoming>) -> Result<(Judged<'l>, bool), Denial> {
+    let (uri, target) = (request.uri(), &pool.target);
+    let host_header = named_host(request, target.scheme)?;
     let judged = bottle_policy::Request {
-        scheme,
-        host,
-        port,
+        scheme: target.scheme,
+        host: &target.host,
+        port: target.port,
         host_header,
         method: request.method().as_str(),
         path: uri.path(),
         query: uri.query(),
     };
-    match decide(&live.policy, &judged) {
-        Verdict::Deny(denial) => Err(denial),
-        Verdict::Allow(_) if request.headers().contains_key(UPGRADE) => {
-            Err(Denial { rule: "upgrade", status: 501, reason: "protocol upgrades are not supported yet".into() })
+    let judged = match decide(&live.policy, &judged) {
+        Verdict::Allow(route) => Judged { route: Cow::Borrowed(route), audited: None },
+        Verdict::Deny(denial) if live.policy.mode == Mode::Audit && !denial.stands_in_audit() => {
+            Judged { route: Cow::Owned(audit_route(live, &target.host)), audited: Some(denial) }
         }
-        Verdict::Allow(route) => Ok(route),
-    }
+        Verdict::Deny(denial) => return Err(denial),
+    };
+    Ok((judged, websocket::is_asked_for(request)?))
 }
 
-#[allow(clippy::too_many_arguments)] // one call site; a struct would only name the same nine things again
-async fn send(
-    state: &State,
-    live: &Live,
+/// The place that the request itself names, if it names one and only one.
+fn named_host(request: &Request<Incoming>, scheme: Scheme) -> Result<Option<&str>, Denial> {
+    let uri = request.uri();
+    if request.method() == Method::CONNECT {
+        return Err(Denial::forbidden("method", "a tunnel within a connection is never allowed"));
+    }
+    let mut hosts = request.headers().get_all(HOST).iter().map(|value| value.to_str().unwrap_or_default());
+    let host = match (hosts.next(), hosts.next()) {
+        (host, None) => host,
+        _ => return Err(Denial::bad_request("host-mismatch", "the request has two Host headers")),
+    };
+    if scheme == Scheme::Http {
+        return Ok(host);
+    }
+    let Some(authority) = uri.authority().map(uri::Authority::as_str) else {
+        // HTTP/2 has it always: what has none was translated badly.
+        return if request.version() == Version::HTTP_2 { Ok(None) } else { Ok(host) };
+    };
+    if request.version() != Version::HTTP_2 {
+        return Err(Denial::bad_request("target", "a request inside a tunnel names a path, not a URL"));
+    }
+    if uri.scheme_str() != Some("https") {
+        return Err(Denial::bad_request("target", "a request inside a tunnel has the scheme https"));
+    }
+    if host.is_some_and(|host| !host.eq_ignore_ascii_case(authority)) {
+        return Err(Denial::bad_request("host-mismatch", "the Host header names another place than :authority"));
+    }
+    Ok(Some(authority))
+}
+
+/// In audit mode, the way of a request that no route allows: its host's own rules for dialling hold, and no credential
+/// is put in. What stands in for one is taken out where one would have been put in.
+fn audit_route(live: &Live, host: &str) -> Route {
+    let own = live.policy.routes.iter().find(|route| route.host.eq_ignore_ascii_case(host));
+    let mut route = own.cloned().unwrap_or_else(|| Route::to(host));
+    route.strip_credentials |= route.auth.is_some();
+    route.auth = None;
+    route
+}
+
+/// The request as it may leave.
+pub(super) fn cleaned(
+    pool: &Pool,
     route: &Route,
-    scheme: Scheme,
-    host: &str,
-    port: u16,
     request: Request<Incoming>,
-    upstream: &mut Option<Upstream>,
     record: &Record,
-) -> Result<Response<Incoming>, Denial> {
-    let (mut head, body) = request.into_parts();
+) -> Result<Request<Body>, Denial> {
+    let (mut head, inner) = request.into_parts();
+    head.extensions.clear();
     headers::clean_request(&mut head.headers);
-    let mut query = head.uri.query().map(str::to_owned);
-    if route.strip_credentials || route.auth.is_some() {
+    let strip = route.strip_credentials || route.auth.is_some();
+    if strip {
         headers::strip_credentials(&mut head.headers);
-        query = query.and_then(|q| headers::strip_query(&q));
+        if let Some(query) = head.uri.query() {
+            let target = match headers::strip_query(query) {
+                Some(query) => format!("{}?{query}", head.uri.path()),
+                None => head.uri.path().to_owned(),
+            };
+            head.uri = target
+                .parse::<Uri>()
+                .map_err(|_| Denial::bad_request("target", "the request cannot be sent on as it is"))?;
+        }
     }
     if let Some(auth) = &route.auth {
         let missing = |why: String| Denial { rule: "credential", status: 502, reason: why };
-        let secret = state
+        let secret = pool
+            .state
             .secrets
             .get(&auth.secret)
             .ok_or_else(|| missing(format!("the credential {} of this route is missing", auth.secret)))?;
         headers::inject(&mut head.headers, auth.scheme, secret).map_err(|e| missing(format!("{e:#}")))?;
     }
-    let target = match query {
-        Some(query) => format!("{}?{query}", head.uri.path()),
-        None => head.uri.path().to_owned(),
-    };
-    let unsendable = || Denial::bad_request("target", "the request cannot be sent on as it is");
-    head.uri = target.parse::<Uri>().map_err(|_| unsendable())?;
-    head.version = Version::HTTP_11;
-    let default_port = if scheme == Scheme::Https { 443 } else { 80 };
-    let name = if port == default_port { host.to_owned() } else { format!("{host}:{port}") };
-    head.headers.insert(HOST, HeaderValue::from_str(&name).map_err(|_| unsendable())?);
+    Ok(Request::from_parts(head, Body::Sent(Sent { inner, bytes: record.sent.clone(), strip })))
+}
 
-    let request = Request::from_parts(head, record.count_sent(body));
-    live.upstream.send(upstream, route, scheme, host, port, request).await
+async fn send(
+    pool: &Arc<Pool>,
+    live: &Arc<Live>,
+    route: &Route,
+    request: Request<Incoming>,
+    record: &Record,
+) -> Result<(Response<Incoming>, Option<super::pool::Lease>), Denial> {
+    let request = cleaned(pool, route, request, record)?;
+    let (response, lease) = pool.send(live, route, request).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let reason = format!("{} changes to a protocol that was not asked for", pool.target.host);
+        return Err(Denial { rule: "upstream", status: 502, reason });
+    }
+    Ok((response, lease))
 }

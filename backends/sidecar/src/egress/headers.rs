@@ -4,33 +4,57 @@ use anyhow::{Context, Result};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bottle_api::secret::Secret;
 use bottle_policy::{AuthScheme, path};
-use hyper::header::{AUTHORIZATION, CONNECTION, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT, HOST,
+    HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
 use zeroize::Zeroizing;
 
 /// Of one connection only, never passed on (RFC 9110, 7.6.1), and what only a proxy is told.
-const HOP_BY_HOP: [&str; 9] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "te",
-    "trailer",
-    "upgrade",
-    "expect",
+static HOP_BY_HOP: [HeaderName; 10] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-authentication-info"),
+    PROXY_AUTHORIZATION,
+    TE,
+    UPGRADE,
+    EXPECT,
+    HeaderName::from_static("http2-settings"),
 ];
 /// Would make a server treat a judged method as another.
-const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
-/// Credentials that a bottle may have brought along.
-const CREDENTIALS: [&str; 7] = [
-    "authorization",
-    "proxy-authorization",
-    "x-api-key",
-    "x-goog-api-key",
-    "private-token",
-    "job-token",
-    "deploy-token",
+static METHOD_OVERRIDES: [HeaderName; 3] = [
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-method-override"),
 ];
+/// Credentials that a bottle may have brought along.
+static CREDENTIALS: [HeaderName; 7] = [
+    AUTHORIZATION,
+    PROXY_AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+    HeaderName::from_static("private-token"),
+    HeaderName::from_static("job-token"),
+    HeaderName::from_static("deploy-token"),
+];
+/// Say what a message is, so they come before its body or not at all (RFC 9110, 6.5.1).
+static NEVER_TRAILERS: [HeaderName; 9] = [
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    COOKIE,
+    HOST,
+    SET_COOKIE,
+    TRAILER,
+    TRANSFER_ENCODING,
+];
+/// Invites the client past the proxy.
+static ALT_SVC: HeaderName = HeaderName::from_static("alt-svc");
+
 /// Query parameters that carry credentials, with `_` for `-` too.
 const CREDENTIAL_PARAMETERS: [&str; 12] = [
     "access_token",
@@ -47,35 +71,84 @@ const CREDENTIAL_PARAMETERS: [&str; 12] = [
     "x_api_key",
 ];
 
-/// Removes what must not be passed on in a request.
+/// Removes what must not be passed on in a request. That its sender understands trailers is said by us in its stead.
 pub(super) fn clean_request(headers: &mut HeaderMap) {
+    let trailers = names(headers, &TE, "trailers");
     remove_hop_by_hop(headers);
-    METHOD_OVERRIDES.iter().for_each(|name| drop(headers.remove(*name)));
+    remove(headers, &METHOD_OVERRIDES);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    join_cookies(headers);
 }
 
-/// Removes what must not be passed back.
+/// Removes what must not be passed back. What frames the message towards the client is said anew.
 pub(super) fn clean_response(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);
-    headers.remove("alt-svc"); // would invite the client past the proxy
+    headers.remove(&ALT_SVC);
+    if headers.remove(TRANSFER_ENCODING).is_some() {
+        headers.remove(CONTENT_LENGTH);
+    }
+}
+
+/// Removes from trailers what may stand before a body only.
+pub(super) fn clean_trailers(trailers: &mut HeaderMap, strip: bool) {
+    remove_hop_by_hop(trailers);
+    remove(trailers, &METHOD_OVERRIDES);
+    remove(trailers, &NEVER_TRAILERS);
+    trailers.remove(&ALT_SVC);
+    if strip {
+        strip_credentials(trailers);
+    }
+}
+
+fn remove(headers: &mut HeaderMap, names: &[HeaderName]) {
+    for name in names {
+        headers.remove(name);
+    }
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        // Content-Length and Transfer-Encoding frame the message: nobody may have them dropped by naming them.
-        .filter(|name: &HeaderName| !matches!(name.as_str(), "content-length" | "transfer-encoding" | "host"))
-        .collect();
-    named.iter().for_each(|name| drop(headers.remove(name)));
-    HOP_BY_HOP.iter().for_each(|name| drop(headers.remove(*name)));
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
+            .filter_map(|name| name.parse().ok())
+            // What frames the message: nobody may have it dropped by naming it.
+            .filter(|name| ![CONTENT_LENGTH, TRANSFER_ENCODING, HOST].contains(name))
+            .collect();
+        remove(headers, &named);
+    }
+    remove(headers, &HOP_BY_HOP);
+}
+
+/// The members of a list header.
+pub(super) fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+    headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim)
+}
+
+/// Is this a member of a list header?
+pub(super) fn names(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    tokens(headers, name).any(|found| found.eq_ignore_ascii_case(token))
+}
+
+/// HTTP/2 may send cookies one by one, HTTP/1.1 may not (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    if let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) {
+        let mut all = first.as_bytes().to_vec();
+        for crumb in std::iter::once(second).chain(crumbs) {
+            all.extend_from_slice(b"; ");
+            all.extend_from_slice(crumb.as_bytes());
+        }
+        match HeaderValue::from_bytes(&all) {
+            Ok(joined) => drop(headers.insert(COOKIE, joined)),
+            Err(_) => drop(headers.remove(COOKIE)),
+        }
+    }
 }
 
 /// Removes every credential that came with a request.
 pub(super) fn strip_credentials(headers: &mut HeaderMap) {
-    CREDENTIALS.iter().for_each(|name| drop(headers.remove(*name)));
+    remove(headers, &CREDENTIALS);
 }
 
 /// The query without credential-like parameters; `None` where nothing is left.
@@ -127,7 +200,50 @@ mod tests {
             ("accept", "*/*"),
         ]);
         clean_request(&mut map);
-        assert_eq!(map, headers(&[("content-length", "3"), ("accept", "*/*")]));
+        assert_eq!(map, headers(&[("content-length", "3"), ("te", "trailers"), ("accept", "*/*")]));
+    }
+
+    #[test]
+    fn cookies_are_one_header() {
+        let mut map = headers(&[("accept", "*/*")]);
+        for crumb in ["a=1", "b=2", "c=3"] {
+            map.append(COOKIE, HeaderValue::from_static(crumb));
+        }
+        clean_request(&mut map);
+        assert_eq!(map, headers(&[("accept", "*/*"), ("cookie", "a=1; b=2; c=3")]));
+    }
+
+    #[test]
+    fn a_response_is_framed_by_us_and_names_no_other_way() {
+        let pairs = [
+            ("transfer-encoding", "gzip, chunked"),
+            ("content-length", "3"),
+            ("alt-svc", "h3=\":443\""),
+            ("upgrade", "h2c"),
+            ("trailer", "x-sum"),
+        ];
+        let mut map = headers(&pairs);
+        clean_response(&mut map);
+        assert_eq!(map, headers(&[("trailer", "x-sum")]));
+        let mut map = headers(&[("content-length", "3")]);
+        clean_response(&mut map);
+        assert_eq!(map, headers(&[("content-length", "3")]));
+    }
+
+    #[test]
+    fn trailers_hold_no_credential_and_no_framing() {
+        let pairs = [
+            ("x-sum", "1"),
+            ("authorization", "Bearer x"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "9"),
+            ("host", "other"),
+            ("connection", "close"),
+            ("x-http-method", "PUT"),
+        ];
+        let mut map = headers(&pairs);
+        clean_trailers(&mut map, true);
+        assert_eq!(map, headers(&[("x-sum", "1")]));
     }
 
     #[test]

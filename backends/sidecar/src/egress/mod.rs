@@ -2,17 +2,30 @@
 //!
 //! ```text
 //! client ─ proxy (capability) ─┬─ CONNECT ─ tunnel (TLS, SNI) ─┐
-//!                              └─ absolute URL ────────────────┴─ forward (policy, credentials) ─ upstream (address, TLS)
+//!                              └─ absolute URL ────────────────┴─ forward (policy, credentials) ─ pool ─ upstream (TLS)
+//!                                                                        └─ websocket (frames) ───────────┴─ dial (address)
 //! ```
+//!
+//! What a route passes through unseen goes from the tunnel to `dial` (`passthrough`). Every wait has a limit, and so has
+//! every buffer: how much memory this takes is not for a client or a host to decide.
 
+mod body;
 pub(crate) mod ca;
+mod connection;
 mod deny;
+mod dial;
 mod forward;
+mod frames;
 mod headers;
+mod idle;
+mod passthrough;
+mod pool;
 mod proxy;
 mod record;
+mod relay;
 mod tunnel;
 mod upstream;
+mod websocket;
 
 use crate::{
     daemon::{DaemonStart, DaemonUp, Reloads},
@@ -25,27 +38,27 @@ use bottle_api::{
     secret::{Secret, Secrets},
 };
 use bottle_policy::Policy;
-use bytes::Bytes;
-use http_body_util::combinators::BoxBody;
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::{
     net::TcpListener,
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
 };
 
 /// Clients at once; one more waits.
 const MAX_CONNECTIONS: usize = 1024;
+/// How long nothing at all may pass between a client and us. A model may think for minutes before its first word.
+const IDLE_TIME: Duration = Duration::from_secs(15 * 60);
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often those with a place are told that another waits for one.
+const PRESSURE: Duration = Duration::from_millis(250);
 
 /// A client's place among [`MAX_CONNECTIONS`], held for as long as anything of its connection lives.
 type Place = Arc<OwnedSemaphorePermit>;
-
-/// A body on its way through.
-type Body = BoxBody<Bytes, hyper::Error>;
 
 /// What every connection needs.
 struct State {
@@ -54,6 +67,8 @@ struct State {
     capability: Secret,
     leaves: ca::Leaves,
     feed: Feed,
+    /// Every place is taken, and somebody waits for one.
+    pressure: Notify,
 }
 
 /// What a new policy document replaces, at once and whole. A request is judged and sent by one of them.
@@ -97,6 +112,7 @@ pub(crate) async fn serve(start: DaemonStart, secrets: Secrets, reloads: Reloads
         capability,
         secrets,
         feed,
+        pressure: Notify::new(),
     });
     let listener = listeners::proxy(start.bind).await?;
     state.feed.report(DaemonUp::Listening);
@@ -118,9 +134,15 @@ async fn follow(state: &State, mut reloads: Reloads) -> Result<()> {
 async fn accept(state: &Arc<State>, listener: &TcpListener) -> Result<()> {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let permit = room.clone().acquire_owned().await?;
+        // Whoever comes now waits in the kernel's queue, where it takes no memory of ours.
+        let permit = loop {
+            match timeout(PRESSURE, room.clone().acquire_owned()).await {
+                Ok(permit) => break permit?,
+                Err(_) => state.pressure.notify_waiters(),
+            }
+        };
         let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(ACCEPT_PAUSE).await; // out of descriptors: some will close
+            sleep(ACCEPT_PAUSE).await; // out of descriptors: some will close
             continue;
         };
         tokio::spawn(proxy::serve(state.clone(), stream, Arc::new(permit)));

@@ -1,65 +1,98 @@
 //! A client's connection: who may use the proxy, and whether it asks for a tunnel or sends a plain request.
 
-use super::{Body, Place, State, deny, forward, record::Record, tunnel};
+use super::{
+    IDLE_TIME, Place, State,
+    body::Body,
+    connection, deny, forward,
+    idle::Idle,
+    pool::{InUse, Pool, Target},
+    record::Record,
+    tunnel,
+};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bottle_policy::{Denial, Scheme, message::CHALLENGE_RULE};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
     header::{CONTENT_TYPE, HeaderMap, HeaderValue, PROXY_AUTHORIZATION},
-    server::conn::http1,
     service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use serde_json::json;
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError},
+};
 use tokio::net::TcpStream;
 
-/// How long a client may take to send the head of a request.
-pub(super) const HEAD_TIME: Duration = Duration::from_secs(30);
 /// Answers inside the proxy with the live routes.
 const INTROSPECTION: (&str, &str) = ("_egress.local", "/allowlist");
+
+/// One client, before any tunnel.
+struct Client {
+    state: Arc<State>,
+    place: Place,
+    in_use: InUse,
+    /// Towards the place that its last plain request named.
+    pool: Mutex<Option<Arc<Pool>>>,
+}
 
 /// Serves one client until it goes.
 pub(super) async fn serve(state: Arc<State>, stream: TcpStream, place: Place) {
     let _ = stream.set_nodelay(true);
+    let in_use = InUse::default();
+    let client = Arc::new(Client { state: state.clone(), place, in_use: in_use.clone(), pool: Mutex::default() });
     let service = service_fn(move |request| {
-        let (state, place) = (state.clone(), place.clone());
-        async move { Ok::<_, Infallible>(answer(state, request, place).await) }
+        let client = client.clone();
+        async move { Ok::<_, Infallible>(client.answer(request).await) }
     });
-    let _ = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
+    let io = TokioIo::new(Idle::new(stream, IDLE_TIME));
+    let served = connection::http1().serve_connection(io, service).with_upgrades();
+    connection::attend(&state, &in_use, served, |c| c.graceful_shutdown()).await;
 }
 
-async fn answer(state: Arc<State>, request: Request<Incoming>, place: Place) -> Response<Body> {
-    let target = request.uri().authority().map(|a| a.as_str().to_owned()).unwrap_or_default();
-    if !knows_capability(request.headers(), state.capability.expose()) {
-        // Some clients ask without a password first, to learn that one is wanted.
-        let challenge = !request.headers().contains_key(PROXY_AUTHORIZATION);
-        let denial = Denial {
-            rule: if challenge { CHALLENGE_RULE } else { "capability" },
-            status: 407,
-            reason: "this proxy wants its bottle's password, which is in the proxy variables".into(),
-        };
-        return refuse(&state, &request, &target, &denial);
-    }
-    if request.method() == Method::CONNECT {
-        return match split_authority(&target, None) {
-            Some((host, port)) => tunnel::open(state, request, host, port, place),
-            None => refuse(&state, &request, &target, &bad_target()),
-        };
-    }
-    let scheme = request.uri().scheme_str().map(str::to_owned);
-    match (scheme.as_deref(), split_authority(&target, Some(80))) {
-        (Some("http"), Some((host, 80))) if host == INTROSPECTION.0 => introspect(&state, &request),
-        (Some("http"), Some((host, port))) => {
-            forward::forward(&state, Scheme::Http, &host, port, request, &mut None).await
+impl Client {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let state = &self.state;
+        let target = request.uri().authority().map(|a| a.as_str().to_owned()).unwrap_or_default();
+        if !knows_capability(request.headers(), state.capability.expose()) {
+            // Some clients ask without a password first, to learn that one is wanted.
+            let challenge = !request.headers().contains_key(PROXY_AUTHORIZATION);
+            let denial = Denial {
+                rule: if challenge { CHALLENGE_RULE } else { "capability" },
+                status: 407,
+                reason: "this proxy wants its bottle's password, which is in the proxy variables".into(),
+            };
+            return refuse(state, &request, &target, &denial);
         }
-        _ => refuse(&state, &request, &target, &bad_target()),
+        if request.method() == Method::CONNECT {
+            let named = split_authority(&target, None);
+            return match named.and_then(|(host, port)| Target::new(Scheme::Https, host, port)) {
+                Some(target) => tunnel::open(state.clone(), request, target, self.place.clone()),
+                None => refuse(state, &request, &target, &bad_target()),
+            };
+        }
+        let plain = request.uri().scheme_str() == Some("http");
+        match split_authority(&target, Some(80)).filter(|_| plain) {
+            Some((host, 80)) if host == INTROSPECTION.0 => introspect(state, &request),
+            Some((host, port)) => match self.pool(host, port) {
+                Some(pool) => forward::forward(pool, self.place.clone(), request).await,
+                None => refuse(state, &request, &target, &bad_target()),
+            },
+            None => refuse(state, &request, &target, &bad_target()),
+        }
+    }
+
+    /// The connections to a place; those to another place are closed by and by.
+    fn pool(&self, host: String, port: u16) -> Option<Arc<Pool>> {
+        let mut last = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = last.as_ref().filter(|pool| pool.target.host == host && pool.target.port == port) {
+            return Some(pool.clone());
+        }
+        let target = Target::new(Scheme::Http, host, port)?;
+        let pool = Pool::new(self.state.clone(), target, self.in_use.clone());
+        *last = Some(pool.clone());
+        Some(pool)
     }
 }
 

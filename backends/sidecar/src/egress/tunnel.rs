@@ -1,11 +1,17 @@
 //! Inside a CONNECT: nothing but TLS, for the name that was asked for, opened with a certificate of ours.
 
-use super::{Body, Place, State, deny, forward, proxy::HEAD_TIME, record::Record};
+use super::{
+    Place, State,
+    body::Body,
+    connection, deny, forward, passthrough,
+    pool::{InUse, Pool, Target},
+    record::Record,
+};
 use anyhow::{Context as _, Result, bail};
-use bottle_policy::{Denial, Scheme, Verdict, decide_tunnel};
+use bottle_policy::{Denial, Verdict, decide_tunnel};
 use bytes::Bytes;
-use hyper::{Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
 use std::{
     convert::Infallible,
     io,
@@ -19,13 +25,12 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
-    sync::Mutex,
     time::timeout,
 };
 use tokio_rustls::{LazyConfigAcceptor, rustls::server::Acceptor};
 
 /// How long a client may take for its TLS handshake.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(20);
+pub(super) const HANDSHAKE_TIME: Duration = Duration::from_secs(20);
 /// First byte of a TLS record that holds a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -33,34 +38,45 @@ const TLS_HANDSHAKE: u8 = 0x16;
 ///
 /// A host without a route is answered too: the client's request inside then gets a refusal that an agent can read,
 /// which no client shows of a refused CONNECT. Nothing is dialled for it.
-pub(super) fn open(
-    state: Arc<State>,
-    request: Request<Incoming>,
-    host: String,
-    port: u16,
-    place: Place,
-) -> Response<Body> {
+pub(super) fn open(state: Arc<State>, request: Request<Incoming>, target: Target, place: Place) -> Response<Body> {
     tokio::spawn(async move {
-        let _place = place;
         let Ok(upgraded) = hyper::upgrade::on(request).await else {
             return;
         };
-        let spoke = Arc::new(AtomicBool::new(false));
-        let result = serve(&state, TokioIo::new(upgraded), &host, port, &spoke).await;
-        if !spoke.load(Ordering::Relaxed) {
-            log_silent(&state, &host, port, result);
+        let io = TokioIo::new(upgraded);
+        let live = state.live();
+        match decide_tunnel(&live.policy, &target.host, target.port) {
+            Verdict::Allow(route) if route.tls_passthrough => {
+                passthrough::pass(&state, &live, route, &target, io).await
+            }
+            // Where there is no route the refusal is said inside.
+            Verdict::Allow(_) | Verdict::Deny(_) => intercept(state, io, target, place).await,
         }
     });
     deny::plain(StatusCode::OK, Bytes::new())
 }
 
-async fn serve(
-    state: &Arc<State>,
+async fn intercept(
+    state: Arc<State>,
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    target: Target,
+    place: Place,
+) {
+    let pool = Pool::new(state, target, InUse::default());
+    let spoke = AtomicBool::new(false);
+    let result = serve_inside(&pool, io, &place, &spoke).await;
+    if !spoke.into_inner() {
+        log_silent(&pool, result);
+    }
+}
+
+async fn serve_inside(
+    pool: &Arc<Pool>,
     mut io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    host: &str,
-    port: u16,
-    spoke: &Arc<AtomicBool>,
+    place: &Place,
+    spoke: &AtomicBool,
 ) -> Result<()> {
+    let host = pool.target.host.as_str();
     let tls = timeout(HANDSHAKE_TIME, async {
         let first = io.read_u8().await?;
         if first != TLS_HANDSHAKE {
@@ -71,32 +87,33 @@ async fn serve(
         if named.is_some_and(|name| name != host) {
             bail!("the TLS handshake names another host than the CONNECT");
         }
-        Ok(start.into_stream(state.leaves.config(host)?).await?)
+        Ok(start.into_stream(pool.state.leaves.config(host)?).await?)
     })
     .await
     .context("the TLS handshake took too long")??;
 
-    let upstream = Arc::new(Mutex::new(None));
+    let speaks_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
     let service = service_fn(|request| {
-        let (state, upstream) = (state.clone(), upstream.clone());
         spoke.store(true, Ordering::Relaxed);
-        async move {
-            let mut upstream = upstream.lock().await;
-            Ok::<_, Infallible>(forward::forward(&state, Scheme::Https, host, port, request, &mut upstream).await)
-        }
+        let response = forward::forward(pool.clone(), place.clone(), request);
+        async move { Ok::<_, Infallible>(response.await) }
     });
-    http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
-        .serve_connection(TokioIo::new(tls), service)
-        .await?;
+    let io = TokioIo::new(tls);
+    if speaks_http2 {
+        let served = connection::http2().serve_connection(io, service);
+        connection::attend(&pool.state, &pool.in_use, served, |c| c.graceful_shutdown()).await;
+    } else {
+        let served = connection::http1().serve_connection(io, service).with_upgrades();
+        connection::attend(&pool.state, &pool.in_use, served, |c| c.graceful_shutdown()).await;
+    }
     Ok(())
 }
 
 /// A tunnel in which no request was made still leaves its line.
-fn log_silent(state: &State, host: &str, port: u16, result: Result<()>) {
-    let mut record = Record::begin(&state.feed, &state.secrets, &format!("{host}:{port}"), "CONNECT", "");
-    match (decide_tunnel(&state.live().policy, host, port), result) {
+fn log_silent(pool: &Pool, result: Result<()>) {
+    let (state, target) = (&pool.state, &pool.target);
+    let mut record = Record::begin(&state.feed, &state.secrets, &target.name, "CONNECT", "");
+    match (decide_tunnel(&state.live().policy, &target.host, target.port), result) {
         (Verdict::Deny(denial), _) => record.denied(&denial),
         (Verdict::Allow(_), Err(error)) => record.denied(&Denial::bad_request("tunnel", format!("{error:#}"))),
         (Verdict::Allow(route), Ok(())) => record.allowed(&route.host, 200),

@@ -1,24 +1,17 @@
-//! Towards the host: resolved once, the address judged, that very address dialled, TLS verified always.
+//! Towards the host: a connection, TLS verified always, and the protocol that both sides speak.
 
-use super::Body;
+use super::{
+    body::Body,
+    dial::{Dialler, STEP_TIME, Stream, unreachable},
+    pool::Target,
+};
 use anyhow::{Context, Result};
-use bottle_policy::{Denial, Policy, Route, Scheme, address};
-use hyper::{
-    Request, Response,
-    body::Incoming,
-    client::conn::http1::{self, SendRequest},
-};
-use hyper_util::rt::TokioIo;
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, lookup_host},
-    time::timeout,
-};
+use bottle_api::secret::Secrets;
+use bottle_policy::{Denial, Policy, Route, Scheme};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::sync::Arc;
+use tokio::time::timeout;
 use tokio_rustls::{
     TlsConnector,
     rustls::{
@@ -28,17 +21,28 @@ use tokio_rustls::{
     },
 };
 
-/// How long a name may take to resolve, an address to answer, a handshake to end; each.
-const STEP_TIME: Duration = Duration::from_secs(15);
+/// What a host may say before a body.
+const MAX_HEAD: usize = 64 << 10;
+/// Unread bytes of a response that a host may send ahead over HTTP/2, and of all that come over one connection.
+const WINDOW: u32 = 1 << 20;
+/// Unsent bytes of a request that are kept for a host.
+const SEND_BUFFER: usize = 64 << 10;
 
-/// A connection to a host, kept for the client's next request in the same tunnel.
-pub(super) type Upstream = SendRequest<Body>;
+/// A connection that is ready for a request.
+pub(super) enum Upstream {
+    /// Serves one at a time.
+    Http1(http1::SendRequest<Body>),
+    /// Serves many.
+    Http2(http2::SendRequest<Body>),
+}
 
 /// Makes connections.
 pub(super) struct Connector {
-    tls: TlsConnector,
-    /// The machine's own addresses.
-    own: Vec<IpAddr>,
+    dialler: Dialler,
+    /// Offers HTTP/2 and HTTP/1.1.
+    both: TlsConnector,
+    /// Offers HTTP/1.1 alone.
+    http1: TlsConnector,
 }
 
 impl Connector {
@@ -49,106 +53,92 @@ impl Connector {
         for cert in CertificateDer::pem_slice_iter(extra_pem.unwrap_or_default().as_bytes()) {
             roots.add(cert.context("CLAUDE_BOTTLE_UPSTREAM_CA")?).context("CLAUDE_BOTTLE_UPSTREAM_CA")?;
         }
-        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { tls: TlsConnector::from(Arc::new(config)), own: policy.own_addresses.clone() })
+        let offering = |protocols: &[&str]| {
+            let mut config = config.clone();
+            config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
+            TlsConnector::from(Arc::new(config))
+        };
+        let http1 = offering(&["http/1.1"]);
+        Ok(Self { dialler: Dialler::new(policy, http1.clone()), both: offering(&["h2", "http/1.1"]), http1 })
     }
 
-    /// Sends a request over the kept connection, or over a new one.
-    pub(super) async fn send(
-        &self,
-        kept: &mut Option<Upstream>,
-        route: &Route,
-        scheme: Scheme,
-        host: &str,
-        port: u16,
-        mut request: Request<Body>,
-    ) -> Result<Response<Incoming>, Denial> {
-        if let Some(mut upstream) = kept.take_if(|u| !u.is_closed())
-            && upstream.ready().await.is_ok()
-        {
-            match upstream.try_send_request(request).await {
-                Ok(response) => {
-                    *kept = Some(upstream);
-                    return Ok(response);
-                }
-                // The host closed the idle connection before a byte of the request went out: once more.
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(broken(host, &error.into_error())),
-                },
-            }
-        }
-        let mut upstream = self.connect(route, scheme, host, port).await?;
-        let response = upstream.send_request(request).await.map_err(|e| broken(host, &e))?;
-        *kept = Some(upstream);
-        Ok(response)
-    }
-
-    async fn connect(&self, route: &Route, scheme: Scheme, host: &str, port: u16) -> Result<Upstream, Denial> {
-        let addresses = resolve(route, host, port, &self.own).await?;
-        let stream = dial(&addresses).await.map_err(|e| unreachable(host, &e))?;
-        let _ = stream.set_nodelay(true);
-        match scheme {
-            Scheme::Http => speak(stream).await,
+    /// A connection in whichever protocol the host prefers.
+    pub(super) async fn connect(&self, secrets: &Secrets, route: &Route, target: &Target) -> Result<Upstream, Denial> {
+        let spoken = match target.scheme {
+            Scheme::Http => speak_http1(self.raw(secrets, route, target).await?).await,
             Scheme::Https => {
-                let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
-                    .map_err(|_| Denial::bad_request("target", "the host's name cannot be verified by TLS"))?;
-                let tls = timeout(STEP_TIME, self.tls.connect(name, stream)).await.context("TLS handshake timed out");
-                speak(tls.and_then(|r| Ok(r?)).map_err(|e| unreachable(host, &e))?).await
+                let tls = self.tls(&self.both, secrets, route, target).await?;
+                if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
+                    speak_http2(Box::new(tls)).await
+                } else {
+                    speak_http1(Box::new(tls)).await
+                }
             }
-        }
-        .map_err(|e| unreachable(host, &e))
+        };
+        spoken.map_err(|e| unreachable(&target.host, &e))
+    }
+
+    /// A connection in HTTP/1.1 that may be upgraded, for one request alone.
+    pub(super) async fn connect_for_upgrade(
+        &self,
+        secrets: &Secrets,
+        route: &Route,
+        target: &Target,
+    ) -> Result<http1::SendRequest<Body>, Denial> {
+        let stream: Stream = match target.scheme {
+            Scheme::Http => self.raw(secrets, route, target).await?,
+            Scheme::Https => Box::new(self.tls(&self.http1, secrets, route, target).await?),
+        };
+        let (upstream, connection) =
+            http1_builder().handshake(TokioIo::new(stream)).await.map_err(|e| unreachable(&target.host, &e.into()))?;
+        tokio::spawn(connection.with_upgrades());
+        Ok(upstream)
+    }
+
+    /// A connection, and nothing said on it.
+    pub(super) async fn raw(&self, secrets: &Secrets, route: &Route, target: &Target) -> Result<Stream, Denial> {
+        self.dialler.connect(secrets, route, &target.host, target.port).await
+    }
+
+    async fn tls(
+        &self,
+        connector: &TlsConnector,
+        secrets: &Secrets,
+        route: &Route,
+        target: &Target,
+    ) -> Result<tokio_rustls::client::TlsStream<Stream>, Denial> {
+        let name = ServerName::try_from(target.host.trim_matches(['[', ']']).to_owned())
+            .map_err(|_| Denial::bad_request("target", "the host's name cannot be verified by TLS"))?;
+        let stream = self.raw(secrets, route, target).await?;
+        let tls = timeout(STEP_TIME, connector.connect(name, stream)).await.context("TLS handshake timed out");
+        tls.and_then(|r| Ok(r?)).map_err(|e| unreachable(&target.host, &e))
     }
 }
 
-async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<Upstream> {
-    let (upstream, connection) = http1::handshake(TokioIo::new(stream)).await?;
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(MAX_HEAD);
+    builder
+}
+
+async fn speak_http1(stream: Stream) -> Result<Upstream> {
+    let (upstream, connection) = http1_builder().handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    Ok(upstream)
+    Ok(Upstream::Http1(upstream))
 }
 
-/// The addresses of a host that may be dialled. One that may not is an error, not a smaller choice: a name that
-/// points at the neighbourhood is not to be trusted at all.
-async fn resolve(route: &Route, host: &str, port: u16, own: &[IpAddr]) -> Result<Vec<SocketAddr>, Denial> {
-    let literal = host.trim_matches(['[', ']']).parse::<IpAddr>().ok();
-    let found: Vec<SocketAddr> = match route.address.or(literal) {
-        Some(address) => vec![(address, port).into()],
-        None => timeout(STEP_TIME, lookup_host((host, port)))
-            .await
-            .map_err(|_| unreachable(host, &anyhow::anyhow!("its name took too long to resolve")))?
-            .map_err(|e| unreachable(host, &e.into()))?
-            .collect(),
-    };
-    for address in &found {
-        if let Some(what) = address::refusal(address.ip(), route.allow_private, own) {
-            let reason =
-                format!("{host} is at {}, {what}; only `allow_private` of its route opens private ones", address.ip());
-            return Err(Denial::forbidden("address", reason));
-        }
-    }
-    Ok(found)
-}
-
-async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream> {
-    let mut last = anyhow::anyhow!("its name has no address");
-    for address in addresses {
-        match timeout(STEP_TIME, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => last = anyhow::Error::new(error).context(format!("connect to {address}")),
-            Err(_) => last = anyhow::anyhow!("connect to {address}: timed out"),
-        }
-    }
-    Err(last)
-}
-
-fn unreachable(host: &str, error: &anyhow::Error) -> Denial {
-    Denial { rule: "upstream", status: 502, reason: format!("{host} cannot be reached: {error:#}") }
-}
-
-fn broken(host: &str, error: &hyper::Error) -> Denial {
-    Denial { rule: "upstream", status: 502, reason: format!("{host} broke the connection: {error}") }
+async fn speak_http2(stream: Stream) -> Result<Upstream> {
+    let (upstream, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_header_list_size(MAX_HEAD as u32)
+        .max_send_buf_size(SEND_BUFFER)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    tokio::spawn(connection);
+    Ok(Upstream::Http2(upstream))
 }
