@@ -3,7 +3,13 @@
 
 use crate::{bottle::Run, lab};
 use anyhow::{Context, Result, anyhow, bail};
-use bottle_namespace::wire::{self, Exec, Finish, Launch, Told, Word};
+use bottle_api::{
+    Secret,
+    control::{CAPABILITY, First, handshake},
+    secret::Secrets,
+};
+use bottle_namespace::wire::{self, Exec, Finish, Launch, Sidecar, Told, Word};
+use bottle_policy::Policy;
 use rustix::{
     fs::{Gid, Uid},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with, socketpair},
@@ -17,7 +23,7 @@ use std::{
     io::Read,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::chown,
+        unix::{fs::chown, net::UnixStream},
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -83,6 +89,8 @@ pub fn artifact(name: &str) -> PathBuf {
 pub struct Bare {
     who: Who,
     owner: Option<OwnedFd>,
+    /// To the sidecar, where there is one.
+    channel: Option<UnixStream>,
     /// The launcher.
     pub launcher: Child,
     dir: TempDir,
@@ -93,6 +101,13 @@ impl Bare {
     pub fn start(who: Who, without: &[&str]) -> Result<Self> {
         let without = without.iter().map(|name| (*name).to_owned()).collect();
         Self::start_with(who, Launch { without, pids: 200, files: 64 << 20, ..Launch::default() }, &[])
+    }
+
+    /// Makes one with a sidecar, which has no route to anywhere.
+    pub fn start_beside_sidecar(who: Who) -> Result<Self> {
+        let program = artifact("bottle-sidecar").display().to_string();
+        let sidecar = Some(Sidecar { program, daemons: "egress,dns".into() });
+        Self::start_with(who, Launch { sidecar, pids: 200, files: 64 << 20, ..Launch::default() }, &[])
     }
 
     /// Makes what is asked for, on a kernel without these calls.
@@ -116,14 +131,25 @@ impl Bare {
             command.env_clear().stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
             command.spawn().context("start the launcher")
         })?;
-        let bare = Self { who, owner: Some(owner), launcher, dir };
+        let mut bare = Self { who, owner: Some(owner), channel: None, launcher, dir };
         bare.make(&launch, &door)?;
         Ok(bare)
     }
 
-    fn make(&self, launch: &Launch, door: &OwnedFd) -> Result<()> {
+    fn make(&mut self, launch: &Launch, door: &OwnedFd) -> Result<()> {
         let owner = self.owner.as_ref().context("an owner")?;
-        wire::send(owner, launch, &[door.as_fd()])?;
+        if launch.sidecar.is_none() {
+            wire::send(owner, launch, &[door.as_fd()])?;
+        } else {
+            let ((mut channel, far), errors) = (UnixStream::pair()?, rustix::stdio::stderr());
+            wire::send(owner, launch, &[door.as_fd(), far.as_fd(), errors])?;
+            drop(far);
+            let mut secrets = Secrets::default();
+            secrets.insert(CAPABILITY, Secret::new("a-capability"));
+            let first = handshake(&mut channel, serde_json::to_value(Policy::default())?, &secrets)?;
+            anyhow::ensure!(matches!(first, First::Ready { .. }), "{first:?}");
+            self.channel = Some(channel);
+        }
         let finished = wire::send(owner, &Finish { files: vec![] }, &[]);
         loop {
             match wire::receive::<Word>(owner)? {
