@@ -45,7 +45,7 @@ struct Sidecar {
 impl Sidecar {
     fn start(policy: &Policy) -> Result<Self> {
         static NEXT: AtomicU8 = AtomicU8::new(2);
-        let bind: IpAddr = [127, 0, 99, NEXT.fetch_add(1, Ordering::SeqCst)].into();
+        let bind = own_address(NEXT.fetch_add(1, Ordering::SeqCst));
         let (mut child, first, channel) = launch(bind, "egress,dns", serde_json::to_value(policy)?)?;
         let First::Ready { ca_pem } = first else { anyhow::bail!("{first:?}") };
         let mut up = child.stdout.take().context("stdout")?;
@@ -71,6 +71,12 @@ impl Drop for Sidecar {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// An address that no other run of these tests has.
+fn own_address(n: u8) -> IpAddr {
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    [127, 128 | high, low, n].into()
 }
 
 fn launch(bind: IpAddr, daemons: &str, policy: serde_json::Value) -> Result<(Child, First, ChildStdin)> {
@@ -330,7 +336,7 @@ fn what_it_does_not_understand_it_refuses() -> Result<()> {
     .into_iter()
     .enumerate()
     {
-        let (mut child, first, _channel) = launch([127, 0, 98, 2 + u8::try_from(n)?].into(), daemons, policy)?;
+        let (mut child, first, _channel) = launch(own_address(200 + u8::try_from(n)?), daemons, policy)?;
         let First::Refused { message } = first else { anyhow::bail!("{daemons}: {first:?}") };
         assert!(message.contains(word), "{message}");
         assert!(!child.wait()?.success());

@@ -201,7 +201,9 @@ async fn answer(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Respons
                 let _ = parts.send(Frame::data("data: 1\n\n".into())).await;
                 shared.next.notified().await;
             }
-            "/together" => drop(shared.together.wait().await),
+            "/together" => {
+                shared.together.wait().await;
+            }
             _ => {}
         }
         let _ = parts.send(Frame::data(seen.to_string().into())).await;

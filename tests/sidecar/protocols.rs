@@ -348,8 +348,7 @@ fn audit_mode_writes_down_what_it_sends_on_without_a_credential() -> Result<()> 
         ("localhost:443", own("localhost", "/"), 403, "\"rule\":\"address\""),
     ] {
         let host = target.rsplit_once(':').context("a port")?.0;
-        let sni = if host.starts_with('[') || host.starts_with(|c: char| c.is_ascii_digit()) { host } else { host };
-        let sni = sni.trim_matches(['[', ']']);
+        let sni = host.trim_matches(['[', ']']);
         // What no client can name in TLS is asked for in the clear.
         let answer = if sni.parse::<std::net::IpAddr>().is_err() && sni.starts_with(|c: char| c.is_ascii_digit()) {
             let login = "{auth}";

@@ -29,15 +29,8 @@ impl Judged<'_> {
 }
 
 /// Forwards a request to the pool's host, or refuses it.
-pub(super) fn forward(
-    pool: Arc<Pool>,
-    place: Place,
-    request: Request<Incoming>,
-) -> impl Future<Output = Response<Body>> + Send + 'static {
-    async move { answer(&pool, &place, request).await }
-}
-
-async fn answer(pool: &Arc<Pool>, place: &Place, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn forward(pool: Arc<Pool>, place: Place, request: Request<Incoming>) -> Response<Body> {
+    let (pool, place) = (&pool, &place);
     let state = &pool.state;
     let method = request.method().as_str();
     let mut record = Record::begin(&state.feed, &state.secrets, &pool.target.name, method, request.uri().path());
