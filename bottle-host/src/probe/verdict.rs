@@ -118,6 +118,11 @@ mod tests {
         serde_json::from_str(CLOSED).unwrap()
     }
 
+    #[test]
+    fn a_group_that_the_bottle_does_not_have_is_let_be() {
+        assert_eq!(open(&with(STATUS, "Groups:\t1000", "Groups:\t1000 65534 65534")), Vec::<String>::new());
+    }
+
     /// A closed bottle's report with one text in one file replaced.
     fn with(path: &str, from: &str, to: &str) -> Report {
         let mut report = closed();
