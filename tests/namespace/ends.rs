@@ -80,3 +80,30 @@ fn roots_bottles_are_users_of_their_own_and_never_root() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn the_sidecar_has_everything_of_its_own_but_the_network() -> Result<()> {
+    for who in Who::ALL {
+        let bottle = Bare::start_beside_sidecar(who)?;
+        let namespace = |pid: &str, kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}"));
+        let own = |kind| namespace("self", kind);
+        let in_our_network = |pid: &i32| namespace(&pid.to_string(), "net").ok() == own("net").ok();
+        let sidecar: Vec<i32> = bottle.processes().into_iter().filter(in_our_network).collect();
+        assert!(sidecar.len() >= 5, "{who:?}: bundle, keepers and daemons are {sidecar:?}");
+        for pid in sidecar {
+            for kind in ["user", "mnt", "pid", "ipc", "uts", "cgroup"] {
+                assert_ne!(namespace(&pid.to_string(), kind)?, own(kind)?, "{who:?}: {kind}");
+            }
+            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+            for line in ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+                assert!(status.contains(line), "{who:?}: {line} is not in {status}");
+            }
+            assert!(!status.contains("Uid:\t0\t"), "{who:?}: {status}");
+            let seen = fs::read_dir(format!("/proc/{pid}/root"))?.flatten().map(|entry| entry.file_name());
+            let mut seen: Vec<String> = seen.map(|name| name.to_string_lossy().into_owned()).collect();
+            seen.sort();
+            assert_eq!(seen, ["bottle-sidecar", "dev", "etc", "proc"], "{who:?}");
+        }
+    }
+    Ok(())
+}
