@@ -178,7 +178,7 @@ fn a_secret_is_where_it_belongs_and_nowhere_else() -> Result<()> {
         secrets.planted
     ))?;
     assert_eq!(run.stdout.trim(), secrets.env, "the agent's programs have the env secret");
-    let (agents, sidecars) = (bottle.processes("agent")?, bottle.processes("sidecar")?);
+    let agents = bottle.processes("agent")?;
 
     // Command lines and environments of every process.
     let owner = i32::try_from(bottle.owner.id())?;
@@ -201,9 +201,10 @@ fn a_secret_is_where_it_belongs_and_nowhere_else() -> Result<()> {
     // Memory: of the sidecar's daemons one has the credential; the agent's processes never have.
     let both = [secrets.injected.as_str(), secrets.env.as_str()];
     let daemon = |name: &str| {
+        let line = format!("\0daemon\0{name}\0");
         let is_it =
-            |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|argv| contains(&argv, name.as_bytes()));
-        sidecars.iter().copied().find(is_it).with_context(|| format!("the daemon {name}"))
+            |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|argv| contains(&argv, line.as_bytes()));
+        bottle.processes("sidecar")?.into_iter().find(is_it).with_context(|| format!("the daemon {name}"))
     };
     for (name, has) in [("egress", true), ("dns", false)] {
         let found = in_memory(daemon(name)?, both)?;
@@ -226,8 +227,9 @@ fn a_secret_is_where_it_belongs_and_nowhere_else() -> Result<()> {
 
     // Crashes leave nothing: the sidecar's daemon and a program of the agent's.
     assert_eq!(bottle.sh("kill -ABRT $(cat ~/sleeper)")?.code, Some(0));
-    output(Command::new("kill").args(["-ABRT", &daemon("egress")?.to_string()]))?;
-    eventually("the bundle has ended", || bottle.processes("sidecar").is_err().then_some(()))?;
+    let crashed = daemon("egress")?;
+    output(Command::new("kill").args(["-ABRT", &crashed.to_string()]))?;
+    eventually("the daemon is started again", || daemon("egress").ok().filter(|pid| *pid != crashed))?;
 
     // The engine's own files: layers, containers' settings, logs, core files if there were any.
     let data = Path::new(lab.docker_host.trim_start_matches("unix://")).parent().context("the engine's directory")?;

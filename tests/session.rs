@@ -24,8 +24,16 @@ fn claude_answers_through_the_sidecar_and_never_holds_the_real_token() -> Result
     let (lab, standin, home) = home(&format!("Bearer {REAL_TOKEN}"))?;
     home.write(".claude/skills/greet/SKILL.md", "---\nname: greet\ndescription: greets whoever comes\n---\nhello\n")?;
     home.write(".claude-bottle/agents/dev.md", "---\nbottle: box\nskills: [greet]\n---\nYou are under test.\n")?;
-    // Split and never an argument, so that the needle is not itself in the process that looks for it. The first search must find something.
-    let (head, tail) = REAL_TOKEN.split_at(20);
+    // Never an argument, so that the needle is not itself in the process that looks for it; and with each letter replaced
+    // by the next, for the sidecar lets a credential that it puts in come back in no form. The first search must find something.
+    let next = |c: char| match c {
+        'z' => 'a',
+        'Z' => 'A',
+        '9' => '0',
+        c if c.is_ascii_alphanumeric() => char::from(c as u8 + 1),
+        c => c,
+    };
+    let hidden: String = REAL_TOKEN.chars().map(next).collect();
     let in_processes = |n: &str| {
         format!(
             "n={n}; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | /usr/bin/grep -aqF -f <(printf %s \"$n\"); echo found=$?"
@@ -36,7 +44,8 @@ fn claude_answers_through_the_sidecar_and_never_holds_the_real_token() -> Result
             "n={n}; /usr/bin/grep -raqsF -f <(printf %s \"$n\") --exclude-dir=proc --exclude-dir=sys /; echo found=$?"
         )
     };
-    let (needle, placeholder) = (format!("'{head}''{tail}'"), "'sk-ant-oat01-place''holder'");
+    let needle = format!("$(printf %s '{hidden}' | tr b-zaB-ZA1-90 a-zA-Z0-9)");
+    let placeholder = "'sk-ant-oat01-place''holder'";
     let (results, run) = home.play(&[
         "env; tr '\\0' '\\n' < /proc/$PPID/environ | grep CLAUDE_CODE_OAUTH_TOKEN",
         &format!("{}; {}", in_processes(placeholder), in_processes(&needle)),
@@ -49,7 +58,8 @@ fn claude_answers_through_the_sidecar_and_never_holds_the_real_token() -> Result
     ])?;
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert!(results[0].contains("CLAUDE_CODE_OAUTH_TOKEN=sk-ant-oat01-placeholder"), "{}", results[0]);
-    assert!(results[0].contains(&format!("AGENT_SECRET={ENV_SECRET}")), "{}", results[0]);
+    // The agent has its own secret; the model is not told of it.
+    assert!(results[0].contains("AGENT_SECRET=[bottle:redacted AGENT_SECRET]"), "{}", results[0]);
     assert!(results[0].contains("PLAIN=a literal"), "{}", results[0]);
     // grep: 0 found, 1 not found, 2 not found and something could not be read (root's files).
     assert!(results[1].contains("found=0\nfound=1"), "a process holds the token: {}", results[1]);

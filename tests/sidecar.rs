@@ -7,100 +7,31 @@ mod origin;
 mod protocols;
 
 use anyhow::{Context, Result};
-use bottle_api::{
-    Secret,
-    control::{BUNDLE_ARGUMENT, CONTROL_VERSION, First, SecretsFrame, Start, read_frame, write_frame},
-    secret::Secrets,
-};
-use bottle_policy::{
-    Auth, AuthScheme, Policy, Route,
-    message::{LogLine, Up},
-};
+use bottle_api::control::First;
+use bottle_policy::{Auth, AuthScheme, Policy, Route};
 use bottle_tests::{
-    lab::{Lab, Target},
+    lab::Target,
+    sidecar::{Sidecar, launch},
     standin::Standin,
-    wire::{Authority, ProxyClient},
+    wire::Authority,
 };
 use std::{
     io::{Read, Write},
     net::IpAddr,
-    process::{Child, ChildStdin, Command, Stdio},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU8, Ordering},
-    },
+    sync::atomic::{AtomicU8, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-const CAPABILITY: &str = "the-capability-of-this-bottle";
-
-struct Sidecar {
-    child: Child,
-    channel: Option<ChildStdin>,
-    client: ProxyClient,
-    log: Arc<Mutex<Vec<LogLine>>>,
-}
-
-impl Sidecar {
-    fn start(policy: &Policy) -> Result<Self> {
-        static NEXT: AtomicU8 = AtomicU8::new(2);
-        let bind = own_address(NEXT.fetch_add(1, Ordering::SeqCst));
-        let (mut child, first, channel) = launch(bind, "egress,dns", serde_json::to_value(policy)?)?;
-        let First::Ready { ca_pem } = first else { anyhow::bail!("{first:?}") };
-        let mut up = child.stdout.take().context("stdout")?;
-        let log: Arc<Mutex<Vec<LogLine>>> = Arc::default();
-        let sink = log.clone();
-        thread::spawn(move || {
-            while let Ok(Some(Up::Log(line))) = read_frame(&mut up) {
-                sink.lock().unwrap().push(line);
-            }
-        });
-        let client = ProxyClient { proxy: (bind, 9099).into(), capability: CAPABILITY.into(), ca_pem };
-        Ok(Self { child, channel: Some(channel), client, log })
-    }
-
-    fn log(&self) -> Vec<LogLine> {
-        thread::sleep(Duration::from_millis(100));
-        self.log.lock().unwrap().clone()
-    }
-}
-
-impl Drop for Sidecar {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// An address that no other run of these tests has.
+/// An address of this machine that no other run of these tests has.
 fn own_address(n: u8) -> IpAddr {
     let [_, _, high, low] = std::process::id().to_be_bytes();
     [127, 128 | high, low, n].into()
 }
 
-fn launch(bind: IpAddr, daemons: &str, policy: serde_json::Value) -> Result<(Child, First, ChildStdin)> {
-    let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
-    let program = Lab::get().stage.join(format!("libexec/bottle/bottle-sidecar-{arch}"));
-    let mut child = Command::new(program)
-        .arg(BUNDLE_ARGUMENT)
-        .env_clear()
-        .env("CLAUDE_BOTTLE_SIDECAR_BIND", bind.to_string())
-        .env("CLAUDE_BOTTLE_SIDECAR_DAEMONS", daemons)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let mut secrets = Secrets::default();
-    secrets.insert("capability", Secret::new(CAPABILITY));
-    secrets.insert("token", Secret::new("the-real-token"));
-    secrets.insert("proxy-login", Secret::new("user:word"));
-    let mut channel = child.stdin.take().context("stdin")?;
-    // One that refuses waits for nothing more: what it has to say is read all the same.
-    let _ = write_frame(&mut channel, &Start { version: CONTROL_VERSION, policy });
-    let _ = channel.write_all(&SecretsFrame::encode(&secrets)?);
-    let first = read_frame(child.stdout.as_mut().context("stdout")?)?.context("no first frame")?;
-    Ok((child, first, channel))
+fn start(policy: &Policy) -> Result<Sidecar> {
+    static NEXT: AtomicU8 = AtomicU8::new(2);
+    Sidecar::start(own_address(NEXT.fetch_add(1, Ordering::SeqCst)), policy)
 }
 
 fn route(host: &str, address: IpAddr) -> Route {
@@ -137,7 +68,7 @@ fn setup() -> Result<(Sidecar, Standin, Target)> {
         Route { address: None, ..route("localhost", at) },
         route("target.example", target.address.into()),
     ];
-    let sidecar = Sidecar::start(&Policy {
+    let sidecar = start(&Policy {
         routes,
         own_addresses: vec![[198, 51, 100, 1].into()],
         upstream_ca_pem: Some(authority.pem.clone()),
@@ -336,7 +267,7 @@ fn what_it_does_not_understand_it_refuses() -> Result<()> {
     .into_iter()
     .enumerate()
     {
-        let (mut child, first, _channel) = launch(own_address(200 + u8::try_from(n)?), daemons, policy)?;
+        let (mut child, first, _channel) = launch(own_address(200 + u8::try_from(n)?), daemons, policy, None)?;
         let First::Refused { message } = first else { anyhow::bail!("{daemons}: {first:?}") };
         assert!(message.contains(word), "{message}");
         assert!(!child.wait()?.success());

@@ -10,7 +10,8 @@ use std::{fs, panic, path::Path};
 
 const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fuzz/corpus");
 /// Inputs of the targets that take longer: those with a file for each, and the one that makes room for long frames.
-const INPUTS: [(&str, usize); 3] = [("ledger", 500), ("plugin", 1000), ("control", 300)];
+const INPUTS: [(&str, usize); 6] =
+    [("ledger", 500), ("plugin", 1000), ("control", 300), ("scan", 200), ("encoded", 300), ("pack", 200)];
 const USUAL_INPUTS: usize = 2000;
 
 /// Pieces that mean something to one of the parsers.

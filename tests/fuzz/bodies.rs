@@ -14,17 +14,19 @@ use bottle_host::{
 use bottle_policy::{
     Policy, Request, Scheme, Verdict, address as addresses, decide, host as hosts, path as paths, target as targets,
 };
+use bottle_scan::{Context, ExactSet, Finding, Options, Pack, Rules, Scanner};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fmt::Debug,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{Arc, OnceLock},
 };
 
 /// A target: its name, which is its corpus's too, and its body.
 pub(crate) type Body = fn(&[u8]);
 
 /// All of them.
-pub(crate) const BODIES: [(&str, Body); 11] = [
+pub(crate) const BODIES: [(&str, Body); 14] = [
     ("bottle", frontmatter::<BottleFields>),
     ("agent", frontmatter::<AgentFields>),
     ("ledger", ledger),
@@ -36,6 +38,9 @@ pub(crate) const BODIES: [(&str, Body); 11] = [
     ("path", path),
     ("target", target),
     ("address", address),
+    ("scan", scan),
+    ("encoded", encoded),
+    ("pack", pack),
 ];
 
 /// A file of the manifest: read or refused, and what was read is written so that it is read again.
@@ -237,5 +242,84 @@ pub(crate) fn address(bytes: &[u8]) {
             let embedded = v6.to_ipv4_mapped().is_some() || matches!(v6.segments(), [0 | 0x64, ..]);
             assert!(global || embedded || refused(address, false), "{address} is not global");
         }
+    }
+}
+
+fn scanner() -> &'static Arc<Scanner> {
+    static SCANNER: OnceLock<Arc<Scanner>> = OnceLock::new();
+    SCANNER.get_or_init(|| {
+        let rules = Arc::new(Rules::builtin().expect("the built-in packs"));
+        let secrets = ExactSet::new([("TOKEN", &b"vK8q-Zt2mPw7_Rj4Lx9+Nd3Hs6/Bc5Yf"[..])]);
+        Arc::new(Scanner::new(rules, secrets, Options { entropy: true, ..Options::default() }))
+    })
+}
+
+/// A body in parts: what was released, and what was found.
+fn judged(bytes: &[u8], part: usize, encoding: &str) -> (Vec<u8>, Vec<Finding>) {
+    let mut stream = scanner().stream(Context::outgoing("upload.example", "application/json"), encoding);
+    let (mut released, mut findings) = (vec![], vec![]);
+    for bytes in bytes.chunks(part.max(1)) {
+        let verdict = stream.push(bytes);
+        released.extend(verdict.released);
+        findings.extend(verdict.findings);
+    }
+    let verdict = stream.finish();
+    released.extend(verdict.released);
+    findings.extend(verdict.findings);
+    (released, findings)
+}
+
+/// A message that leaves, in all its places: the same however it is cut, released as it came; what is redacted holds
+/// no secret any more, and where nothing is found nothing is changed.
+pub(crate) fn scan(bytes: &[u8]) {
+    let (released, findings) = judged(bytes, bytes.len(), "");
+    assert_eq!(released, bytes);
+    assert!(findings.iter().all(|f| f.start <= f.end && f.end <= bytes.len() as u64), "{findings:?}");
+    for part in [1, 7] {
+        assert_eq!(judged(bytes, part, ""), (released.clone(), findings.clone()), "in parts of {part}");
+    }
+    let context = Context::outgoing("upload.example", "");
+    let redact = |bytes: &[u8]| {
+        let mut redactor = scanner().redactor(context.clone());
+        let mut out = redactor.push(bytes).bytes;
+        out.extend(redactor.finish().bytes);
+        out
+    };
+    let exact = |findings: &[Finding]| findings.iter().any(|finding| finding.kind == bottle_scan::Kind::Exact);
+    if !exact(&findings) {
+        assert_eq!(redact(bytes), bytes);
+    }
+    drop(scanner().judge_body(&Context::incoming("x.example", ""), "", bytes));
+    drop(scanner().judge_headers([("x-any", bytes)]));
+    drop(scanner().judge_message("x.example", bytes, false));
+    let text = String::from_utf8_lossy(bytes);
+    let (path, query) = text.split_once('?').unwrap_or((&text, ""));
+    drop(scanner().judge_url(&text, path, Some(query)));
+    drop(scanner().session().observe_url(&text, path, Some(query)));
+}
+
+/// A body and the name of its encoding in its first line: decoded or refused, the same however it is cut.
+pub(crate) fn encoded(bytes: &[u8]) {
+    let end = bytes.iter().position(|b| *b == b'\n').unwrap_or(0);
+    let (encoding, body) = bytes.split_at(end);
+    let (encoding, body) = (String::from_utf8_lossy(encoding), body.get(1..).unwrap_or_default());
+    let (released, findings) = judged(body, body.len(), &encoding);
+    let opaque = |findings: &[Finding]| findings.iter().any(|finding| finding.kind == bottle_scan::Kind::Opaque);
+    assert!(released == body || opaque(&findings), "neither refused nor released: {findings:?}");
+    for part in [1, 7] {
+        let (again, found) = judged(body, part, &encoding);
+        assert_eq!(opaque(&found), opaque(&findings), "in parts of {part}");
+        if !opaque(&found) {
+            assert_eq!((again, found), (released.clone(), findings.clone()), "in parts of {part}");
+        }
+    }
+}
+
+/// A pack of a user: read or refused with its place.
+pub(crate) fn pack(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match Pack::parse("own.yaml", text) {
+        Ok(pack) => drop(Rules::with_packs(&[pack])),
+        Err(error) => assert!(error.starts_with("own.yaml:"), "{error}"),
     }
 }

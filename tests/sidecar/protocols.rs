@@ -1,13 +1,17 @@
 //! HTTP/2, WebSocket, streams, passthrough, a proxy of the house and audit mode, on the wire.
 
 use super::{
-    CAPABILITY, Sidecar, get,
+    get,
     origin::{Client, Origin, Parts, TOGETHER, collected, serve, tls},
     route,
 };
 use anyhow::{Context, Result};
 use bottle_policy::{Auth, AuthScheme, Mode, Policy, Route, UpstreamProxy};
-use bottle_tests::{lab::Lab, wire::Authority};
+use bottle_tests::{
+    lab::Lab,
+    sidecar::{CAPABILITY, Sidecar},
+    wire::Authority,
+};
 use hyper::{Method, Request, body::Frame, header::HeaderMap};
 use std::{
     io::{Read, Write},
@@ -50,7 +54,7 @@ fn setup(change: impl FnOnce(&mut Policy)) -> Result<Wire> {
         ..Policy::default()
     };
     change(&mut policy);
-    Ok(Wire { sidecar: Sidecar::start(&policy)?, authority, new, old })
+    Ok(Wire { sidecar: super::start(&policy)?, authority, new, old })
 }
 
 fn run<T>(test: impl Future<Output = Result<T>>) -> Result<T> {
@@ -340,10 +344,10 @@ fn audit_mode_writes_down_what_it_sends_on_without_a_credential() -> Result<()> 
         ("old.example:443", own("old.example", "/r/git-receive-pack"), 403, "git-push"),
         ("old.example:443", own("api.example", "/v1"), 400, "host-mismatch"),
         ("127.0.0.1:443", own("127.0.0.1", "/"), 403, "\"rule\":\"address\""),
-        ("127.1:443", own("127.1", "/"), 403, "\"rule\":\"address\""),
-        ("2130706433:443", own("2130706433", "/"), 403, "\"rule\":\"address\""),
-        ("0x7f.1:443", own("0x7f.1", "/"), 403, "\"rule\":\"address\""),
-        ("0177.0.0.1:443", own("0177.0.0.1", "/"), 403, "\"rule\":\"address\""),
+        ("127.1:443", own("127.1", "/"), 400, "\"rule\":\"target\""),
+        ("2130706433:443", own("2130706433", "/"), 400, "\"rule\":\"target\""),
+        ("0x7f.1:443", own("0x7f.1", "/"), 400, "\"rule\":\"target\""),
+        ("0177.0.0.1:443", own("0177.0.0.1", "/"), 400, "\"rule\":\"target\""),
         ("[::ffff:127.0.0.1]:443", own("[::ffff:127.0.0.1]", "/"), 403, "\"rule\":\"address\""),
         ("localhost:443", own("localhost", "/"), 403, "\"rule\":\"address\""),
     ] {
@@ -410,7 +414,7 @@ fn a_proxy_of_the_house_is_asked_for_every_host() -> Result<()> {
     let origin = Origin::start(&authority, &HOSTS, &["h2", "http/1.1"])?;
     let proxy = house_proxy(origin.address, asked.clone())?;
     let named = |host: &str| Route::to(host);
-    let sidecar = Sidecar::start(&Policy {
+    let sidecar = super::start(&Policy {
         routes: vec![
             named("new.example"),
             named("denied.example"),
@@ -443,7 +447,7 @@ fn a_proxy_of_the_house_is_asked_for_every_host() -> Result<()> {
         ("localhost", 403, "\"rule\":\"address\""),
         ("host.internal", 403, "\"rule\":\"address\""),
         ("127.0.0.1", 403, "\"rule\":\"address\""),
-        ("127.1", 403, "\"rule\":\"address\""),
+        ("127.1", 400, "\"rule\":\"target\""),
         ("api.example", 403, "\"rule\":\"address\""),
     ] {
         let answer = plain(host)?;

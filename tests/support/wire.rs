@@ -77,6 +77,9 @@ impl Authority {
     }
 }
 
+/// How long a step of a client may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A client of a proxy.
 pub struct ProxyClient {
     /// Where the proxy is.
@@ -87,23 +90,46 @@ pub struct ProxyClient {
     pub ca_pem: String,
 }
 
+/// What a client says first in TLS.
+#[derive(Debug, Clone, Copy)]
+pub struct Hello<'a> {
+    /// The host's name, too?
+    pub sni: bool,
+    /// The protocols that it offers.
+    pub alpn: &'a [&'a str],
+}
+
+impl Default for Hello<'_> {
+    fn default() -> Self {
+        Self { sni: true, alpn: &[] }
+    }
+}
+
+/// TLS inside a tunnel.
+pub type Tls = StreamOwned<ClientConnection, TcpStream>;
+
 /// A response, as far as a test looks at it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
+    /// Status line and headers.
+    pub head: String,
     /// Everything after the head.
     pub body: String,
 }
 
 impl ProxyClient {
-    fn connect(&self) -> Result<TcpStream> {
-        let stream = TcpStream::connect(self.proxy).context("connect to the proxy")?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    /// Connects, and says nothing.
+    pub fn connect(&self) -> Result<TcpStream> {
+        let stream = TcpStream::connect_timeout(&self.proxy, PATIENCE).context("connect to the proxy")?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
         Ok(stream)
     }
 
-    fn password(&self) -> String {
+    /// The credentials that it wants, encoded.
+    pub fn password(&self) -> String {
         BASE64_STANDARD.encode(format!("bottle:{}", self.capability))
     }
 
@@ -119,18 +145,29 @@ impl ProxyClient {
         Ok(stream)
     }
 
-    /// Sends bytes inside a tunnel with TLS for `sni`.
-    pub fn https(&self, target: &str, sni: &str, request: &str) -> Result<Answer> {
+    /// Opens TLS for a host, whose certificate must be the sidecar's, inside a tunnel to `target`.
+    pub fn tls(&self, target: &str, host: &str, hello: Hello<'_>) -> Result<Tls> {
         let mut roots = RootCertStore::empty();
         for cert in CertificateDer::pem_slice_iter(self.ca_pem.as_bytes()) {
             roots.add(cert?)?;
         }
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let connection = ClientConnection::new(Arc::new(config), ServerName::try_from(sni.to_owned())?)?;
-        let mut tls = StreamOwned::new(connection, self.tunnel(target)?);
+        config.enable_sni = hello.sni;
+        config.alpn_protocols = hello.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let name = ServerName::try_from(host.to_owned())?;
+        let mut tls = StreamOwned::new(ClientConnection::new(Arc::new(config), name)?, self.tunnel(target)?);
+        while tls.conn.is_handshaking() {
+            tls.conn.complete_io(&mut tls.sock)?;
+        }
+        Ok(tls)
+    }
+
+    /// Sends bytes inside a tunnel with TLS for `sni`.
+    pub fn https(&self, target: &str, sni: &str, request: &str) -> Result<Answer> {
+        let mut tls = self.tls(target, sni, Hello::default())?;
         tls.write_all(request.as_bytes())?;
         read_answer(&mut tls)
     }
@@ -143,31 +180,43 @@ impl ProxyClient {
     }
 }
 
-fn read_answer(from: &mut impl Read) -> Result<Answer> {
+/// Reads one response.
+pub fn read_answer(from: &mut impl Read) -> Result<Answer> {
     let head = read_head(from)?;
     let status = status_of(&head)?;
     let lower = head.to_ascii_lowercase();
-    let length = lower.lines().find_map(|l| l.strip_prefix("content-length:")).and_then(|v| v.trim().parse().ok());
+    let field = |name: &str| lower.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
     let mut body = vec![];
-    match length {
+    match field("content-length:").and_then(|v| v.parse().ok()) {
         Some(length) => from.take(length).read_to_end(&mut body).map(drop)?,
+        None if field("transfer-encoding:").is_some() => {
+            while !body.ends_with(b"0\r\n\r\n") {
+                body.push(read_byte(from)?.context("the body is cut off")?);
+            }
+        }
         None => drop(from.read_to_end(&mut body)),
     }
-    Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
+    Ok(Answer { status, head, body: String::from_utf8_lossy(&body).into_owned() })
 }
 
-fn read_head(from: &mut impl Read) -> Result<String> {
+fn read_byte(from: &mut impl Read) -> Result<Option<u8>> {
+    let mut byte = [0];
+    Ok((from.read(&mut byte)? == 1).then_some(byte[0]))
+}
+
+/// Reads the head of a response, and no further.
+pub fn read_head(from: &mut impl Read) -> Result<String> {
     let mut head = vec![];
     while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        if from.read(&mut byte)? == 0 {
-            bail!("closed after {:?}", String::from_utf8_lossy(&head));
+        match read_byte(from)? {
+            Some(byte) => head.push(byte),
+            None => bail!("closed after {:?}", String::from_utf8_lossy(&head)),
         }
-        head.push(byte[0]);
     }
     Ok(String::from_utf8(head)?)
 }
 
-fn status_of(head: &str) -> Result<u16> {
+/// The status in the head of a response.
+pub fn status_of(head: &str) -> Result<u16> {
     Ok(head.split(' ').nth(1).context("a status line")?.parse()?)
 }

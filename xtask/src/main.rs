@@ -20,8 +20,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   stage      build host, backends and sidecar into target/stage, laid out like a package
   test       everything: set-up, fmt, clippy, doc, tidy, unit tests, package, end-to-end tests
              (BOTTLE_SKIP_LAB=1 leaves out what needs the lab, and counts it as skipped);
-             --full: fifty bottles at once, every fault on Docker and in machines, and end-to-end on the engine of
-             Debian's next release, too
+             --full: fifty bottles at once, every fault on Docker and in machines, five minutes of hostile clients,
+             and end-to-end on the engine of Debian's next release, too
   lab smolvm the tests of machines against the real smolvm, in an emulated machine (as root; downloads are kept);
              --full: every fault point; --test NAME: those; -- COMMAND: that instead; --record: smolvm's answers anew
   compat     build hosts and plugins of other versions into target/compat, for the compatibility matrix
@@ -32,6 +32,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
              program: processor time, and a plugin's loading
              launch [RUNS]: a bottle up and down, beside the same by raw engine calls and by the docker command;
              the list of 50 bottles (needs the lab; medians of 20)
+             egress: the sidecar as a proxy, beside none and beside mitmproxy (as root; from PyPI)
+             scan: the scanner, megabytes a second
   tidy       the invariants that are text: file lengths, heads, unsafe
   teardown   stop the lab's engine and remove its network";
 
@@ -58,10 +60,12 @@ fn dispatch() -> Result<ExitCode> {
         ["demo", "--backend", backend] => return demo::demo(backend),
         ["lab", "smolvm", ref words @ ..] => return lab::smolvm(words),
         ["package"] => package::package().map(drop)?,
-        ["bench"] => bench::bench(&[Bench::Program, Bench::Launch(bench::RUNS)])?,
+        ["bench"] => bench::bench(&[Bench::Program, Bench::Launch(bench::RUNS), Bench::Egress, Bench::Scan])?,
         ["bench", "program"] => bench::bench(&[Bench::Program])?,
+        ["bench", "egress"] => bench::bench(&[Bench::Egress])?,
         ["bench", "launch"] => bench::bench(&[Bench::Launch(bench::RUNS)])?,
         ["bench", "launch", runs] => bench::bench(&[Bench::Launch(runs.parse().context("RUNS is a number")?)])?,
+        ["bench", "scan"] => bench::bench(&[Bench::Scan])?,
         ["tidy"] => tidy::tidy()?,
         ["teardown"] => setup::teardown()?,
         _ => bail!("{USAGE}"),

@@ -67,6 +67,7 @@ pub(crate) fn setup_on(engine: Engine) -> Result<()> {
     fs::create_dir_all(&lab)?;
     let base_image = base_image(&lab, &docker_host)?;
     network()?;
+    clients(&lab)?;
     let json = serde_json::json!({ "docker_host": docker_host, "base_image": base_image });
     fs::write(lab.join("lab.json"), serde_json::to_vec_pretty(&json)?)?;
     eprintln!("xtask: the lab is up: {docker_host}, {base_image}, {HOSTS} in the network namespace {NAMESPACE}");
@@ -168,6 +169,41 @@ fn claude(lab: &Path, pin: &Pin) -> Result<PathBuf> {
         bail!("the program in {what} is not the one that is pinned");
     }
     Ok(program)
+}
+
+/// What the tests of the proxy run beside Debian's own clients.
+const PYTHON_CLIENTS: [&str; 2] = ["requests==2.32.5", "websockets==15.0.1"];
+/// Node's own `fetch` with a proxy; part of Node itself from version 24 on.
+const NODE_CLIENT: &str = "undici@6.22.0";
+
+/// Fetches the clients of [`PYTHON_CLIENTS`] and [`NODE_CLIENT`] unless they are there.
+fn clients(lab: &Path) -> Result<()> {
+    let (place, wanted) = (lab.join("clients"), format!("{PYTHON_CLIENTS:?} {NODE_CLIENT}"));
+    let made = place.join("made");
+    if fs::read_to_string(&made).is_ok_and(|there| there == wanted) {
+        return Ok(());
+    }
+    eprintln!("xtask: fetching {wanted}");
+    if place.exists() {
+        fs::remove_dir_all(&place)?;
+    }
+    python_environment("python3", &place.join("python"), &PYTHON_CLIENTS)?;
+    if Command::new("npm").arg("--version").output().is_err() {
+        install_packages(&["npm"])?;
+    }
+    fs::create_dir_all(place.join("node"))?;
+    run(Command::new("npm").args(["install", "--silent", "--no-save", NODE_CLIENT]).current_dir(place.join("node")))?;
+    Ok(fs::write(made, wanted)?)
+}
+
+/// Makes an environment of Python's with these packages from PyPI.
+pub(crate) fn python_environment(python: &str, place: &Path, packages: &[&str]) -> Result<()> {
+    let whole = Command::new(python).args(["-c", "import ensurepip, venv"]).output();
+    if !whole.is_ok_and(|out| out.status.success()) {
+        install_packages(&["python3-venv"])?;
+    }
+    run(Command::new(python).args(["-m", "venv"]).arg(place))?;
+    run(Command::new(place.join("bin/pip")).args(["install", "--quiet", "--disable-pip-version-check"]).args(packages))
 }
 
 /// A network namespace that answers for every address of [`HOSTS`], behind a link that this machine routes to.

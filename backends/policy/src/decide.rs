@@ -72,11 +72,13 @@ impl Denial {
     /// Is this a refusal in audit mode, too? What would reach the machine itself, push, or use a credential that is not
     /// there, is one always; so is what does not say in one way where it goes.
     pub fn stands_in_audit(&self) -> bool {
-        const ALWAYS: [&str; 11] = [
+        const ALWAYS: [&str; 13] = [
             "address",
             "capability",
             "challenge",
             "credential",
+            "dlp-secret",
+            "framing",
             "git-push",
             "host-mismatch",
             "host-missing",
@@ -247,6 +249,8 @@ mod tests {
             (Some("open.example:80"), false),
             (Some("api.example"), false),
             (Some("open.example:x"), false),
+            (Some("open.example:+443"), false),
+            (Some("[open.example]"), false),
             (Some(""), false),
         ] {
             let verdict = decide(&policy, &Request { host_header: header, ..base });

@@ -22,6 +22,40 @@ pub struct Policy {
     pub upstream_ca_pem: Option<String>,
     /// The proxy through which every host is reached. It is dialled wherever it is: the operator named it.
     pub upstream_proxy: Option<UpstreamProxy>,
+    /// What must not leave, whatever the routes say.
+    pub scan: Scan,
+}
+
+/// What the scanner looks for, beside every secret that the sidecar knows and its own rules.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scan {
+    /// Secrets of the agent's environment.
+    pub env: Vec<EnvSecret>,
+    /// The user's own packs of rules.
+    pub packs: Vec<Pack>,
+}
+
+/// A secret that the agent has, and that leaves its bottle for some hosts only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnvSecret {
+    /// The agent's variable.
+    pub name: String,
+    /// The name of its value among the sidecar's secrets.
+    pub secret: String,
+    /// Lower-case; none: it never leaves.
+    pub hosts: Vec<String>,
+}
+
+/// A file of rules.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pack {
+    /// What errors call it.
+    pub name: String,
+    /// YAML.
+    pub text: String,
 }
 
 impl Default for Policy {
@@ -34,6 +68,7 @@ impl Default for Policy {
             own_addresses: vec![],
             upstream_ca_pem: None,
             upstream_proxy: None,
+            scan: Scan::default(),
         }
     }
 }
@@ -85,6 +120,21 @@ pub struct Route {
     pub auth: Option<Auth>,
     /// TLS goes through unseen: the name in its handshake is judged, and nothing else.
     pub tls_passthrough: bool,
+    /// What an attack on the agent in a response leads to.
+    pub responses: Responses,
+    /// It is the model's own host: a conversation must survive, so a secret in it is taken out and the rest goes on.
+    pub conversation: bool,
+}
+
+/// What an attack on the agent in a response leads to. A secret in one is taken out always.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Responses {
+    /// It is logged.
+    #[default]
+    Warn,
+    /// The response is refused.
+    Block,
 }
 
 impl Route {
@@ -100,6 +150,8 @@ impl Route {
             strip_credentials: false,
             auth: None,
             tls_passthrough: false,
+            responses: Responses::Warn,
+            conversation: false,
         }
     }
 }
@@ -146,6 +198,7 @@ impl Policy {
                 return Err(format!("route `{}` would send its credential over port 80", route.host));
             }
             let needs_sight = route.auth.is_some() || !route.paths.is_empty() || !route.methods.is_empty();
+            let needs_sight = needs_sight || route.conversation || route.responses == Responses::Block;
             if route.tls_passthrough && needs_sight {
                 return Err(format!("route `{}` is passed through unseen and cannot be held to its rules", route.host));
             }

@@ -51,6 +51,19 @@ pub fn address(host: &str) -> Option<IpAddr> {
     inside.unwrap_or(host).parse().ok()
 }
 
+/// Why a name that others resolve may not be asked for, if it may not: it is seen from the name alone that it means the
+/// resolver's own machine or its neighbourhood.
+pub fn local_name(name: &str, allow_private: bool) -> Option<&'static str> {
+    const LOCAL: [&str; 7] = ["local", "internal", "localdomain", "home.arpa", "lan", "intranet", "corp"];
+    let name = name.to_ascii_lowercase();
+    let below = |zone: &str| name.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    if below("localhost") || below("localhost.localdomain") || name.starts_with("metadata.") {
+        return Some("a name of the machine itself, or of its metadata service");
+    }
+    let local = !name.contains('.') || LOCAL.iter().any(|zone| below(zone));
+    (local && !allow_private).then_some("a name of a private network, which only `allow_private` of its route opens")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +79,8 @@ mod tests {
             "3com.example",
             "1.2.3.4",
             "0xbeef.example",
+            "0x7g",
+            "127-1",
             "::1",
             "[2001:db8::1]",
             "[::ffff:192.0.2.1]",
@@ -117,5 +132,18 @@ mod tests {
     fn names_differ_by_letters_and_addresses_by_bits() {
         assert!(same("A.example", "a.EXAMPLE") && same("[2001:db8:0::1]", "2001:db8::1") && same("1.2.3.4", "1.2.3.4"));
         assert!(!same("a.example", "b.example") && !same("::ffff:1.2.3.4", "1.2.3.4") && !same("a", "[::1]"));
+    }
+
+    #[test]
+    fn local_names_are_not_given_to_others_to_resolve() {
+        for name in ["localhost", "a.localhost", "LOCALHOST", "localhost.localdomain", "metadata.google.internal"] {
+            assert!(local_name(name, true).is_some() && local_name(name, false).is_some(), "{name}");
+        }
+        for name in ["printer", "a.local", "git.corp", "x.internal", "x.home.arpa"] {
+            assert!(local_name(name, true).is_none() && local_name(name, false).is_some(), "{name}");
+        }
+        for name in ["a.example", "local.example", "internal.example", "notlocalhost.example", "xlocal.example"] {
+            assert!(local_name(name, false).is_none(), "{name}");
+        }
     }
 }

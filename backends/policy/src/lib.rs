@@ -22,4 +22,4 @@ pub mod probe;
 pub mod target;
 
 pub use decide::{Denial, Request, Scheme, Verdict, decide, decide_tunnel};
-pub use document::{Auth, AuthScheme, Mode, Policy, Route, SCHEMA, UpstreamProxy};
+pub use document::{Auth, AuthScheme, EnvSecret, Mode, Pack, Policy, Responses, Route, SCHEMA, Scan, UpstreamProxy};

@@ -85,6 +85,9 @@ pub struct LogLine {
     pub received: u64,
     /// Milliseconds from the request's head to the response's end.
     pub ms: u64,
+    /// What the scanner found and what went on all the same: rule and place. `redacted:` begins what was taken out first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub found: Vec<String>,
     /// Lines of allowed requests that were lost before this one because the host did not keep up.
     #[serde(skip_serializing_if = "is_zero")]
     pub lost: u64,

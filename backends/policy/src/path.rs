@@ -35,6 +35,10 @@ pub fn ambiguity(path: &str) -> Option<&'static str> {
             Some(_) => {}
         }
     }
+    // Some decoders read `%c0%ae` as a dot: what is no UTF-8 has no single reading.
+    if std::str::from_utf8(&decoded_bytes(path)).is_err() {
+        return Some("the path has encoded bytes that are no UTF-8");
+    }
     None
 }
 
@@ -90,7 +94,7 @@ mod tests {
 
     #[test]
     fn only_plain_paths_are_judged() {
-        for path in ["/", "/a/b", "/a%20b", "/v1/messages", "/a.b/..c", "/a-_~!$&'()*+,=:@"] {
+        for path in ["/", "/a/b", "/a%20b", "/b%C3%BCcher", "/v1/messages", "/a.b/..c", "/a-_~!$&'()*+,=:@"] {
             assert_eq!(ambiguity(path), None, "{path}");
         }
         for path in [
@@ -113,6 +117,9 @@ mod tests {
             "/a%g1",
             "/a;b",
             "/a%3bb",
+            "/%c0%ae%c0%ae/b",
+            "/%e0%80%af",
+            "/%ff",
             "/\u{e9}",
         ] {
             assert!(ambiguity(path).is_some(), "{path}");

@@ -112,7 +112,8 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
         headless,
         raw_terminal: args.raw_terminal,
     };
-    let code = life.live(plan, &resolved, &resolved.sidecar_secrets()?, session, cancel)?;
+    let secrets = resolved.sidecar_secrets(&session.env)?;
+    let code = life.live(plan, &resolved, &secrets, session, cancel)?;
     Ok(exit_code(code))
 }
 

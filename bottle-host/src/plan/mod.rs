@@ -6,6 +6,7 @@ pub mod environment;
 pub mod files;
 pub mod pipelock;
 pub mod policy;
+pub mod rules;
 pub mod unbuilt;
 pub mod upstream;
 
@@ -15,13 +16,13 @@ use crate::{
     random,
     ui::{self, hinted},
 };
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use bottle_api::{
-    BottleSpec, Error, ErrorKind, Limits,
+    BottleSpec, Error, ErrorKind, Limits, Secret,
     control::{CAPABILITY, DNS_DAEMON, EGRESS_DAEMON, PIPELOCK_DAEMON},
     secret::Secrets,
 };
-use bottle_policy::Policy;
+use bottle_policy::{EnvSecret, Policy};
 use credential::ModelCredential;
 use environment::Environment;
 use std::{collections::BTreeMap, path::PathBuf};
@@ -59,7 +60,7 @@ pub fn resolve(
     slug: &str,
 ) -> Result<Resolved> {
     let environment = Environment::resolve(paths, bottle)?;
-    let (policy, warnings) = policy::render(bottle, &credential)?;
+    let (policy, warnings) = policy::render(paths, bottle, &credential)?;
     let pipelock = pipelock::program(&policy)?;
     let daemons = DAEMONS.into_iter().chain(pipelock.is_some().then_some(PIPELOCK_DAEMON));
     let presets = policy.routes.iter().filter_map(|r| Some((r.host.clone(), policy::preset_of(bottle, &r.host)?)));
@@ -139,15 +140,20 @@ pub fn validate(spec: &BottleSpec) -> Result<()> {
 }
 
 impl Resolved {
-    /// The secrets that the sidecar injects, and the bottle's capability: read from the host now, not before.
-    pub fn sidecar_secrets(&self) -> Result<Secrets> {
+    /// The secrets that the sidecar injects, those of the agent's environment, which it knows again, and the bottle's
+    /// capability: read from the host now, not before.
+    pub fn sidecar_secrets(&self, env: &BTreeMap<String, Secret>) -> Result<Secrets> {
         let mut secrets = Secrets::default();
-        secrets.insert(CAPABILITY, bottle_api::Secret::new(random::hex::<24>()?));
+        for EnvSecret { name, secret, .. } in &self.policy.scan.env {
+            let value = env.get(name).with_context(|| format!("{name} has no value"))?;
+            secrets.insert(secret.clone(), value.clone());
+        }
+        secrets.insert(CAPABILITY, Secret::new(random::hex::<24>()?));
         self.credential.add_to(&mut secrets)?;
         upstream::add_to(&mut secrets)?;
         for name in &self.token_refs {
             match host_variable(name) {
-                Some(value) => secrets.insert(policy::route_secret(name), bottle_api::Secret::new(value)),
+                Some(value) => secrets.insert(policy::route_secret(name), Secret::new(value)),
                 None => bail!("the variable {name} is not set any more"),
             }
         }

@@ -2,15 +2,18 @@
 
 use super::{
     credential::{self, ModelCredential},
-    upstream,
+    rules, upstream,
 };
-use crate::manifest::{self, Bottle, egress};
+use crate::{
+    manifest::{self, Bottle, EnvValue, egress},
+    paths::Paths,
+};
 use anyhow::Result;
-use bottle_policy::{Auth, Mode, Policy, Route};
+use bottle_policy::{Auth, EnvSecret, Mode, Policy, Responses, Route, Scan};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// Renders the document, and says what in it is weaker than the default.
-pub fn render(bottle: &Bottle, model: &ModelCredential) -> Result<(Policy, Vec<String>)> {
+pub fn render(paths: &Paths, bottle: &Bottle, model: &ModelCredential) -> Result<(Policy, Vec<String>)> {
     let (mut routes, mut warnings): (Vec<Route>, Vec<String>) = (vec![], vec![]);
     let mode = match bottle.egress.mode {
         egress::Mode::Enforce => Mode::Enforce,
@@ -71,8 +74,8 @@ pub fn render(bottle: &Bottle, model: &ModelCredential) -> Result<(Policy, Vec<S
             proxy.host, proxy.port
         ));
     }
-    let own_addresses = own_addresses();
-    Ok((Policy { mode, routes, own_addresses, upstream_ca_pem, upstream_proxy, ..Policy::default() }, warnings))
+    let (own_addresses, scan) = (own_addresses(), Scan { env: env_secrets(bottle), packs: rules::packs(paths)? });
+    Ok((Policy { mode, routes, own_addresses, upstream_ca_pem, upstream_proxy, scan, ..Policy::default() }, warnings))
 }
 
 fn complete(route: &mut Route, model: ModelCredential) {
@@ -84,6 +87,7 @@ fn complete(route: &mut Route, model: ModelCredential) {
         route.ports.push(443);
     }
     route.strip_credentials = true;
+    route.conversation = true;
     route.auth = Some(model.auth());
 }
 
@@ -91,6 +95,21 @@ fn complete(route: &mut Route, model: ModelCredential) {
 /// variable's name can take another secret's place.
 pub fn route_secret(variable: &str) -> String {
     format!("${variable}")
+}
+
+/// The same of a variable of the agent's that is secret.
+pub fn env_secret(variable: &str) -> String {
+    format!("env:{variable}")
+}
+
+fn env_secrets(bottle: &Bottle) -> Vec<EnvSecret> {
+    let secret = |(name, value): (&String, &EnvValue)| match value {
+        EnvValue::Literal(_) => None,
+        EnvValue::Secret { hosts, .. } => {
+            Some(EnvSecret { name: name.clone(), secret: env_secret(name), hosts: hosts.clone() })
+        }
+    };
+    bottle.env.0.iter().filter_map(secret).collect()
 }
 
 fn to_policy(route: &manifest::Route) -> Route {
@@ -110,6 +129,11 @@ fn to_policy(route: &manifest::Route) -> Route {
         strip_credentials: auth.is_some(),
         auth,
         tls_passthrough: route.tls_passthrough,
+        responses: match route.responses {
+            Some(egress::Responses::Block) => Responses::Block,
+            Some(egress::Responses::Warn) | None => Responses::Warn,
+        },
+        conversation: false,
     }
 }
 
@@ -157,9 +181,13 @@ mod tests {
     use super::*;
     use crate::manifest::bottle_from;
 
+    fn nowhere() -> Paths {
+        Paths { home: "/nowhere".into(), cwd: "/".into() }
+    }
+
     #[test]
     fn the_model_is_there_by_default_with_its_credential_over_tls_only() {
-        let (policy, warnings) = render(&bottle_from("{}"), &ModelCredential::ApiKey).unwrap();
+        let (policy, warnings) = render(&nowhere(), &bottle_from("{}"), &ModelCredential::ApiKey).unwrap();
         assert_eq!((policy.routes.len(), warnings.len()), (1, 0));
         let route = &policy.routes[0];
         assert_eq!((route.host.as_str(), route.ports.as_slice()), (credential::HOST, &[443][..]));
@@ -170,7 +198,7 @@ mod tests {
     #[test]
     fn a_route_to_the_model_adds_to_the_default_and_is_shown() {
         let yaml = "egress: {routes: [{host: API.anthropic.com, address: 203.0.113.1}]}";
-        let (policy, warnings) = render(&bottle_from(yaml), &ModelCredential::OauthToken).unwrap();
+        let (policy, warnings) = render(&nowhere(), &bottle_from(yaml), &ModelCredential::OauthToken).unwrap();
         assert_eq!((policy.routes.len(), warnings.len()), (1, 1));
         assert!(policy.routes[0].auth.is_some() && policy.routes[0].address.is_some());
     }
@@ -187,7 +215,7 @@ mod tests {
     #[test]
     fn audit_and_what_passes_unseen_are_in_the_document_and_shown() {
         let yaml = "egress: {mode: audit, routes: [{host: unseen.example, tls_passthrough: true}]}";
-        let (policy, warnings) = render(&bottle_from(yaml), &ModelCredential::ApiKey).unwrap();
+        let (policy, warnings) = render(&nowhere(), &bottle_from(yaml), &ModelCredential::ApiKey).unwrap();
         policy.check().unwrap();
         assert_eq!(policy.mode, Mode::Audit);
         let route = policy.routes.iter().find(|r| r.host == "unseen.example").unwrap();
@@ -196,9 +224,24 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_of_the_agents_is_known_to_the_scanner_with_the_hosts_that_it_may_go_to() {
+        let yaml = "env: {A: '?', B: {secret: '${HOME}', hosts: [Db.example]}, C: plain}\n\
+                    egress: {routes: [{host: a.example, responses: block}]}";
+        let (policy, _) = render(&nowhere(), &bottle_from(yaml), &ModelCredential::ApiKey).unwrap();
+        let secret = |name: &str, hosts: &[&str]| EnvSecret {
+            name: name.into(),
+            secret: format!("env:{name}"),
+            hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        };
+        assert_eq!(policy.scan.env, [secret("A", &[]), secret("B", &["db.example"])]);
+        let of = |host: &str| policy.routes.iter().find(|r| r.host == host).unwrap();
+        assert_eq!((of("a.example").responses, of(credential::HOST).conversation), (Responses::Block, true));
+    }
+
+    #[test]
     fn a_preset_adds_its_hosts_and_a_route_of_the_manifest_stays_what_it_is() {
         let bottle = bottle_from("egress: {presets: [claude-full], routes: [{host: sentry.io, methods: [POST]}]}");
-        let (policy, warnings) = render(&bottle, &ModelCredential::ApiKey).unwrap();
+        let (policy, warnings) = render(&nowhere(), &bottle, &ModelCredential::ApiKey).unwrap();
         policy.check().unwrap();
         let of = |host: &str| policy.routes.iter().find(|r| r.host == host).unwrap();
         assert_eq!((policy.routes.len(), warnings.len()), (7, 1));

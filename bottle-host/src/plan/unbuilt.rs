@@ -2,7 +2,7 @@
 //! bottle must not run without what it says. Whoever builds one of these takes its line out.
 
 use crate::{
-    manifest::{Bottle, EnvValue, Step},
+    manifest::{Bottle, Step},
     paths::Paths,
     ui::hinted,
 };
@@ -24,22 +24,13 @@ pub fn check(paths: &Paths, bottle: &Bottle) -> Result<()> {
 
 /// What a bottle says of it.
 pub fn said(bottle: &Bottle) -> Vec<Vec<Step<'_>>> {
-    use Step::{Index, Key};
+    use Step::Key;
     let mut said = vec![];
     if !bottle.git.is_empty() {
         said.push(vec![Key("git")]);
     }
     if bottle.supervise {
         said.push(vec![Key("supervise")]);
-    }
-    for (i, route) in bottle.egress.routes.iter().enumerate() {
-        let at = |key| vec![Key("egress"), Key("routes"), Index(i), Key(key)];
-        said.extend(route.responses.map(|_| at("responses")));
-    }
-    for (name, value) in &bottle.env.0 {
-        if matches!(value, EnvValue::Secret { hosts, .. } if !hosts.is_empty()) {
-            said.push(vec![Key("env"), Key(name), Key("hosts")]);
-        }
     }
     said
 }

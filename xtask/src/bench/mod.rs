@@ -5,11 +5,13 @@
 
 mod active;
 mod cli;
+mod egress;
 mod engine;
 mod launch;
 mod place;
 mod program;
 mod raw;
+mod scan;
 mod trace;
 
 use crate::package;
@@ -26,19 +28,27 @@ pub(crate) enum Bench {
     Program,
     /// A bottle up and down, and the list of fifty, on the lab's engine; each that often.
     Launch(usize),
+    /// The sidecar as a proxy, beside another one. It needs no package.
+    Egress,
+    /// The scanner alone. It needs none either.
+    Scan,
 }
 
 /// Measures the package that is in `dist`, made anew where it is older than its sources.
 pub(crate) fn bench(what: &[Bench]) -> Result<()> {
-    let tarball = package::package()?;
-    let tree = tarball.with_extension("").with_extension("");
     for bench in what {
         match bench {
-            Bench::Program => program::bench(&tree)?,
-            Bench::Launch(runs) => launch::bench(&tree, *runs)?,
+            Bench::Program => program::bench(&tree()?)?,
+            Bench::Launch(runs) => launch::bench(&tree()?, *runs)?,
+            Bench::Egress => egress::bench()?,
+            Bench::Scan => scan::bench()?,
         }
     }
     Ok(())
+}
+
+fn tree() -> Result<PathBuf> {
+    Ok(package::package()?.with_extension("").with_extension(""))
 }
 
 /// One quantity, measured often.

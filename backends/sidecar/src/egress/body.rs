@@ -1,9 +1,10 @@
-//! Bodies on their way through: counted as they pass, never gathered.
+//! Bodies on their way through, counted as they pass.
 
-use super::{headers, pool::Lease, record::Record};
+use super::{download::Download, headers, pool::Lease, record::Record, upload::Upload};
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use std::{
+    fmt,
     pin::Pin,
     sync::{
         Arc,
@@ -18,6 +19,8 @@ pub(super) enum Body {
     Whole(Option<Bytes>),
     /// A request's.
     Sent(Sent),
+    /// A request's that is judged while it is sent.
+    Upload(Box<Upload>),
     /// A response's.
     Received(Box<Received>),
 }
@@ -33,33 +36,80 @@ pub(super) struct Sent {
 /// A response's body. The line of the log is written when it has ended, or was given up.
 pub(super) struct Received {
     pub(super) inner: Incoming,
+    /// What looks at it.
+    pub(super) download: Option<Box<Download>>,
     pub(super) record: Record,
     /// The connection that it comes on, if that serves one request at a time.
     pub(super) lease: Option<Lease>,
     pub(super) ended: bool,
 }
 
-impl HttpBody for Body {
+/// Why a body breaks off.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// Its sender broke.
+    Sender(hyper::Error),
+    /// The rest of it is refused.
+    Refused,
+}
+
+impl From<hyper::Error> for Broken {
+    fn from(error: hyper::Error) -> Self {
+        Self::Sender(error)
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sender(error) => error.fmt(f),
+            Self::Refused => f.write_str("the rest of the body is refused"),
+        }
+    }
+}
+
+impl std::error::Error for Broken {}
+
+impl HttpBody for Sent {
     type Data = Bytes;
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx)).transpose()?;
+        if let Some(frame) = &mut frame {
+            if let Some(data) = frame.data_ref() {
+                self.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+            } else if let Some(trailers) = frame.trailers_mut() {
+                headers::clean_trailers(trailers, self.strip);
+            }
+        }
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match &mut *self {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Sent(body) => {
-                let frame = ready!(Pin::new(&mut body.inner).poll_frame(cx));
-                Poll::Ready(frame.map(|frame| {
-                    let mut frame = frame?;
-                    if let Some(data) = frame.data_ref() {
-                        body.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
-                    } else if let Some(trailers) = frame.trailers_mut() {
-                        headers::clean_trailers(trailers, body.strip);
-                    }
-                    Ok(frame)
-                }))
-            }
+            Self::Sent(body) => Pin::new(body).poll_frame(cx).map_err(Broken::Sender),
+            Self::Upload(upload) => upload.poll(cx),
             Self::Received(body) => {
-                let frame = ready!(Pin::new(&mut body.inner).poll_frame(cx));
+                let Received { inner, download, .. } = &mut **body;
+                let frame = ready!(match download {
+                    Some(download) => download.poll(inner, cx),
+                    None => Pin::new(inner).poll_frame(cx).map_err(Broken::Sender),
+                });
                 body.ended = frame.is_none();
                 Poll::Ready(frame.map(|frame| {
                     let mut frame = frame?;
@@ -77,22 +127,38 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
-            Self::Sent(body) => body.inner.is_end_stream(),
-            Self::Received(body) => body.inner.is_end_stream(),
+            Self::Sent(body) => body.is_end_stream(),
+            Self::Upload(upload) => upload.is_end_stream(),
+            Self::Received(body) => match &body.download {
+                Some(download) => download.is_over(),
+                None => body.inner.is_end_stream(),
+            },
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Sent(body) => body.inner.size_hint(),
-            Self::Received(body) => body.inner.size_hint(),
+            Self::Sent(body) => body.size_hint(),
+            Self::Upload(upload) => upload.size_hint(),
+            Self::Received(body) => match &body.download {
+                Some(download) => match download.exact() {
+                    Some(length) => SizeHint::with_exact(length),
+                    None if download.keeps_length() => body.inner.size_hint(),
+                    None => SizeHint::default(),
+                },
+                None => body.inner.size_hint(),
+            },
         }
     }
 }
 
 impl Drop for Received {
     fn drop(&mut self) {
+        if let Some(download) = &mut self.download {
+            self.record.found(std::mem::take(&mut download.noted));
+            download.refusal.iter().for_each(|denial| self.record.denied(denial));
+        }
         // A connection whose response was not read to its end is of no use to the next request.
         if (self.ended || self.inner.is_end_stream())
             && let Some(lease) = self.lease.take()

@@ -4,10 +4,7 @@
 use anyhow::{Context, Result, anyhow};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bottle_api::secret::Secrets;
-use bottle_policy::{
-    Denial, Policy, Route, UpstreamProxy,
-    address::{self, Host},
-};
+use bottle_policy::{Denial, Policy, Route, UpstreamProxy, address, host};
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::{
@@ -115,7 +112,7 @@ impl Dialler {
                 self.judge(route, host, address)?;
                 Ok(SocketAddr::from((address, port)).to_string())
             }
-            None => match address::local_name(host, route.allow_private) {
+            None => match host::local_name(host, route.allow_private) {
                 Some(what) => Err(Denial::forbidden("address", format!("{host} is {what}"))),
                 None => Ok(format!("{host}:{port}")),
             },
@@ -146,10 +143,9 @@ impl Dialler {
 
 /// The address of a host that needs no resolver.
 fn known(route: &Route, host: &str) -> Result<Option<IpAddr>, Denial> {
-    match (route.address, address::host(host)) {
-        (Some(address), _) | (None, Ok(Host::Address(address))) => Ok(Some(address)),
-        (None, Ok(Host::Name)) => Ok(None),
-        (None, Err(what)) => Err(Denial::forbidden("address", format!("{host} is {what}"))),
+    match (route.address, host::ambiguity(host)) {
+        (None, Some(why)) => Err(Denial::bad_request("host-ambiguous", why)),
+        (address, _) => Ok(address.or(host::address(host))),
     }
 }
 

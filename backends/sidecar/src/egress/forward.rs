@@ -3,13 +3,20 @@
 use super::{
     Live, Place,
     body::{Body, Received, Sent},
-    deny, headers,
+    deny,
+    download::Download,
+    headers,
     pool::Pool,
     record::Record,
-    websocket,
+    upload, websocket,
 };
 use bottle_policy::{Denial, Mode, Route, Scheme, Verdict, decide};
-use hyper::{Method, Request, Response, StatusCode, Uri, Version, body::Incoming, header::HOST, http::uri};
+use hyper::{
+    Method, Request, Response, StatusCode, Uri, Version,
+    body::Incoming,
+    header::{ACCEPT_ENCODING, HOST, HeaderValue, TRANSFER_ENCODING},
+    http::uri,
+};
 use std::{borrow::Cow, sync::Arc};
 
 /// A request that is sent on.
@@ -37,14 +44,23 @@ pub(super) async fn forward(pool: Arc<Pool>, place: Place, request: Request<Inco
     record.busy = Some(pool.in_use.enter());
     let live = state.live();
     let judged = judge(&live, pool, &request);
+    let bodiless = request.method() == Method::HEAD;
     // One that is given up before it is answered was sent all the same.
     judged.iter().for_each(|(judged, _)| judged.note(&mut record, 0));
     match judged {
         Ok((judged, true)) => websocket::open(pool, place, &live, &judged, request, record).await,
-        Ok((judged, false)) => match send(pool, &live, &judged.route, request, &record).await {
-            Ok((response, lease)) => {
+        Ok((judged, false)) => match send(pool, &live, &judged.route, request, &mut record).await {
+            Ok((mut response, lease)) => {
                 judged.note(&mut record, response.status().as_u16());
-                passed_back(response, |inner| Received { inner, record, lease, ended: false })
+                // What answers HEAD has a body's headers and no body: there is nothing to wait for, and HTTP/2 breaks off.
+                let of = |response| Download::of(&live, &judged.route, &pool.target.host, response).map(Box::new);
+                let mut download = if bodiless { None } else { of(&mut response) };
+                if let Some(download) = &mut download
+                    && let Err(denial) = download.begin(&mut response).await
+                {
+                    return refused(pool, record, &denial);
+                }
+                passed_back(response, |inner| Received { inner, download, record, lease, ended: false })
             }
             Err(denial) => refused(pool, record, &denial),
         },
@@ -71,6 +87,7 @@ pub(super) fn refused(pool: &Pool, mut record: Record, denial: &Denial) -> Respo
 fn judge<'l>(live: &'l Live, pool: &Pool, request: &Request<Incoming>) -> Result<(Judged<'l>, bool), Denial> {
     let (uri, target) = (request.uri(), &pool.target);
     let host_header = named_host(request, target.scheme)?;
+    framed(request)?;
     let judged = bottle_policy::Request {
         scheme: target.scheme,
         host: &target.host,
@@ -120,6 +137,16 @@ fn named_host(request: &Request<Incoming>, scheme: Scheme) -> Result<Option<&str
     Ok(Some(authority))
 }
 
+/// What is not just chunked would reach the host as it was named here, and be framed by whoever believes it.
+fn framed(request: &Request<Incoming>) -> Result<(), Denial> {
+    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Denial::bad_request("framing", "the request has another transfer encoding than chunked")),
+    }
+}
+
 /// In audit mode, the way of a request that no route allows: its host's own rules for dialling hold, and no credential
 /// is put in. What stands in for one is taken out where one would have been put in.
 fn audit_route(live: &Live, host: &str) -> Route {
@@ -133,9 +160,10 @@ fn audit_route(live: &Live, host: &str) -> Route {
 /// The request as it may leave.
 pub(super) fn cleaned(
     pool: &Pool,
+    live: &Live,
     route: &Route,
     request: Request<Incoming>,
-    record: &Record,
+    record: &mut Record,
 ) -> Result<Request<Body>, Denial> {
     let (mut head, inner) = request.into_parts();
     head.extensions.clear();
@@ -153,7 +181,10 @@ pub(super) fn cleaned(
                 .map_err(|_| Denial::bad_request("target", "the request cannot be sent on as it is"))?;
         }
     }
+    record.found(live.guard.head(route, &pool.target.host, &head)?);
     if let Some(auth) = &route.auth {
+        // What comes back has to be read: nothing of the credential may be in it.
+        head.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let missing = |why: String| Denial { rule: "credential", status: 502, reason: why };
         let secret = pool
             .state
@@ -170,10 +201,14 @@ async fn send(
     live: &Arc<Live>,
     route: &Route,
     request: Request<Incoming>,
-    record: &Record,
+    record: &mut Record,
 ) -> Result<(Response<Incoming>, Option<super::pool::Lease>), Denial> {
-    let request = cleaned(pool, route, request, record)?;
-    let (response, lease) = pool.send(live, route, request).await?;
+    let request = cleaned(pool, live, route, request, record)?;
+    let (request, findings) = upload::judged(live, route, &pool.target.host, request).await?;
+    record.upload = findings.clone();
+    let sent = pool.send(live, route, request).await;
+    // A connection that broke was broken off by us.
+    let (response, lease) = sent.map_err(|denial| findings.refusal().unwrap_or(denial))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let reason = format!("{} changes to a protocol that was not asked for", pool.target.host);
         return Err(Denial { rule: "upstream", status: 502, reason });

@@ -14,16 +14,20 @@ pub(crate) mod ca;
 mod connection;
 mod deny;
 mod dial;
+mod download;
 mod forward;
 mod frames;
+mod guard;
 mod headers;
 mod idle;
+mod messages;
 mod passthrough;
 mod pool;
 mod proxy;
 mod record;
 mod relay;
 mod tunnel;
+mod upload;
 mod upstream;
 mod websocket;
 
@@ -75,23 +79,25 @@ struct State {
 struct Live {
     policy: Policy,
     upstream: upstream::Connector,
+    guard: guard::Guard,
 }
 
 impl Live {
-    fn new(policy: Policy) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self { upstream: upstream::Connector::new(&policy)?, policy }))
+    fn new(policy: Policy, secrets: &Secrets) -> Result<Arc<Self>> {
+        let (upstream, guard) = (upstream::Connector::new(&policy)?, guard::Guard::new(&policy, secrets)?);
+        Ok(Arc::new(Self { upstream, guard, policy }))
     }
 }
 
 /// Why a policy cannot be served, if it cannot.
 pub(crate) fn check(policy: &Policy) -> Result<()> {
-    Live::new(policy.clone()).map(drop)
+    Live::new(policy.clone(), &Secrets::default()).map(drop)
 }
 
 impl State {
     /// Has every request from now on judged by another policy.
     fn replace(&self, policy: Policy) -> Result<()> {
-        let live = Live::new(policy)?;
+        let live = Live::new(policy, &self.secrets)?;
         *self.live.lock().unwrap_or_else(PoisonError::into_inner) = live;
         Ok(())
     }
@@ -108,7 +114,7 @@ pub(crate) async fn serve(start: DaemonStart, secrets: Secrets, reloads: Reloads
     let key = secrets.get(ca::KEY_SECRET).context("the bundle sent no CA key")?;
     let state = Arc::new(State {
         leaves: ca::Leaves::new(key)?,
-        live: Mutex::new(Live::new(start.policy)?),
+        live: Mutex::new(Live::new(start.policy, &secrets)?),
         capability,
         secrets,
         feed,

@@ -44,7 +44,7 @@ pub(super) async fn pass(
         return;
     }
     record.sent.store(hello.len() as u64, Ordering::Relaxed);
-    relay(client, host, (Unseen, Unseen), "tunnel", record).await;
+    relay(client, host, (Unseen, Unseen), record).await;
 }
 
 /// Reads a ClientHello that names `host`: its bytes, and what came with them.

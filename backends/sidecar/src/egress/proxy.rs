@@ -10,7 +10,7 @@ use super::{
     tunnel,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
-use bottle_policy::{Denial, Scheme, message::CHALLENGE_RULE};
+use bottle_policy::{Denial, Scheme, message::CHALLENGE_RULE, target};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
@@ -66,20 +66,27 @@ impl Client {
             return refuse(state, &request, &target, &denial);
         }
         if request.method() == Method::CONNECT {
-            let named = split_authority(&target, None);
-            return match named.and_then(|(host, port)| Target::new(Scheme::Https, host, port)) {
-                Some(target) => tunnel::open(state.clone(), request, target, self.place.clone()),
-                None => refuse(state, &request, &target, &bad_target()),
+            let named = match request.uri().scheme() {
+                None => target::of_tunnel(&target),
+                Some(_) => Err("a CONNECT names no URL"),
+            };
+            let named = named.map(|named| Target::new(Scheme::Https, named.host, named.port));
+            return match named {
+                Ok(Some(target)) => tunnel::open(state.clone(), request, target, self.place.clone()),
+                Ok(None) => refuse(state, &request, &target, &bad_target("no request could name it")),
+                Err(why) => refuse(state, &request, &target, &bad_target(why)),
             };
         }
-        let plain = request.uri().scheme_str() == Some("http");
-        match split_authority(&target, Some(80)).filter(|_| plain) {
-            Some((host, 80)) if host == INTROSPECTION.0 => introspect(state, &request),
-            Some((host, port)) => match self.pool(host, port) {
+        if request.uri().scheme_str() != Some("http") {
+            return refuse(state, &request, &target, &bad_target("this is neither"));
+        }
+        match target::of_url(Scheme::Http, &target) {
+            Ok(named) if (named.host.as_str(), named.port) == (INTROSPECTION.0, 80) => introspect(state, &request),
+            Ok(named) => match self.pool(named.host, named.port) {
                 Some(pool) => forward::forward(pool, self.place.clone(), request).await,
-                None => refuse(state, &request, &target, &bad_target()),
+                None => refuse(state, &request, &target, &bad_target("no request could name it")),
             },
-            None => refuse(state, &request, &target, &bad_target()),
+            Err(why) => refuse(state, &request, &target, &bad_target(why)),
         }
     }
 
@@ -96,27 +103,14 @@ impl Client {
     }
 }
 
-fn bad_target() -> Denial {
-    Denial::bad_request("target", "a proxy request names an http:// URL, or host:port with CONNECT, without userinfo")
+fn bad_target(why: &str) -> Denial {
+    Denial::bad_request("target", format!("a proxy is asked for an http:// URL, or for host:port by CONNECT; {why}"))
 }
 
 fn refuse(state: &State, request: &Request<Incoming>, target: &str, denial: &Denial) -> Response<Body> {
     let path = request.uri().path();
     Record::begin(&state.feed, &state.secrets, target, request.method().as_str(), path).denied(denial);
     deny::response(denial, target)
-}
-
-/// `host:port` apart, the host in lower case. `None` with userinfo, or without a port where there is no default.
-fn split_authority(authority: &str, default_port: Option<u16>) -> Option<(String, u16)> {
-    if authority.contains('@') {
-        return None;
-    }
-    let parsed: hyper::http::uri::Authority = authority.parse().ok()?;
-    let port = match parsed.port() {
-        Some(port) => port.as_str().parse().ok()?,
-        None => default_port?,
-    };
-    (!parsed.host().is_empty()).then(|| (parsed.host().to_ascii_lowercase(), port))
 }
 
 /// The routes, never a value of anything secret.
@@ -167,15 +161,5 @@ mod tests {
             assert!(!knows_capability(&headers, b"secret"));
         }
         assert!(!knows_capability(&HeaderMap::new(), b"secret"));
-    }
-
-    #[test]
-    fn targets_are_split_strictly() {
-        assert_eq!(split_authority("A.example:443", None), Some(("a.example".into(), 443)));
-        assert_eq!(split_authority("[2001:db8::1]:443", None), Some(("[2001:db8::1]".into(), 443)));
-        assert_eq!(split_authority("a.example", Some(80)), Some(("a.example".into(), 80)));
-        for bad in ["a.example", "u@a.example:443", "a.example:70000", "a.example:", ":443", "", "a b:1"] {
-            assert_eq!(split_authority(bad, None), None, "{bad}");
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! One line of the egress log per request, written when its response has ended, however it ends.
 
-use super::pool::Busy;
+use super::{guard::Noted, pool::Busy, upload::Findings};
 use crate::feed::Feed;
 use bottle_api::{control::EGRESS_DAEMON, secret::Secrets};
 use bottle_policy::{Denial, message::LogLine};
@@ -27,6 +27,8 @@ pub(super) struct Record {
     pub(super) received: u64,
     /// The connection that it came on is in use for as long as this is under way.
     pub(super) busy: Option<Busy>,
+    /// What the scanner says of the request's body.
+    pub(super) upload: Findings,
 }
 
 impl Record {
@@ -39,7 +41,15 @@ impl Record {
             path: cut(scrubbed(path, secrets), MAX_PATH),
             ..LogLine::default()
         };
-        Self { feed: feed.clone(), line, began: Instant::now(), sent: Arc::default(), received: 0, busy: None }
+        Self {
+            feed: feed.clone(),
+            line,
+            began: Instant::now(),
+            sent: Arc::default(),
+            received: 0,
+            busy: None,
+            upload: Findings::default(),
+        }
     }
 
     /// It is refused.
@@ -57,6 +67,11 @@ impl Record {
         self.decide("audit", rule, status);
     }
 
+    /// The scanner found this, and it went on.
+    pub(super) fn found(&mut self, noted: Noted) {
+        self.line.found.extend(noted);
+    }
+
     fn decide(&mut self, decision: &str, rule: &str, status: u16) {
         self.line.decision = decision.into();
         self.line.rule = rule.into();
@@ -66,6 +81,8 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        self.found(self.upload.noted());
+        self.upload.refusal().iter().for_each(|denial| self.denied(denial));
         self.line.sent = self.sent.load(Ordering::Relaxed);
         self.line.received = self.received;
         self.line.ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -1,6 +1,6 @@
 //! Bytes both ways, through a gate in each direction, until both sides have ended or one breaks.
 
-use super::{frames::Frames, record::Record};
+use super::{guard::Noted, record::Record};
 use bottle_policy::Denial;
 use std::{
     io,
@@ -13,41 +13,42 @@ const BUFFER: usize = 16 << 10;
 /// What stands in one direction.
 pub(super) trait Gate {
     /// Appends to `out` what of `bytes` may pass. An error ends both directions, after that.
-    fn pass(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), &'static str>;
+    fn pass(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Denial>;
+
+    /// What was found in what passed.
+    fn noted(&mut self) -> Noted {
+        vec![]
+    }
 }
 
 /// Lets everything pass.
 pub(super) struct Unseen;
 
 impl Gate for Unseen {
-    fn pass(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), &'static str> {
+    fn pass(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Denial> {
         out.extend_from_slice(bytes);
         Ok(())
     }
 }
 
-impl Gate for Frames {
-    fn pass(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), &'static str> {
-        Frames::pass(self, bytes, out)
-    }
-}
-
-/// Passes bytes; each direction is counted in the record's line, and what a gate refuses stands there under `rule`.
+/// Passes bytes; each direction is counted in the record's line, and what a gate refuses or finds stands there.
 pub(super) async fn relay(
     client: impl AsyncRead + AsyncWrite,
     host: impl AsyncRead + AsyncWrite,
-    gates: (impl Gate, impl Gate),
-    rule: &'static str,
+    mut gates: (impl Gate, impl Gate),
     mut record: Record,
 ) {
     let (from_client, to_client) = split(client);
     let (from_host, to_host) = split(host);
     let (sent, received) = (record.sent.clone(), AtomicU64::new(0));
-    let ended =
-        tokio::try_join!(pump(from_client, to_host, gates.0, &sent), pump(from_host, to_client, gates.1, &received));
+    let ended = tokio::try_join!(
+        pump(from_client, to_host, &mut gates.0, &sent),
+        pump(from_host, to_client, &mut gates.1, &received)
+    );
     record.received = received.into_inner();
-    if let Err(Ended::Refused(what)) = ended {
-        record.denied(&Denial::forbidden(rule, what));
+    record.found([gates.0.noted(), gates.1.noted()].concat());
+    if let Err(Ended::Refused(denial)) = ended {
+        record.denied(&denial);
     }
 }
 
@@ -55,7 +56,7 @@ pub(super) async fn relay(
 enum Ended {
     /// One side broke.
     Broken,
-    Refused(&'static str),
+    Refused(Denial),
 }
 
 impl From<io::Error> for Ended {
@@ -67,7 +68,7 @@ impl From<io::Error> for Ended {
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut gate: impl Gate,
+    gate: &mut impl Gate,
     count: &AtomicU64,
 ) -> Result<(), Ended> {
     let (mut buffer, mut passed) = (vec![0; BUFFER], Vec::with_capacity(BUFFER));

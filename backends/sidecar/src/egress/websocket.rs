@@ -5,8 +5,9 @@ use super::{
     body::{Body, Received},
     deny,
     forward::{Judged, cleaned, passed_back, refused},
-    frames::{Frames, Side},
+    frames::Side,
     headers::{names, tokens},
+    messages::Messages,
     pool::Pool,
     record::Record,
     relay::relay,
@@ -64,13 +65,13 @@ pub(super) async fn open(
 ) -> Response<Body> {
     let client = hyper::upgrade::on(&mut request);
     let offered = request.headers().clone();
-    let response = match send(pool, live, judged, request, &record).await {
+    let response = match send(pool, live, judged, request, &mut record).await {
         Ok(response) => response,
         Err(denial) => return refused(pool, record, &denial),
     };
     judged.note(&mut record, response.status().as_u16());
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return passed_back(response, |inner| Received { inner, record, lease: None, ended: false });
+        return passed_back(response, |inner| Received { inner, download: None, record, lease: None, ended: false });
     }
     if let Err(what) = check(&offered, response.headers()) {
         let reason = format!("{} answers a WebSocket's handshake with {what}", pool.target.host);
@@ -83,11 +84,12 @@ pub(super) async fn open(
     answer.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
     let host = hyper::upgrade::on(response);
     let place = place.clone();
+    let gate = |side| Messages::of(side, live, &judged.route, &pool.target.host);
+    let gates = (gate(Side::Client), gate(Side::Server));
     tokio::spawn(async move {
         let _place = place;
         if let (Ok(client), Ok(host)) = tokio::join!(client, host) {
-            let gates = (Frames::of(Side::Client), Frames::of(Side::Server));
-            relay(TokioIo::new(client), TokioIo::new(host), gates, "websocket", record).await;
+            relay(TokioIo::new(client), TokioIo::new(host), gates, record).await;
         }
     });
     answer
@@ -98,9 +100,9 @@ async fn send(
     live: &Arc<Live>,
     judged: &Judged<'_>,
     request: Request<Incoming>,
-    record: &Record,
+    record: &mut Record,
 ) -> Result<Response<Incoming>, Denial> {
-    let mut request = cleaned(pool, &judged.route, request, record)?;
+    let mut request = cleaned(pool, live, &judged.route, request, record)?;
     pool.target.dress_http1(&mut request)?;
     let headers = request.headers_mut();
     // Frames of an extension could not be read by anybody but the two that negotiated it.

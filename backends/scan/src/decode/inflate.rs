@@ -1,0 +1,288 @@
+//! Compressed data: known by its first bytes inside of other data, or by a header that names its encoding.
+
+use super::{Derived, Map};
+use brotli_decompressor::DecompressorWriter;
+use flate2::{read, write};
+use std::io::{self, Read, Write};
+
+const GZIP: &[u8] = b"\x1f\x8b\x08";
+const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
+const ZIP: &[u8] = b"PK\x03\x04";
+/// How much longer than itself compressed data may become, beside [`SMALL`].
+const RATIO: u64 = 250;
+const SMALL: u64 = 4 << 20;
+
+/// Whether these are the first bytes of something compressed.
+pub(crate) fn is_compressed(bytes: &[u8]) -> bool {
+    [GZIP, ZSTD, ZIP].iter().any(|magic| bytes.starts_with(magic)) || is_zlib(bytes)
+}
+
+fn is_zlib(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..])
+}
+
+/// Unpacks everything compressed that begins in a text, up to `most` bytes of it.
+pub(crate) fn embedded(bytes: &[u8], most: usize, give: &mut dyn FnMut(Derived)) {
+    let mut left = most;
+    let mut try_one = |at: usize, name: &'static str, from: &mut dyn Read| {
+        let mut made = vec![];
+        // What could be read before an error counts: a text may be cut off.
+        let _ = from.take(left as u64).read_to_end(&mut made);
+        left -= made.len().min(left);
+        if made.len() >= 8 {
+            give(Derived { name, bytes: made, map: Map::whole(at, bytes.len()) });
+        }
+    };
+    if is_zlib(bytes) {
+        try_one(0, "zlib", &mut read::ZlibDecoder::new(bytes));
+    }
+    let places = |magic: &'static [u8]| memchr::memmem::find_iter(bytes, magic).take(64);
+    for at in places(GZIP) {
+        try_one(at, "gzip", &mut read::MultiGzDecoder::new(&bytes[at..]));
+    }
+    for at in places(ZSTD) {
+        if let Ok(mut from) = ruzstd::decoding::StreamingDecoder::new(&bytes[at..]) {
+            try_one(at, "zstd", &mut from);
+        }
+    }
+    for at in places(ZIP) {
+        let number =
+            |from: usize| Some(usize::from(*bytes.get(at + from)?) | usize::from(*bytes.get(at + from + 1)?) << 8);
+        let (Some(8), Some(name), Some(extra)) = (number(8), number(26), number(28)) else { continue };
+        if let Some(data) = bytes.get(at + 30 + name + extra..) {
+            try_one(at, "zip", &mut read::DeflateDecoder::new(data));
+        }
+    }
+}
+
+/// Why an encoded body cannot be judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// An encoding that nobody here knows.
+    Unknown,
+    /// It is not what its header says.
+    Broken,
+    /// It becomes too large.
+    Bomb,
+}
+
+/// Where decoded bytes wait, as many as may come at once.
+struct Tap {
+    made: Vec<u8>,
+    total: u64,
+    allowed: u64,
+    /// All blocks of a frame of zstd are there, its checksum is not.
+    checksum: bool,
+}
+
+impl Write for Tap {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.total += bytes.len() as u64;
+        if self.total > self.allowed {
+            return Err(io::Error::other("bomb"));
+        }
+        self.made.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+enum Layer {
+    Gzip(write::MultiGzDecoder<Tap>),
+    Zlib(write::ZlibDecoder<Tap>),
+    Deflate(write::DeflateDecoder<Tap>),
+    /// Of `deflate`, the first byte says which.
+    Either(Tap),
+    Brotli(Box<DecompressorWriter<Tap>>),
+    Zstd {
+        decoder: Box<ruzstd::decoding::FrameDecoder>,
+        pending: Vec<u8>,
+        begun: bool,
+        tap: Tap,
+    },
+}
+
+/// Decodes a body as it comes.
+pub(crate) struct Unpacker {
+    layers: Vec<Layer>,
+    read: u64,
+}
+
+impl Unpacker {
+    /// For the value of a `Content-Encoding`; `None` for a body that has none.
+    pub(crate) fn of(encoding: &str) -> Result<Option<Self>, Trouble> {
+        let mut layers = vec![];
+        let tap = || Tap { made: vec![], total: 0, allowed: SMALL, checksum: false };
+        for name in encoding.split(',').map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty()) {
+            layers.push(match name.as_str() {
+                "identity" => continue,
+                "gzip" | "x-gzip" => Layer::Gzip(write::MultiGzDecoder::new(tap())),
+                "deflate" => Layer::Either(tap()),
+                "br" => Layer::Brotli(Box::new(DecompressorWriter::new(tap(), 4096))),
+                "zstd" => Layer::Zstd { decoder: Box::default(), pending: vec![], begun: false, tap: tap() },
+                _ => return Err(Trouble::Unknown),
+            });
+        }
+        // More than two layers is nobody's way to send a body.
+        if layers.len() > 2 {
+            return Err(Trouble::Unknown);
+        }
+        layers.reverse();
+        Ok((!layers.is_empty()).then_some(Self { layers, read: 0 }))
+    }
+
+    /// Decodes the next bytes onto `out`.
+    pub(crate) fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Trouble> {
+        self.read += bytes.len() as u64;
+        let mut data = bytes.to_vec();
+        for layer in &mut self.layers {
+            layer.tap().allowed = self.read * RATIO + SMALL;
+            layer.write(&data)?;
+            data = std::mem::take(&mut layer.tap().made);
+        }
+        out.append(&mut data);
+        Ok(())
+    }
+
+    /// The end: what is still inside, and whether it was whole.
+    pub(crate) fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Trouble> {
+        let mut data = vec![];
+        for layer in &mut self.layers {
+            layer.write(&data)?;
+            layer.end()?;
+            data = std::mem::take(&mut layer.tap().made);
+        }
+        out.append(&mut data);
+        Ok(())
+    }
+}
+
+fn trouble(error: &io::Error) -> Trouble {
+    if error.to_string() == "bomb" { Trouble::Bomb } else { Trouble::Broken }
+}
+
+impl Layer {
+    fn tap(&mut self) -> &mut Tap {
+        match self {
+            Self::Gzip(of) => of.get_mut(),
+            Self::Zlib(of) => of.get_mut(),
+            Self::Deflate(of) => of.get_mut(),
+            Self::Either(tap) | Self::Zstd { tap, .. } => tap,
+            Self::Brotli(of) => of.get_mut(),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
+        if let (Self::Either(tap), false) = (&mut *self, bytes.is_empty()) {
+            let tap = Tap { made: vec![], total: 0, allowed: tap.allowed, checksum: false };
+            let zlib = bytes[0] & 0x0f == 8 && bytes[0] >> 4 <= 7;
+            *self = if zlib {
+                Self::Zlib(write::ZlibDecoder::new(tap))
+            } else {
+                Self::Deflate(write::DeflateDecoder::new(tap))
+            };
+        }
+        let done = match self {
+            Self::Gzip(to) => to.write_all(bytes),
+            Self::Zlib(to) => to.write_all(bytes),
+            Self::Deflate(to) => to.write_all(bytes),
+            Self::Either(_) => Ok(()),
+            Self::Brotli(to) => to.write_all(bytes),
+            Self::Zstd { decoder, pending, begun, tap } => {
+                pending.extend_from_slice(bytes);
+                return unzstd(decoder, pending, begun, tap);
+            }
+        };
+        done.map_err(|error| trouble(&error))
+    }
+
+    fn end(&mut self) -> Result<(), Trouble> {
+        let done = match self {
+            Self::Gzip(to) => to.try_finish(),
+            Self::Zlib(to) => to.try_finish(),
+            Self::Deflate(to) => to.try_finish(),
+            Self::Either(_) => Ok(()),
+            Self::Brotli(to) => to.close(),
+            Self::Zstd { pending, begun, .. } => {
+                let whole = pending.is_empty() && !*begun;
+                return if whole { Ok(()) } else { Err(Trouble::Broken) };
+            }
+        };
+        done.map_err(|error| trouble(&error))
+    }
+}
+
+/// Frames of zstd, as far as they are there. Block by block, because the decoder would unpack all that it is given
+/// before any of it can be counted; and it reports a checksum as read that is not there yet.
+fn unzstd(
+    decoder: &mut ruzstd::decoding::FrameDecoder,
+    pending: &mut Vec<u8>,
+    begun: &mut bool,
+    tap: &mut Tap,
+) -> Result<(), Trouble> {
+    let mut made = vec![0; 64 << 10];
+    let broken = |_| Trouble::Broken;
+    while !pending.is_empty() {
+        if *begun && tap.checksum {
+            if pending.len() < 4 {
+                return Ok(());
+            }
+            checksum(decoder, pending, tap)?;
+            (*begun, tap.checksum) = (false, false);
+            continue;
+        }
+        if !*begun {
+            let mut from = &pending[..];
+            if decoder.init(&mut from).is_err() {
+                // A frame's header is at most 18 bytes: fewer may be a part of one.
+                return if pending.len() < 18 { Ok(()) } else { Err(Trouble::Broken) };
+            }
+            let used = pending.len() - from.len();
+            pending.drain(..used);
+            *begun = true;
+            continue;
+        }
+        // Three bytes say whether a block is the last one, of which kind, and how long.
+        let head = pending.iter().take(3).rev().fold(0_usize, |all, b| all << 8 | usize::from(*b));
+        let length = 3 + if head >> 1 & 3 == 1 { 1 } else { head >> 3 };
+        if pending.len() < length {
+            return Ok(());
+        }
+        let last = head & 1 == 1;
+        let (used, mut written) = decoder.decode_from_to(&pending[..length], &mut made).map_err(broken)?;
+        if used != length {
+            return Err(Trouble::Broken);
+        }
+        pending.drain(..used);
+        while written > 0 {
+            tap.write_all(&made[..written]).map_err(|error| trouble(&error))?;
+            written = decoder.decode_from_to(&[], &mut made).map_or(0, |(_, written)| written);
+        }
+        *begun = !last;
+        // What follows a checksum, if there is one, is another frame.
+        if last && !decoder.is_finished() {
+            (*begun, tap.checksum) = (true, true);
+        }
+    }
+    Ok(())
+}
+
+/// The four bytes after the last block; what is still in the window comes out with them.
+fn checksum(decoder: &mut ruzstd::decoding::FrameDecoder, pending: &mut Vec<u8>, tap: &mut Tap) -> Result<(), Trouble> {
+    let mut made = vec![0; 64 << 10];
+    let (_, mut written) = decoder.decode_from_to(&pending[..4], &mut made).map_err(|_| Trouble::Broken)?;
+    pending.drain(..4);
+    loop {
+        tap.write_all(&made[..written]).map_err(|error| trouble(&error))?;
+        if decoder.can_collect() == 0 {
+            return Ok(());
+        }
+        written = decoder.decode_from_to(&[], &mut made).map_err(|_| Trouble::Broken)?.1;
+        if written == 0 {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The forms in which a secret may be sent. Each is *squeezed*: only its letters and digits, in lower case. So one form
+//! of hex is found as `41:4b`, `41 4B`, `%41%4b` and `=41=4B`, and a value cut by quotes, dots or line ends is found
+//! like a whole one.
+
+use std::fmt::Write;
+use zeroize::Zeroizing;
+
+/// Letters and digits stay, letters in lower case; 0 is dropped.
+pub(crate) const SQUEEZED: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut n = 0;
+    while n < 256 {
+        let byte = n as u8;
+        if byte.is_ascii_alphanumeric() {
+            table[n] = byte.to_ascii_lowercase();
+        }
+        n += 1;
+    }
+    table
+};
+
+/// A form's name and its squeezed bytes.
+pub(crate) type Form = (&'static str, Zeroizing<Vec<u8>>);
+
+pub(crate) fn squeeze(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut squeezed = Zeroizing::new(vec![]);
+    crate::exact::squeeze_onto(bytes, &mut squeezed);
+    squeezed
+}
+
+/// All forms of a value.
+pub(crate) fn of(value: &[u8]) -> Vec<Form> {
+    let mut forms: Vec<Form> = vec![];
+    let mut add = |name: &'static str, bytes: &[u8]| forms.push((name, squeeze(bytes)));
+    let text = |each: &dyn Fn(u8) -> String| Zeroizing::new(value.iter().map(|b| each(*b)).collect::<String>());
+    let reversed = Zeroizing::new(value.iter().rev().copied().collect::<Vec<u8>>());
+    add("raw", value);
+    add("reversed", &reversed);
+    add("rot13", &Zeroizing::new(value.iter().map(|b| rotate(*b)).collect::<Vec<u8>>()));
+    add("atbash", &Zeroizing::new(value.iter().map(|b| mirror(*b)).collect::<Vec<u8>>()));
+    let hex = text(&|b| format!("{b:02x}"));
+    add("hex", hex.as_bytes());
+    add("hex reversed", &Zeroizing::new(hex.bytes().rev().collect::<Vec<u8>>()));
+    add("hex \\x", text(&|b| format!("x{b:02x}")).as_bytes());
+    add("hex 0x", text(&|b| format!("0x{b:02x}")).as_bytes());
+    add("hex \\u", text(&|b| format!("u{b:04x}")).as_bytes());
+    add("hex u{}", text(&|b| format!("u{b:x}")).as_bytes());
+    add("hex utf-16", text(&|b| format!("{b:02x}00")).as_bytes());
+    add("decimal", text(&|b| b.to_string()).as_bytes());
+    add("decimal, three digits", text(&|b| format!("{b:03}")).as_bytes());
+    add("octal", text(&|b| format!("{b:o}")).as_bytes());
+    add("octal, three digits", text(&|b| format!("{b:03o}")).as_bytes());
+    add("binary", text(&|b| format!("{b:08b}")).as_bytes());
+    add("base58", base58(value).as_bytes());
+    add("ascii85", ascii85(value).as_bytes());
+    let wide = Zeroizing::new(value.iter().flat_map(|b| [*b, 0]).collect::<Vec<u8>>());
+    for (name, bytes) in [("base64", value), ("base64 utf-16", &wide), ("base64 reversed", &reversed)] {
+        for offset in 0..3 {
+            add(name, packed(bytes, offset, 6, BASE64).as_bytes());
+        }
+    }
+    add("base64 of hex", packed(hex.as_bytes(), 0, 6, BASE64).as_bytes());
+    for offset in 0..5 {
+        add("base32", packed(value, offset, 5, BASE32).as_bytes());
+        add("base32hex", packed(value, offset, 5, BASE32HEX).as_bytes());
+    }
+    forms
+}
+
+const BASE64: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+const BASE32: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+const BASE32HEX: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUV";
+const BASE58: &[u8] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
+
+/// Groups of `width` bits of a value that stands `offset` bytes after a group's beginning: those that depend on nothing
+/// else.
+fn packed(value: &[u8], offset: usize, width: usize, digits: &[u8]) -> Zeroizing<String> {
+    let (first, last) = ((offset * 8).div_ceil(width), (offset + value.len()) * 8 / width);
+    let bit = |n: usize| value[n / 8 - offset] >> (7 - n % 8) & 1;
+    let digit = |n: usize| (n * width..(n + 1) * width).fold(0_usize, |all, n| all << 1 | usize::from(bit(n)));
+    Zeroizing::new((first..last).map(|n| char::from(digits[digit(n)])).collect())
+}
+
+fn rotate(byte: u8) -> u8 {
+    match byte {
+        b'a'..=b'z' => (byte - b'a' + 13) % 26 + b'a',
+        b'A'..=b'Z' => (byte - b'A' + 13) % 26 + b'A',
+        _ => byte,
+    }
+}
+
+fn mirror(byte: u8) -> u8 {
+    match byte {
+        b'a'..=b'z' => b'z' - (byte - b'a'),
+        b'A'..=b'Z' => b'Z' - (byte - b'A'),
+        _ => byte,
+    }
+}
+
+fn base58(value: &[u8]) -> Zeroizing<String> {
+    let mut digits = Zeroizing::new(Vec::<u8>::new());
+    // Quadratic, and nobody writes files in it.
+    for byte in value.iter().take(256) {
+        let mut carry = u32::from(*byte);
+        for digit in digits.iter_mut() {
+            carry += u32::from(*digit) << 8;
+            *digit = (carry % 58) as u8;
+            carry /= 58;
+        }
+        while carry > 0 {
+            digits.push((carry % 58) as u8);
+            carry /= 58;
+        }
+    }
+    Zeroizing::new(digits.iter().rev().map(|digit| char::from(BASE58[usize::from(*digit)])).collect())
+}
+
+fn ascii85(value: &[u8]) -> Zeroizing<String> {
+    let mut out = Zeroizing::new(String::new());
+    for four in value.chunks_exact(4) {
+        let mut number = four.iter().fold(0_u32, |all, b| all << 8 | u32::from(*b));
+        let mut digits = [0; 5];
+        for digit in digits.iter_mut().rev() {
+            *digit = (number % 85) as u8 + b'!';
+            number /= 85;
+        }
+        let _ = write!(out, "{}", String::from_utf8_lossy(&digits));
+    }
+    out
+}

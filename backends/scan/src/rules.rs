@@ -1,0 +1,182 @@
+//! The rules that a scanner works with: keywords in one automaton, expressions compiled when a keyword was first seen.
+
+use crate::rule::{Check, Pack, Severity, Shape};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+use regex::bytes::{Regex, RegexBuilder};
+use std::{borrow::Cow, sync::OnceLock};
+
+/// A rule of the built-in packs, as the build script writes it.
+pub(crate) struct Static {
+    id: &'static str,
+    severity: Severity,
+    keywords: &'static [&'static str],
+    run: Option<(u8, u8)>,
+    pattern: &'static str,
+    check: Check,
+    entropy: f32,
+    begins: &'static [&'static str],
+    assigned: bool,
+    back: u16,
+    ahead: u16,
+}
+
+include!(concat!(env!("OUT_DIR"), "/rules.rs"));
+
+/// One rule at work.
+pub(crate) struct Entry {
+    pub(crate) id: Cow<'static, str>,
+    pub(crate) severity: Severity,
+    pub(crate) run: Option<(u8, u8)>,
+    pub(crate) check: Check,
+    pub(crate) entropy: f32,
+    begins: Vec<Cow<'static, str>>,
+    assigned: bool,
+    pub(crate) back: usize,
+    pub(crate) ahead: usize,
+    pattern: Cow<'static, str>,
+    regex: OnceLock<Option<Regex>>,
+}
+
+impl Entry {
+    /// Whether a match may begin at a keyword, as far as a few bytes say.
+    #[inline]
+    pub(crate) fn may_begin(&self, bytes: &[u8], at: usize) -> bool {
+        if self.assigned {
+            // Something is assigned to the name, soon.
+            let soon = &bytes[at..(at + 80).min(bytes.len())];
+            return memchr::memchr3(b'=', b':', b'>', soon).or(memchr::memchr2(b'|', b',', soon)).is_some();
+        }
+        if self.begins.is_empty() {
+            return true;
+        }
+        let before = |n: usize| at.checked_sub(n).and_then(|at| bytes.get(at)).copied();
+        let escaped = before(2) == Some(b'\\') && before(1).is_some_and(|b| b"nrtbf".contains(&b));
+        let alone = escaped || !before(1).is_some_and(|b| b.is_ascii_alphanumeric());
+        alone && self.begins.iter().any(|text| bytes[at..].starts_with(text.as_bytes()))
+    }
+
+    /// The expression. `None` would be a pattern too large to compile, which [`Rules::with_packs`] has refused.
+    pub(crate) fn regex(&self) -> Option<&Regex> {
+        self.regex.get_or_init(|| compile(&self.pattern).ok()).as_ref()
+    }
+}
+
+fn compile(pattern: &str) -> Result<Regex, regex::Error> {
+    // Small on purpose: what is kept per expression and thread is what the process weighs.
+    RegexBuilder::new(pattern).unicode(false).size_limit(4 << 20).dfa_size_limit(256 << 10).build()
+}
+
+/// All rules of a scanner.
+pub struct Rules {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) keywords: AhoCorasick,
+    /// Which rules a keyword calls.
+    pub(crate) calls: Vec<Vec<u16>>,
+    /// Rules that runs call, and the lengths that any of them wants: bit n is length n.
+    pub(crate) runs: Vec<u16>,
+    pub(crate) run_lengths: u64,
+}
+
+/// Why there are no rules.
+#[derive(Debug, thiserror::Error)]
+pub enum RulesError {
+    /// A pack cannot be read. The text begins with `file:line`.
+    #[error("{0}")]
+    Pack(String),
+    /// Too many, or too large.
+    #[error("compiling the keywords of {rules} rules: {error}; remove some packs")]
+    Keywords {
+        /// How many rules there are.
+        rules: usize,
+        /// What the automaton says.
+        error: String,
+    },
+}
+
+impl Rules {
+    /// The built-in packs.
+    pub fn builtin() -> Result<Self, RulesError> {
+        Self::with_packs(&[])
+    }
+
+    /// The built-in packs and those of users, which replace built-in rules of the same id.
+    pub fn with_packs(packs: &[Pack]) -> Result<Self, RulesError> {
+        let own = packs.iter().flat_map(|pack| &pack.rules);
+        let replaced = |id: &str| own.clone().any(|rule| rule.id == id);
+        let mut entries = Vec::with_capacity(BUILTIN.len());
+        let mut words: Vec<(Cow<'static, str>, Vec<u16>)> = vec![];
+        let mut index = std::collections::HashMap::new();
+        let mut call = |word: Cow<'static, str>, rule: usize| {
+            let at = *index.entry(word.clone()).or_insert_with(|| {
+                words.push((word, vec![]));
+                words.len() - 1
+            });
+            words[at].1.push(rule as u16);
+        };
+        for rule in BUILTIN.iter().filter(|rule| !replaced(rule.id)) {
+            rule.keywords.iter().for_each(|word| call(Cow::Borrowed(word), entries.len()));
+            entries.push(Entry {
+                id: Cow::Borrowed(rule.id),
+                severity: rule.severity,
+                run: rule.run,
+                check: rule.check,
+                entropy: rule.entropy,
+                begins: rule.begins.iter().map(|text| Cow::Borrowed(*text)).collect(),
+                assigned: rule.assigned,
+                back: rule.back.into(),
+                ahead: rule.ahead.into(),
+                pattern: Cow::Borrowed(rule.pattern),
+                regex: OnceLock::new(),
+            });
+        }
+        for rule in own.clone() {
+            let refuse = |error: String| RulesError::Pack(format!("rule {}: {error}", rule.id));
+            let shape = Shape::of(rule).map_err(refuse)?;
+            let pattern = rule.pattern();
+            let regex = compile(&pattern).map_err(|error| refuse(error.to_string()))?;
+            rule.keywords.iter().for_each(|word| call(Cow::Owned(word.clone()), entries.len()));
+            entries.push(Entry {
+                id: Cow::Owned(rule.id.clone()),
+                severity: rule.severity,
+                run: rule.run,
+                check: rule.check,
+                entropy: rule.entropy,
+                begins: shape.begins.into_iter().map(Cow::Owned).collect(),
+                assigned: shape.assigned,
+                back: shape.back.into(),
+                ahead: shape.ahead.into(),
+                pattern: Cow::Owned(pattern),
+                regex: OnceLock::from(Some(regex)),
+            });
+        }
+        let too_many = |error: String| RulesError::Keywords { rules: entries.len(), error };
+        if entries.len() > usize::from(u16::MAX) {
+            return Err(too_many("65535 rules at most".into()));
+        }
+        let keywords = AhoCorasick::builder()
+            .ascii_case_insensitive(true)
+            .match_kind(MatchKind::Standard)
+            .kind(Some(AhoCorasickKind::DFA))
+            .build(words.iter().map(|(word, _)| word.as_bytes()))
+            .map_err(|error| too_many(error.to_string()))?;
+        let runs: Vec<u16> = (0..).zip(&entries).filter(|(_, e)| e.run.is_some()).map(|(n, _)| n).collect();
+        let lengths = entries.iter().filter_map(|e| e.run);
+        let run_lengths = lengths.flat_map(|(from, to)| from..=to).fold(0, |all, n| all | 1 << n.min(63));
+        Ok(Self { entries, keywords, calls: words.into_iter().map(|(_, calls)| calls).collect(), runs, run_lengths })
+    }
+
+    /// How many rules there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Their names.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|entry| entry.id.as_ref())
+    }
+}

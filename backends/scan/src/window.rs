@@ -1,0 +1,278 @@
+//! Judging one stretch of bytes: keywords and expressions, runs, exact secrets, and all that can be decoded from it,
+//! again and again down to a bounded depth and with a bounded amount of work.
+
+use crate::{
+    Context, Scanner, checks,
+    decode::{Derived, Map, escape, fold, inflate, is_text, pairs, runs},
+    finding::{Finding, Kind},
+    numbers,
+    rule::Severity,
+    words,
+};
+use std::borrow::Cow;
+
+/// How often something decoded is decoded again.
+pub(crate) const DEPTH: usize = 5;
+/// Bytes that may be made of a window, beside eight times its own.
+const WORK: usize = 2 << 20;
+/// Texts up to this size are read word by word for seed phrases; in longer ones `mnemonic` and its like must stand.
+const SMALL: usize = 64 << 10;
+
+/// What is kept from one window to the next, so that nothing is allocated for each.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    squeezed: Vec<u8>,
+    /// For each rule the stretch that waits to be searched.
+    pending: Vec<(u32, u32)>,
+    touched: Vec<u16>,
+}
+
+/// What one judgement collects.
+pub(crate) struct Collector<'a> {
+    pub(crate) scanner: &'a Scanner,
+    pub(crate) context: &'a Context,
+    pub(crate) place: Cow<'static, str>,
+    /// Where the window begins in its stream.
+    pub(crate) base: u64,
+    /// Findings that begin behind this belong to the next window.
+    pub(crate) limit: usize,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) scratch: &'a mut Scratch,
+    maps: Vec<(&'static str, Map)>,
+    work: usize,
+}
+
+impl<'a> Collector<'a> {
+    pub(crate) fn new(scanner: &'a Scanner, context: &'a Context, scratch: &'a mut Scratch) -> Self {
+        let (maps, findings) = (vec![], vec![]);
+        Self {
+            scanner,
+            context,
+            place: Cow::Borrowed("body"),
+            base: 0,
+            limit: usize::MAX,
+            findings,
+            scratch,
+            maps,
+            work: WORK,
+        }
+    }
+
+    /// Judges a window. `phase` characters of a base64 group were before it.
+    pub(crate) fn window(&mut self, bytes: &[u8], phase: usize) {
+        self.work = WORK + bytes.len() * 8;
+        self.examine(bytes, phase);
+        if self.work == 0 && self.context.patterns {
+            // Fail closed: what is made to be decoded without end hides something.
+            self.report("too-much-to-decode".into(), Kind::Opaque, Severity::High, 0, bytes.len());
+        }
+    }
+
+    pub(crate) fn report(&mut self, rule: Cow<'static, str>, kind: Kind, severity: Severity, start: usize, end: usize) {
+        let (mut start, mut end) = (start, end);
+        for (_, map) in self.maps.iter().rev() {
+            (start, end) = map.back(start, end);
+        }
+        if start >= self.limit {
+            return;
+        }
+        let names: Vec<&str> = self.maps.iter().map(|(name, _)| *name).collect();
+        let finding = Finding {
+            rule,
+            kind,
+            severity,
+            place: self.place.clone(),
+            start: self.base + start as u64,
+            end: self.base + end as u64,
+            decoders: names.join(" > "),
+        };
+        if !self.findings.contains(&finding) && self.findings.len() < 1000 {
+            self.findings.push(finding);
+        }
+    }
+
+    fn examine(&mut self, bytes: &[u8], phase: usize) {
+        self.exact(bytes);
+        if self.context.patterns {
+            self.patterns(bytes);
+        }
+        let depth = self.maps.len();
+        let mut made: Vec<Derived> = vec![];
+        let patterns = self.context.patterns;
+        let room = self.work;
+        let mut total = 0;
+        {
+            let mut give = |derived: Derived| {
+                total += derived.bytes.len();
+                if depth < DEPTH && total <= room {
+                    made.push(derived);
+                }
+            };
+            runs::joined(bytes, |pieces| {
+                if patterns {
+                    pieces.iter().for_each(|(start, end)| self.run(bytes, *start, *end));
+                }
+                let own = if pieces.first().is_some_and(|(start, _)| *start == 0) { phase } else { 0 };
+                runs::decode(bytes, pieces, own, &mut give);
+                if depth == 0 && patterns {
+                    reversed(bytes, pieces, &mut give);
+                }
+            });
+            pairs::decode(bytes, &mut give);
+            escape::decode(bytes, &mut give);
+            // In what is no text there are marks by chance, everywhere.
+            if depth == 0 || !fold::is_binary(bytes) {
+                fold::decode(bytes, &mut give);
+            }
+            fold::wide(bytes, &mut give);
+            if depth == 0 || bytes.len() > 256 || !is_text(bytes) {
+                inflate::embedded(bytes, room.min(WORK), &mut give);
+            }
+        }
+        self.work = self.work.saturating_sub(total);
+        for derived in made {
+            if self.redundant(&derived) {
+                continue;
+            }
+            self.maps.push((derived.name, derived.map));
+            self.examine(&derived.bytes, 0);
+            self.maps.pop();
+        }
+    }
+
+    /// What is reversed is not reversed or decoded again.
+    fn redundant(&self, derived: &Derived) -> bool {
+        derived.bytes.len() < 8 || self.maps.last().is_some_and(|(name, _)| *name == "reversed")
+    }
+
+    fn exact(&mut self, bytes: &[u8]) {
+        let scanner = self.scanner;
+        let mut scratch = std::mem::take(&mut self.scratch.squeezed);
+        scanner.exact.find(bytes, &mut scratch, |hit| {
+            let name = Cow::Owned(scanner.exact.name(hit.secret).to_owned());
+            self.maps.push((hit.form, Map::Linear { start: 0, end: bytes.len(), num: 1, den: 1 }));
+            if hit.form == "raw" {
+                self.maps.pop();
+            }
+            self.report(name, Kind::Exact, Severity::Critical, hit.start, hit.end);
+            if hit.form != "raw" {
+                self.maps.pop();
+            }
+        });
+        self.scratch.squeezed = scratch;
+    }
+
+    /// Keywords, and around each of them the expressions of its rules.
+    fn patterns(&mut self, bytes: &[u8]) {
+        let rules = &self.scanner.rules;
+        self.scratch.pending.resize(rules.entries.len(), (u32::MAX, 0));
+        for found in rules.keywords.find_overlapping_iter(bytes) {
+            let keyword = found.start();
+            for rule in &rules.calls[found.pattern().as_usize()] {
+                let entry = &rules.entries[usize::from(*rule)];
+                if !entry.may_begin(bytes, keyword) {
+                    continue;
+                }
+                if entry.check == crate::rule::Check::Userinfo && !has_userinfo(&bytes[found.end()..]) {
+                    continue;
+                }
+                let from = keyword.saturating_sub(entry.back);
+                let to = (keyword + entry.ahead).min(bytes.len());
+                let (start, end) = self.scratch.pending[usize::from(*rule)];
+                if start == u32::MAX {
+                    self.scratch.touched.push(*rule);
+                    self.scratch.pending[usize::from(*rule)] = (from as u32, to as u32);
+                } else if from as u32 <= end {
+                    self.scratch.pending[usize::from(*rule)].1 = end.max(to as u32);
+                } else {
+                    self.search(bytes, *rule, start as usize, end as usize);
+                    self.scratch.pending[usize::from(*rule)] = (from as u32, to as u32);
+                }
+            }
+        }
+        for rule in std::mem::take(&mut self.scratch.touched) {
+            let (start, end) = std::mem::replace(&mut self.scratch.pending[usize::from(rule)], (u32::MAX, 0));
+            self.search(bytes, rule, start as usize, end as usize);
+        }
+        numbers::cards(bytes, |start, end, named| {
+            let severity = if named { Severity::High } else { Severity::Medium };
+            self.report("payment-card".into(), Kind::Pattern, severity, start, end);
+        });
+        let mut phrase = |from: usize, to: usize| {
+            words::phrases(&bytes[from..to], |start, end| {
+                self.report("bip39-seed-phrase".into(), Kind::Pattern, Severity::Critical, from + start, from + end);
+            });
+        };
+        if bytes.len() < 47 {
+            // Twelve words of three letters are longer.
+        } else if bytes.len() <= SMALL {
+            phrase(0, bytes.len());
+        } else {
+            let words = ["mnemonic", "seed", "recovery"].into_iter();
+            words.flat_map(|word| memchr::memmem::find_iter(bytes, word)).for_each(|at| {
+                phrase(at, (at + 400).min(bytes.len()));
+            });
+        }
+    }
+
+    /// Rules that a run of letters and digits calls by its length.
+    fn run(&mut self, bytes: &[u8], start: usize, end: usize) {
+        let rules = &self.scanner.rules;
+        let mut at = start;
+        while at < end {
+            let stop = bytes[at..end].iter().position(|b| !b.is_ascii_alphanumeric()).map_or(end, |n| at + n);
+            let length = stop - at;
+            if length >= runs::LEAST && rules.run_lengths >> length.min(63) & 1 == 1 {
+                for rule in &rules.runs {
+                    let entry = &rules.entries[usize::from(*rule)];
+                    let fits = |(least, most): (u8, u8)| (usize::from(least)..=usize::from(most)).contains(&length);
+                    if entry.run.is_some_and(fits)
+                        && entry.may_begin(bytes, at)
+                        && checks::may_hold(entry.check, bytes, at)
+                    {
+                        self.search(bytes, *rule, at.saturating_sub(96), (stop + 96).min(bytes.len()));
+                    }
+                }
+            }
+            at = stop + 1;
+        }
+    }
+
+    fn search(&mut self, bytes: &[u8], rule: u16, from: usize, to: usize) {
+        let entry = &self.scanner.rules.entries[usize::from(rule)];
+        let Some(regex) = entry.regex() else { return };
+        let mut at = from;
+        while at < to {
+            // Most stretches have no match at all, which is found out faster than where one would be.
+            let Some(whole) = regex.find_at(&bytes[..to], at) else { return };
+            let token = regex.captures_at(&bytes[..to], at).and_then(|groups| groups.name("t"));
+            let Some(token) = token else { return };
+            let value = token.as_bytes();
+            let plausible = (entry.entropy == 0.0 || checks::entropy(value) >= entry.entropy)
+                && checks::holds(entry.check, value)
+                && (entry.check == crate::rule::Check::Crc32 || !checks::is_placeholder(value));
+            if plausible {
+                self.report(entry.id.clone(), Kind::Pattern, entry.severity, token.start(), token.end());
+            }
+            at = token.end().max(whole.start() + 1);
+        }
+    }
+}
+
+/// Whether an `@` ends what may be a user and a password, before anything that no URL has there.
+fn has_userinfo(bytes: &[u8]) -> bool {
+    let end = bytes.iter().take(260).position(|b| matches!(b, b'@' | b'/' | b'"' | b'\'' | b'<' | b'>' | 0..=b' '));
+    end.is_some_and(|end| bytes[end] == b'@')
+}
+
+/// Runs the other way round, with what stands between their parts.
+fn reversed(bytes: &[u8], pieces: &[(usize, usize)], give: &mut dyn FnMut(Derived)) {
+    for (start, end) in pieces.iter().copied().filter(|(start, end)| (20..=256).contains(&(end - start))) {
+        // There is a digit in what nobody chose.
+        if !bytes[start..end].iter().any(u8::is_ascii_digit) {
+            continue;
+        }
+        let turned: Vec<u8> = bytes[start..end].iter().rev().copied().collect();
+        give(Derived { name: "reversed", bytes: turned, map: Map::whole(start, end) });
+    }
+}

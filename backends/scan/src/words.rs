@@ -1,0 +1,100 @@
+//! Seed phrases (BIP-39): twelve to twenty-four words of one list, the last of which holds a checksum.
+
+use sha2::{Digest, Sha256};
+use std::sync::OnceLock;
+
+/// The English list, of BIP-39 (MIT).
+const LIST: &str = include_str!("words.txt");
+
+/// The words, and of each its first four letters, which no other has.
+fn list() -> &'static [(u32, &'static str)] {
+    static WORDS: OnceLock<Vec<(u32, &str)>> = OnceLock::new();
+    WORDS.get_or_init(|| LIST.split_ascii_whitespace().map(|word| (key(word.as_bytes()), word)).collect())
+}
+
+fn key(word: &[u8]) -> u32 {
+    (0..4).fold(0, |all, n| all << 8 | u32::from(word.get(n).copied().unwrap_or(0)))
+}
+
+fn number(word: &[u8]) -> Option<u16> {
+    if !(3..=8).contains(&word.len()) {
+        return None;
+    }
+    let mut lower = [0; 8];
+    lower[..word.len()].copy_from_slice(word);
+    lower.make_ascii_lowercase();
+    let at = list().binary_search_by_key(&key(&lower[..word.len()]), |(key, _)| *key).ok()?;
+    (list()[at].1.as_bytes() == &lower[..word.len()]).then_some(at as u16)
+}
+
+/// Whether the phrase is whole: its words are of the list and the checksum is right.
+pub(crate) fn checksum(phrase: &[u8]) -> bool {
+    let words = phrase.split(|b| !b.is_ascii_alphabetic()).filter(|word| !word.is_empty());
+    words.map(number).collect::<Option<Vec<u16>>>().is_some_and(|numbers| valid(&numbers))
+}
+
+fn valid(numbers: &[u16]) -> bool {
+    if !matches!(numbers.len(), 12 | 15 | 18 | 21 | 24) {
+        return false;
+    }
+    let bit = |n: usize| numbers[n / 11] >> (10 - n % 11) & 1;
+    let entropy = numbers.len() * 11 * 32 / 33;
+    let byte = |at: usize| (0..8).fold(0_u8, |byte, n| byte << 1 | bit(at * 8 + n) as u8);
+    let bytes: Vec<u8> = (0..entropy / 8).map(byte).collect();
+    let hash = Sha256::digest(&bytes);
+    (0..numbers.len() * 11 - entropy).all(|n| u16::from(hash[n / 8] >> (7 - n % 8) & 1) == bit(entropy + n))
+}
+
+/// Calls `found` with the place of each phrase in a text, whatever stands between its words.
+pub(crate) fn phrases(bytes: &[u8], mut found: impl FnMut(usize, usize)) {
+    let mut numbers: Vec<(u16, usize, usize)> = vec![];
+    let mut at = 0;
+    while at < bytes.len() {
+        if !bytes[at].is_ascii_alphabetic() {
+            at += 1;
+            continue;
+        }
+        let end = bytes[at..].iter().position(|b| !b.is_ascii_alphabetic()).map_or(bytes.len(), |n| at + n);
+        let far = numbers.last().is_some_and(|(_, _, last)| at - last > 8);
+        match number(&bytes[at..end]) {
+            Some(word) => {
+                if far {
+                    numbers.clear();
+                }
+                numbers.push((word, at, end));
+                // The longest that ends here.
+                for length in [24, 21, 18, 15, 12] {
+                    let Some(from) = numbers.len().checked_sub(length) else { continue };
+                    let phrase: Vec<u16> = numbers[from..].iter().map(|(word, ..)| *word).collect();
+                    if valid(&phrase) {
+                        found(numbers[from].1, end);
+                        numbers.clear();
+                        break;
+                    }
+                }
+                if numbers.len() > 24 {
+                    numbers.remove(0);
+                }
+            }
+            // `\n` in JSON, and numbering, are no words.
+            None if end - at < 3 => {}
+            None => numbers.clear(),
+        }
+        at = end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phrase_of_the_standard_and_one_with_a_wrong_checksum() {
+        let words = "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon";
+        assert!(checksum(format!("{words} about").as_bytes()));
+        assert!(!checksum(format!("{words} zoo").as_bytes()));
+        let mut at = None;
+        phrases(format!("keep this: {words}, about.").as_bytes(), |start, end| at = Some((start, end)));
+        assert_eq!(at, Some((11, 11 + words.len() + 7)));
+    }
+}
