@@ -12,7 +12,10 @@ use bottle_api::{
     control::SIDECAR_NAMES,
 };
 use bottle_namespace::wire::Exec;
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::{
+    pipe::{PipeFlags, pipe_with},
+    process::geteuid,
+};
 use std::{
     fs::File,
     io::{self, Read, Write},
@@ -136,6 +139,8 @@ impl Bottle for NamespaceBottle {
             name: self.name.clone(),
             sidecar_host: "127.0.0.1".into(),
             sidecar_names: SIDECAR_NAMES.iter().map(|name| (*name).to_owned()).collect(),
+            // Root's have none at all.
+            unmapped_groups: !geteuid().is_root(),
         })
     }
 
