@@ -1,12 +1,14 @@
 //! The ends of a bottle: whoever dies first, nothing of it outlives a second.
 
 use anyhow::{Context, Result};
+use bottle_policy::Policy;
 use bottle_tests::{
     bare::{Bare, Who},
     bottle::is_running,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
+    collections::BTreeSet,
     fs, thread,
     time::{Duration, Instant},
 };
@@ -36,7 +38,7 @@ fn with_its_launcher_or_its_owner_a_bottle_ends_whatever_runs_in_it() -> Result<
     for who in Who::ALL {
         for launcher_is_killed in [true, false] {
             let before = mounts()?;
-            let mut bottle = Bare::start(who, &[])?;
+            let mut bottle = Bare::start_beside_sidecar(who, &Policy::default())?;
             let said = bottle.sh(STUBBORN)?;
             assert!(said.stdout.contains("begun"), "{said:?}");
             let processes = bottle.processes();
@@ -84,12 +86,13 @@ fn roots_bottles_are_users_of_their_own_and_never_root() -> Result<()> {
 #[test]
 fn the_sidecar_has_everything_of_its_own_but_the_network() -> Result<()> {
     for who in Who::ALL {
-        let bottle = Bare::start_beside_sidecar(who)?;
+        let bottle = Bare::start_beside_sidecar(who, &Policy::default())?;
         let namespace = |pid: &str, kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}"));
         let own = |kind| namespace("self", kind);
         let in_our_network = |pid: &i32| namespace(&pid.to_string(), "net").ok() == own("net").ok();
         let sidecar: Vec<i32> = bottle.processes().into_iter().filter(in_our_network).collect();
         assert!(sidecar.len() >= 5, "{who:?}: bundle, keepers and daemons are {sidecar:?}");
+        let mut users = BTreeSet::new();
         for pid in sidecar {
             for kind in ["user", "mnt", "pid", "ipc", "uts", "cgroup"] {
                 assert_ne!(namespace(&pid.to_string(), kind)?, own(kind)?, "{who:?}: {kind}");
@@ -99,11 +102,14 @@ fn the_sidecar_has_everything_of_its_own_but_the_network() -> Result<()> {
                 assert!(status.contains(line), "{who:?}: {line} is not in {status}");
             }
             assert!(!status.contains("Uid:\t0\t"), "{who:?}: {status}");
+            users.extend(status.lines().find(|line| line.starts_with("Uid:")).map(str::to_owned));
             let seen = fs::read_dir(format!("/proc/{pid}/root"))?.flatten().map(|entry| entry.file_name());
             let mut seen: Vec<String> = seen.map(|name| name.to_string_lossy().into_owned()).collect();
             seen.sort();
             assert_eq!(seen, ["bottle-sidecar", "dev", "etc", "proc"], "{who:?}");
         }
+        // The bundle, the proxy and the resolver; an ordinary user has no others to give.
+        assert_eq!(users.len(), if who == Who::Root { 3 } else { 1 }, "{who:?}: {users:?}");
     }
     Ok(())
 }

@@ -34,6 +34,9 @@ use tempfile::TempDir;
 /// Nobody's number, who is an ordinary user all the same.
 pub const USER: u32 = 54_321;
 
+/// What the sidecar of a bare bottle asks for.
+pub const PASSWORD: &str = "a-capability";
+
 /// Who makes a bottle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Who {
@@ -103,15 +106,27 @@ impl Bare {
         Self::start_with(who, Launch { without, pids: 200, files: 64 << 20, ..Launch::default() }, &[])
     }
 
-    /// Makes one with a sidecar, which has no route to anywhere.
-    pub fn start_beside_sidecar(who: Who) -> Result<Self> {
+    /// Makes one with a sidecar that judges by that policy. Its password is [`PASSWORD`].
+    pub fn start_beside_sidecar(who: Who, policy: &Policy) -> Result<Self> {
         let program = artifact("bottle-sidecar").display().to_string();
         let sidecar = Some(Sidecar { program, daemons: "egress,dns".into() });
-        Self::start_with(who, Launch { sidecar, pids: 200, files: 64 << 20, ..Launch::default() }, &[])
+        let launch = Launch { sidecar, pids: 200, files: 64 << 20, ..Launch::default() };
+        Self::start_by(&artifact("bottle-namespace"), who, launch, &[], policy)
     }
 
     /// Makes what is asked for, on a kernel without these calls.
     pub fn start_with(who: Who, launch: Launch, missing: &[i64]) -> Result<Self> {
+        Self::start_by(&artifact("bottle-namespace"), who, launch, missing, &Policy::default())
+    }
+
+    /// Makes one by another launcher than the staged one, which is told to leave defences out.
+    pub fn start_by_program(program: &Path, without: &[&str]) -> Result<Self> {
+        let without = without.iter().map(|name| (*name).to_owned()).collect();
+        let launch = Launch { without, pids: 200, files: 64 << 20, ..Launch::default() };
+        Self::start_by(program, Who::Root, launch, &[], &Policy::default())
+    }
+
+    fn start_by(program: &Path, who: Who, launch: Launch, missing: &[i64], policy: &Policy) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         if who == Who::User {
             chown(dir.path(), Some(USER), Some(USER))?;
@@ -127,16 +142,16 @@ impl Bare {
         }
         let (owner, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let launcher = who.act(missing, || {
-            let mut command = Command::new(artifact("bottle-namespace"));
+            let mut command = Command::new(program);
             command.env_clear().stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
             command.spawn().context("start the launcher")
         })?;
         let mut bare = Self { who, owner: Some(owner), channel: None, launcher, dir };
-        bare.make(&launch, &door)?;
+        bare.make(&launch, &door, policy)?;
         Ok(bare)
     }
 
-    fn make(&mut self, launch: &Launch, door: &OwnedFd) -> Result<()> {
+    fn make(&mut self, launch: &Launch, door: &OwnedFd, policy: &Policy) -> Result<()> {
         let owner = self.owner.as_ref().context("an owner")?;
         if launch.sidecar.is_none() {
             wire::send(owner, launch, &[door.as_fd()])?;
@@ -145,8 +160,8 @@ impl Bare {
             wire::send(owner, launch, &[door.as_fd(), far.as_fd(), errors])?;
             drop(far);
             let mut secrets = Secrets::default();
-            secrets.insert(CAPABILITY, Secret::new("a-capability"));
-            let first = handshake(&mut channel, serde_json::to_value(Policy::default())?, &secrets)?;
+            secrets.insert(CAPABILITY, Secret::new(PASSWORD));
+            let first = handshake(&mut channel, serde_json::to_value(policy)?, &secrets)?;
             anyhow::ensure!(matches!(first, First::Ready { .. }), "{first:?}");
             self.channel = Some(channel);
         }
@@ -218,6 +233,22 @@ impl Drop for Bare {
         self.owner = None;
         let _ = self.launcher.wait();
     }
+}
+
+/// The launchers of a bottle that the backend has started, and its first processes, which carry their words: the launcher
+/// is the first of them.
+pub fn launchers(identity: &str) -> Vec<i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let label = format!("--identity={identity}\0");
+    let mut found: Vec<i32> = entries
+        .filter(|entry| {
+            let line = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+            line.starts_with("bottle-namespace\0") && line.contains(&label)
+        })
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    found.sort_unstable();
+    found
 }
 
 /// A process's living children and theirs.

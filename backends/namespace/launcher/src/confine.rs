@@ -33,9 +33,9 @@ pub(crate) fn limit(resource: Resource, value: u64) -> Result<()> {
         .with_context(|| format!("limit {resource:?}"))
 }
 
-/// Every capability and every way to one.
-pub(crate) fn give_up_capabilities() -> Result<()> {
-    for capability in CapabilitySet::all().iter() {
+/// Every capability and every way to one, but for those `kept`.
+pub(crate) fn give_up_capabilities(kept: CapabilitySet) -> Result<()> {
+    for capability in CapabilitySet::all().difference(kept).iter() {
         match remove_capability_from_bounding_set(capability) {
             // One that this kernel does not know.
             Err(rustix::io::Errno::INVAL) => {}
@@ -44,12 +44,13 @@ pub(crate) fn give_up_capabilities() -> Result<()> {
     }
     clear_ambient_capability_set().context("clear the ambient set")?;
     let none = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: none })?;
     set_no_new_privs(true)?;
     let status = fs::read_to_string("/proc/self/status")?;
-    for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+    for (name, expected) in [("CapInh", none), ("CapPrm", kept), ("CapEff", kept), ("CapBnd", kept), ("CapAmb", none)] {
         let set = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
-        ensure!(set.is_some_and(|set| set.bytes().all(|b| b == b'0')), "capabilities are left: {name} {set:?}");
+        let bits = set.and_then(|set| u64::from_str_radix(set, 16).ok());
+        ensure!(bits == Some(expected.bits()), "other capabilities are left: {name} {set:?}");
     }
     Ok(())
 }

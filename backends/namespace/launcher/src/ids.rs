@@ -9,9 +9,13 @@ use rustix::process::{Pid, getegid, geteuid, getpid};
 use std::fs;
 
 /// Above what directory services hand out, below what systemd uses: nobody's by any convention. Tried in this order.
-const BASES: [u32; 4] = [2_100_000_000, 2_110_000_000, 2_120_000_000, 2_130_000_000];
+const BASES: [u32; 3] = [2_010_000_000, 2_055_000_000, 2_100_000_000];
 /// The most processes that Linux numbers.
 const MOST_PROCESSES: u32 = 1 << 22;
+/// The users of one sidecar: who starts the bundle, the bundle, and each of its daemons.
+const SIDECAR_USERS: u32 = 8;
+/// What all launchers that there can be take.
+const TAKEN: u32 = MOST_PROCESSES * (1 + SIDECAR_USERS);
 
 /// One user and group of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +28,7 @@ pub(crate) struct Id {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ids {
     pub(crate) bottle: Id,
+    /// The first of them, where they are [`Self::apart`].
     pub(crate) sidecar: Id,
     /// They are not the launcher's own user, who is root.
     pub(crate) apart: bool,
@@ -46,14 +51,30 @@ impl Ids {
             bail!("this root is not the machine's own, and has no users to give away");
         }
         let taken = ["/etc/subuid", "/etc/subgid"].map(|file| fs::read_to_string(file).unwrap_or_default()).concat();
-        let base = BASES.into_iter().find(|base| !overlaps(&taken, *base, 2 * MOST_PROCESSES));
+        let base = BASES.into_iter().find(|base| !overlaps(&taken, *base, TAKEN));
         let base = base.context("/etc/subuid and /etc/subgid leave no users for bottles")?;
         let id = |number| Id { user: number, group: number };
-        Ok(Self { bottle: id(base + launcher), sidecar: id(base + MOST_PROCESSES + launcher), apart: true })
+        let sidecar = id(base + MOST_PROCESSES + launcher * SIDECAR_USERS);
+        Ok(Self { bottle: id(base + launcher), sidecar, apart: true })
     }
 
-    /// Writes the one user and group that a namespace has: `inner` inside.
-    pub(crate) fn map(self, process: Pid, inner: u32, outer: Id) -> Result<()> {
+    /// Writes the one user and group that the bottle's namespace has: `inner` inside.
+    pub(crate) fn map_bottle(self, process: Pid, inner: u32) -> Result<()> {
+        self.map(process, &[(inner, self.bottle, 1)])
+    }
+
+    /// Writes the users and groups that the sidecar's namespace has: `inner`, and those that follow it. Where they are apart
+    /// the first of them is the namespace's root, who hands out the others; an ordinary user has but one to give.
+    pub(crate) fn map_sidecar(self, process: Pid, inner: u32) -> Result<()> {
+        let next = Id { user: self.sidecar.user + 1, group: self.sidecar.group + 1 };
+        match self.apart {
+            true => self.map(process, &[(0, self.sidecar, 1), (inner, next, SIDECAR_USERS - 1)]),
+            false => self.map(process, &[(inner, self.sidecar, 1)]),
+        }
+    }
+
+    /// Each of them: the first inside, the first outside, how many.
+    fn map(self, process: Pid, ranges: &[(u32, Id, u32)]) -> Result<()> {
         let write = |file: &str, text: &str| {
             let path = format!("/proc/{}/{file}", process.as_raw_pid());
             fs::write(&path, text).with_context(|| format!("write {file}"))
@@ -61,8 +82,11 @@ impl Ids {
         if !self.apart {
             write("setgroups", "deny")?;
         }
-        write("uid_map", &format!("{inner} {} 1\n", outer.user))?;
-        write("gid_map", &format!("{inner} {} 1\n", outer.group))
+        let lines = |number: fn(&Id) -> u32| -> String {
+            ranges.iter().map(|(inner, outer, count)| format!("{inner} {} {count}\n", number(outer))).collect()
+        };
+        write("uid_map", &lines(|id| id.user))?;
+        write("gid_map", &lines(|id| id.group))
     }
 }
 
@@ -86,21 +110,21 @@ mod tests {
             ("", false),
             ("me:100000:65536\n", false),
             ("# nobody\nme:x:y\n", false),
-            ("me:100000:65536\nyou:2100000000:1\n", true),
+            ("me:100000:65536\nyou:2010000000:1\n", true),
             ("me:2000000000:200000000\n", true),
-            ("me:2108388608:10\n", false),
-            ("me:2108388607:10\n", true),
+            ("me:2047748736:10\n", false),
+            ("me:2047748735:10\n", true),
             ("me:1:18446744073709551615\n", true),
         ] {
-            assert_eq!(overlaps(text, BASES[0], 2 * MOST_PROCESSES), expected, "{text:?}");
+            assert_eq!(overlaps(text, BASES[0], TAKEN), expected, "{text:?}");
         }
     }
 
     #[test]
     fn no_base_reaches_another_or_the_numbers_of_others() {
         for pair in BASES.windows(2) {
-            assert!(pair[0] + 2 * MOST_PROCESSES < pair[1]);
+            assert!(pair[0] + TAKEN < pair[1]);
         }
-        assert!(BASES[3] + 2 * MOST_PROCESSES < 2_147_352_576 && BASES[0] > 2_000_200_000);
+        assert!(BASES[2] + TAKEN < 2_147_352_576 && BASES[0] > 2_000_200_000);
     }
 }

@@ -26,7 +26,7 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt::set_socket_reuseaddr},
     process::{Resource, WaitOptions, set_parent_process_death_signal, umask, wait},
     system::sethostname,
-    thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+    thread::{CapabilitySet, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 use seccompiler::BpfProgram;
 use std::{
@@ -107,7 +107,7 @@ fn make(launch: &Launch, ids: Ids, control: &OwnedFd, filters: &[BpfProgram], st
     ] {
         confine::limit(resource, value)?;
     }
-    confine::give_up_capabilities()?;
+    confine::give_up_capabilities(CapabilitySet::empty())?;
     if launch.has("landlock") {
         confine::landlock(&tree::WRITABLE)?;
     }

@@ -3,7 +3,7 @@
 //! Its end is the bottle's: both first processes are told of a parent's death by the kernel, and by a socket that closes.
 
 use crate::{
-    ids::{Id, Ids},
+    ids::Ids,
     init, seccomp, side, sys,
     wire::{self, Finish, Launch, Order, Word},
 };
@@ -37,8 +37,9 @@ impl First {
         }
     }
 
-    fn map(&self, ids: Ids, pid: Pid, inner: u32, outer: Id) -> Result<()> {
-        ids.map(pid, inner, outer)?;
+    /// Tells it that its namespace has its users.
+    fn tell_mapped(&self, mapped: Result<()>) -> Result<()> {
+        mapped?;
         Ok(wire::send(&self.control, &Order::Mapped, &[])?)
     }
 }
@@ -89,7 +90,7 @@ fn serve(owner: &OwnedFd) -> Result<(), (&'static str, anyhow::Error)> {
     })
     .map_err(as_step("clone"))?;
     enter_cgroups(&launch, pid).map_err(as_step("cgroups"))?;
-    bottle.map(ids, pid, AGENT_UID, ids.bottle).map_err(as_step("map"))?;
+    bottle.tell_mapped(ids.map_bottle(pid, AGENT_UID)).map_err(as_step("map"))?;
     let mut sidecar = None;
     if let (Some(wanted), Some((channel, errors))) = (&launch.sidecar, &side_ends) {
         let (pid, first) = First::clone(sys::SIDECAR, |control| {
@@ -99,7 +100,7 @@ fn serve(owner: &OwnedFd) -> Result<(), (&'static str, anyhow::Error)> {
             side::run(wanted, ids, control, channel, errors)
         })
         .map_err(as_step("clone"))?;
-        first.map(ids, pid, side::UID, ids.sidecar).map_err(as_step("map"))?;
+        first.tell_mapped(ids.map_sidecar(pid, side::UID)).map_err(as_step("map"))?;
         sidecar = Some(first);
     }
     // With a copy of its end open here the sidecar's channel would never end.

@@ -12,16 +12,22 @@ use crate::{
     wire::{self, File, Order, Sidecar},
 };
 use anyhow::{Context, Result, bail, ensure};
-use bottle_api::control::{BIND_ENV, BUNDLE_ARGUMENT, DAEMONS_ENV, LISTENERS_ENV};
-use rustix::process::Resource;
+use bottle_api::control::{BIND_ENV, BUNDLE_ARGUMENT, DAEMONS_ENV, LISTENERS_ENV, UIDS_ENV};
+use rustix::{
+    fs::Mode,
+    process::{Resource, umask},
+    thread::CapabilitySet,
+};
 use std::{
     os::{fd::OwnedFd, unix::process::CommandExt},
     path::Path,
     process::Command,
 };
 
-/// Its user, inside.
+/// The bundle's user, inside; its daemons' follow, where there are any to hand out.
 pub(crate) const UID: u32 = 65200;
+/// What the bundle needs for that, and gives up before it reads anything. As in a container of Docker's.
+const HANDING_OUT: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID).union(CapabilitySet::SETPCAP);
 /// Where its program is, inside.
 const PROGRAM: &str = "/bottle-sidecar";
 /// Of this machine's settings: how names are resolved.
@@ -49,10 +55,12 @@ fn become_it(
 ) -> Result<std::convert::Infallible> {
     init::die_with_parent()?;
     let Some((Order::Mapped, _)) = wire::receive(control)? else { bail!("the launcher is gone") };
+    umask(Mode::from_raw_mode(0o022));
     confine::hide(true)?;
     tree::part()?;
     let sources = sources(sidecar)?;
-    init::become_agent(ids, UID)?;
+    // Where the bundle has users to hand out it begins as the namespace's root, who is nobody outside.
+    init::become_agent(ids, 0)?;
     confine::hide(true)?;
     let early = tree::Early::processes()?;
     tree::turn()?;
@@ -63,7 +71,7 @@ fn become_it(
     for (resource, value) in [(Resource::Core, 0), (Resource::Nproc, PROCESSES), (Resource::Data, MEMORY)] {
         confine::limit(resource, value)?;
     }
-    confine::give_up_capabilities()?;
+    confine::give_up_capabilities(if ids.apart { HANDING_OUT } else { CapabilitySet::empty() })?;
     confine::landlock(&["/dev"])?;
     let filters = seccomp::compile(seccomp::For::Sidecar)?;
     let Some((Order::Serve, listeners)) = wire::receive(control)? else { bail!("there are no listeners") };
@@ -81,15 +89,14 @@ fn become_it(
     sys::close_from(FIRST_LISTENER + 3)?;
     sys::unblock_signals()?;
     confine::filter(&filters)?;
-    let error = Command::new(PROGRAM)
-        .arg0("bottle-sidecar")
-        .arg(BUNDLE_ARGUMENT)
-        .env_clear()
-        .env(BIND_ENV, "127.0.0.1")
-        .env(DAEMONS_ENV, &sidecar.daemons)
-        .env(LISTENERS_ENV, FIRST_LISTENER.to_string())
-        .exec();
-    Err(error).context("run the bundle")
+    let mut bundle = Command::new(PROGRAM);
+    bundle.arg0("bottle-sidecar").arg(BUNDLE_ARGUMENT).env_clear();
+    bundle.env(BIND_ENV, "127.0.0.1").env(DAEMONS_ENV, &sidecar.daemons);
+    bundle.env(LISTENERS_ENV, FIRST_LISTENER.to_string());
+    if ids.apart {
+        bundle.env(UIDS_ENV, UID.to_string());
+    }
+    Err(bundle.exec()).context("run the bundle")
 }
 
 fn sources(sidecar: &Sidecar) -> Result<Vec<Source>> {
