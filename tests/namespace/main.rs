@@ -5,3 +5,6 @@ mod attacks;
 mod ends;
 mod kernels;
 mod session;
+mod sidecar;
+mod tools;
+mod trees;

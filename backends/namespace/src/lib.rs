@@ -12,6 +12,7 @@
 //! asked for, control groups. `bottle-namespace` makes them; see there for how.
 
 mod bottle;
+mod claude;
 mod cleanup;
 mod diagnose;
 mod find;

@@ -1,21 +1,20 @@
 //! What of the user's own programs stands in a bottle, read-only: Claude Code, and toolchains that are not part of the
 //! system. All of it is named in the preflight.
 
+use crate::claude::{self, CLAUDE_ENV, Claude};
 use bottle_api::{Error, ErrorKind, Result, error::Context};
 use bottle_namespace::wire::Bind;
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
 };
 
-/// Names Claude Code's program.
-const CLAUDE_ENV: &str = "CLAUDE_BOTTLE_CLAUDE";
 /// The host's variables that say where programs are.
 pub(crate) const ENV: [&str; 3] = [CLAUDE_ENV, "HOME", "PATH"];
 /// First in the agent's path, and empty on nearly every machine.
-const PROGRAMS: &str = "/usr/local/sbin";
+pub(crate) const PROGRAMS: &str = "/usr/local/sbin";
 /// What every bottle has of the machine anyway.
 const SYSTEM: [&str; 6] = ["/usr", "/bin", "/sbin", "/lib", "/nix/store", "/gnu/store"];
 /// Directories of a home that hold toolchains, one below each.
@@ -36,25 +35,53 @@ pub(crate) struct Tools {
     pub(crate) links: Vec<(String, String)>,
 }
 
-type Env = BTreeMap<String, String>;
+pub(crate) type Env = BTreeMap<String, String>;
 
 impl Tools {
     pub(crate) fn find(env: &Env) -> Result<Self> {
-        let claude = claude(env)?;
-        let mut tools = Self { claude: text(&claude)?, ..Self::default() };
-        tools.binds.push(Bind { from: tools.claude.clone(), to: format!("{PROGRAMS}/claude") });
-        let Some(home) = env.get("HOME").map(PathBuf::from).filter(|home| home.is_absolute()) else { return Ok(tools) };
-        for dir in TOOLCHAINS.map(|dir| home.join(dir)) {
+        let claude = claude::find(env)?;
+        let mut tools = Self { claude: text(&claude.program)?, ..Self::default() };
+        let home = env.get("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+        for dir in home.iter().flat_map(|home| TOOLCHAINS.map(|dir| home.join(dir))) {
             if let Some(toolchain) = chosen(&dir, env) {
                 tools.toolchain(&toolchain)?;
             }
         }
+        tools.claude(&claude)?;
         Ok(tools)
     }
 
-    /// A toolchain where it is on the machine, and its programs in the path. None that has a socket in it: whoever listens
-    /// at one is outside.
-    fn toolchain(&mut self, dir: &Path) -> Result<()> {
+    /// A program stands alone. A script stands in its package, where that is on the machine, and has what runs it beside it.
+    fn claude(&mut self, claude: &Claude) -> Result<()> {
+        let at = format!("{PROGRAMS}/claude");
+        match &claude.package {
+            // What the machine has there the bottle has.
+            _ if Path::new(&at).canonicalize().is_ok_and(|there| there == claude.program) => {}
+            Some(package) if !Path::new(&at).exists() => {
+                self.bring(package)?;
+                self.links.push((at, self.claude.clone()));
+            }
+            _ => self.binds.push(Bind { from: self.claude.clone(), to: at }),
+        }
+        if let Some(runs_it) = &claude.runs_it {
+            let (file, at) = (text(&runs_it.file)?, format!("{PROGRAMS}/{}", runs_it.name));
+            if !self.has(&runs_it.file) {
+                self.binds.push(Bind { from: file, to: at });
+            }
+        }
+        Ok(())
+    }
+
+    /// Does the bottle have what is at that path of the machine, at the same path?
+    fn has(&self, path: &Path) -> bool {
+        is_of_system(path) || self.binds.iter().any(|bind| bind.from == bind.to && path.starts_with(&bind.to))
+    }
+
+    /// A directory where it is on the machine. None that has a socket in it: whoever listens at one is outside.
+    fn bring(&mut self, dir: &Path) -> Result<()> {
+        if self.has(dir) {
+            return Ok(());
+        }
         if let Some(socket) = socket_below(dir)? {
             let message = format!("{} is a socket, and would be one in the bottle, too", socket.display());
             return Err(
@@ -62,7 +89,14 @@ impl Tools {
             );
         }
         let dir = text(dir)?;
-        self.binds.push(Bind { from: dir.clone(), to: dir.clone() });
+        self.binds.push(Bind { from: dir.clone(), to: dir });
+        Ok(())
+    }
+
+    /// A toolchain, and its programs in the path.
+    fn toolchain(&mut self, dir: &Path) -> Result<()> {
+        self.bring(dir)?;
+        let dir = text(dir)?;
         for entry in fs::read_dir(Path::new(&dir).join("bin")).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let at = format!("{PROGRAMS}/{name}");
@@ -75,45 +109,20 @@ impl Tools {
     }
 }
 
-/// Claude Code's own program: what the variable names, or the first in the path.
-fn claude(env: &Env) -> Result<PathBuf> {
-    let missing = |why: String| {
-        Error::new(ErrorKind::PREREQUISITE, why).hint(format!(
-            "Install Claude Code for your user, `npm install -g @anthropic-ai/claude-code`; or name its program: \
-             {CLAUDE_ENV}=/path/to/claude."
-        ))
-    };
-    let named = env.get(CLAUDE_ENV).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let found = match &named {
-        Some(path) => path.is_absolute().then(|| path.clone()),
-        None => in_path(env, "claude"),
-    };
-    let real = found.and_then(|path| path.canonicalize().ok()).filter(|path| path.is_file());
-    let Some(real) = real else {
-        return Err(missing(match named {
-            Some(path) => format!("{CLAUDE_ENV}={} names no program", path.display()),
-            None => "Claude Code is not on this machine: there is no `claude` in your PATH".into(),
-        }));
-    };
-    let metadata = fs::metadata(&real).with_context(|| format!("look at {}", real.display()))?;
-    if metadata.permissions().mode() & 0o111 == 0 {
-        return Err(missing(format!("{} cannot be executed", real.display())));
-    }
-    Ok(real)
+/// The first of that name in the user's path.
+pub(crate) fn in_path(env: &Env, name: &str) -> Option<PathBuf> {
+    let dirs = env.get("PATH")?.split(':').map(Path::new).filter(|dir| dir.is_absolute());
+    dirs.map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
-fn in_path(env: &Env, name: &str) -> Option<PathBuf> {
-    let path = env.get("PATH")?;
-    std::iter::once(PathBuf::from(path.clone()))
-        .flat_map(|path| path.to_string_lossy().split(':').map(PathBuf::from).collect::<Vec<_>>())
-        .filter(|dir| dir.is_absolute())
-        .map(|dir| dir.join(name))
-        .find(|file| file.is_file())
+/// Does every bottle have it anyway?
+pub(crate) fn is_of_system(path: &Path) -> bool {
+    SYSTEM.iter().any(|system| path.starts_with(system))
 }
 
 /// The toolchain below a directory that the path leads to; else the only one. None that the system has already.
 fn chosen(dir: &Path, env: &Env) -> Option<PathBuf> {
-    let dir = dir.canonicalize().ok().filter(|dir| !SYSTEM.iter().any(|system| dir.starts_with(system)))?;
+    let dir = dir.canonicalize().ok().filter(|dir| !is_of_system(dir))?;
     let all: Vec<PathBuf> =
         fs::read_dir(&dir).ok()?.flatten().map(|entry| entry.path()).filter(|p| p.is_dir()).collect();
     let led_to = WANTED.iter().filter_map(|name| in_path(env, name)?.canonicalize().ok()).collect::<Vec<_>>();
