@@ -56,6 +56,14 @@ fn writes(path: &str) -> String {
     format!("(echo x > {path}) 2>/dev/null && echo -n written || echo -n no")
 }
 
+/// Writes to a child's stack, which is in the bottle as its parent is.
+const WRITE_TO_CHILD: &str = "perl -e 'my $c = fork; if (!$c) { sleep 60; exit } open M, \"<\", \"/proc/$c/maps\"; \
+                              my ($at) = grep { /stack/ } <M>; $at =~ s/-.*//s; open F, \"+<\", \"/proc/$c/mem\" or die; \
+                              sysseek F, hex $at, 0; print syswrite(F, \"x\") ? \"written\" : \"no\"; kill 9, $c'";
+/// A call of the kernel as programs of 32 bits make it.
+#[cfg(target_arch = "x86_64")]
+const CALL_OF_32_BITS: &str = "printf 'int main(void) { int r = 20; __asm__ volatile(\"int $0x80\" : \"+a\"(r)); return r < 0; }' > c.c; \
+                               cc -o c c.c; ./c 2>/dev/null; echo -n $?";
 const SECCOMP: &[&str] = &["seccomp"];
 const HIDE: &[&str] = &["hide"];
 const NEWUSER: i32 = CLONE_NEWUSER;
@@ -74,6 +82,8 @@ fn rows(host: u32) -> Vec<Row> {
         row("the root of PID 1", "ls /proc/1/root/ 2>/dev/null || echo -n no", "no").on(HIDE),
         row("the descriptors of PID 1", "ls /proc/1/fd 2>/dev/null || echo -n no", "no").on(HIDE),
         row("PID 1 is not shown", "[ -e /proc/1 ] && echo -n shown || echo -n no", "no").on(HIDE),
+        row("the memory of one's own child", WRITE_TO_CHILD, "written"),
+        row("processes of others", "cat /proc/[0-9]*/status | grep ^Uid: | grep -vc 1000", "0\n"),
         row("ptrace of PID 1", call(SYS_ptrace, "0x4206, 1, 0, 0"), "E1").on(HIDE),
         row(
             "process_vm_readv of PID 1",
@@ -184,7 +194,10 @@ fn rows(host: u32) -> Vec<Row> {
     let netlink = [("netlink's filter", 12), ("netlink's audit", 9), ("netlink's events", 15)];
     rows.extend(netlink.map(|(name, protocol)| row(name, socket(AF_NETLINK, SOCK_RAW, protocol), "E97").on(SECCOMP)));
     #[cfg(target_arch = "x86_64")]
-    rows.push(row("a call of x32", call(0x4000_0000 | 39, ""), "E38"));
+    rows.extend([
+        row("a call of x32", call(0x4000_0000 | 39, ""), "E38"),
+        row("int 0x80", CALL_OF_32_BITS, "159").on(SECCOMP),
+    ]);
     rows
 }
 
