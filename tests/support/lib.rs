@@ -16,5 +16,6 @@ pub mod running;
 pub mod scripted;
 pub mod sidecar;
 pub mod standin;
+pub mod target;
 pub mod tiny;
 pub mod wire;
