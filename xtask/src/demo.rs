@@ -2,11 +2,11 @@
 //! nothing but cargo; with `--backend docker` the lab is made first, and the real Claude Code runs.
 
 use crate::{
-    run::{cargo, run},
+    run::{cargo, root, run},
     setup, stage,
 };
 use anyhow::{Result, bail};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 /// Stages bottle, and runs the demo of a backend.
 pub(crate) fn demo(backend: &str) -> Result<ExitCode> {
@@ -21,4 +21,11 @@ pub(crate) fn demo(backend: &str) -> Result<ExitCode> {
     stage::stage()?;
     run(cargo().args(["run", "--quiet", "--locked", "-p", "bottle-tests", "--bin", program]))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The demo on namespaces once more, by somebody who is not root.
+pub(crate) fn by_a_user() -> Result<()> {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=54321", "--regid=54321", "--clear-groups", "--"]);
+    run(command.arg(root().join("target/debug/demo-namespace")).current_dir("/"))
 }
