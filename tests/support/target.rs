@@ -63,13 +63,10 @@ impl Target {
     }
 }
 
-/// Launchers that run, and control groups.
+/// Its processes, by whoever of launcher and first process still runs; and control groups.
 fn left_in_kernel(identity: &str) -> Vec<String> {
-    let mut left: Vec<String> = bare::launchers(identity)
-        .into_iter()
-        .filter(|pid| is_running(*pid))
-        .map(|pid| format!("process {pid}"))
-        .collect();
+    let running = bare::launchers(identity).into_iter().find(|pid| is_running(*pid));
+    let mut left: Vec<String> = running.into_iter().map(|pid| format!("process {pid}")).collect();
     let groups = ["memory", "cpu", "."].map(|dir| fs::read_dir(format!("/sys/fs/cgroup/{dir}")));
     let names = groups.into_iter().flatten().flatten().flatten().map(|entry| entry.file_name());
     let names = names.map(|name| name.to_string_lossy().into_owned());

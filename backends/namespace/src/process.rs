@@ -1,7 +1,8 @@
 //! A process in a bottle: asked for at the bottle's door, started by its PID 1, and held by the connection. When the
 //! connection closes, PID 1 kills it.
 //!
-//! Without a terminal the process has the host's pipes themselves. With one, its far end comes back, and is pumped.
+//! What it writes is pumped: to pipes of its own, or to a terminal whose far end comes back. The host's own pipes would stay
+//! open for as long as anything that the process has left behind has them, and the host would wait.
 
 use bottle_api::{
     Cancel, Error, ErrorKind, ExitStatus, Process, ResizeRequest, Result, SignalRequest, Stdio, error::Context,
@@ -13,7 +14,7 @@ use bottle_namespace::{
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{Gid, Mode, OFlags, Uid, fchown, fcntl_getfl, fcntl_setfl, open},
-    io::Errno,
+    io::{Errno, ioctl_fionread},
     net::{
         AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, connect, shutdown, socket_with,
         sockopt::socket_peercred,
@@ -70,17 +71,27 @@ impl Door {
         let Stdio { stdin, stdout, stderr } = io;
         let pump = if what.tty.is_some() {
             wire::send(&socket, what, &[]).with_context(attempt)?;
-            Some((stdin, stdout))
+            Pump::Terminal { stdin, stdout }
         } else {
-            let stderr = stderr.as_ref().unwrap_or(&stdout);
+            let (from_stdout, own_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+            let mut outputs = vec![(from_stdout, stdout)];
+            let own_stderr = match stderr {
+                Some(stderr) => {
+                    let (from_stderr, own_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+                    outputs.push((from_stderr, stderr));
+                    own_stderr
+                }
+                None => own_stdout.try_clone()?,
+            };
+            let lent = [&stdin, &own_stdout, &own_stderr];
             if let Some(id) = user_of(self.launcher) {
                 // A pipe is opened anew at /dev/stdout by its owner only.
-                for pipe in [&stdin, &stdout, stderr] {
+                for pipe in lent {
                     let _ = fchown(pipe, Some(Uid::from_raw(id)), Some(Gid::from_raw(id)));
                 }
             }
-            wire::send(&socket, what, &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]).with_context(attempt)?;
-            None
+            wire::send(&socket, what, &lent.map(AsFd::as_fd)).with_context(attempt)?;
+            Pump::Outputs(outputs)
         };
         match wire::receive::<Told>(&socket).with_context(attempt)? {
             Some((Told::Started, descriptors)) => {
@@ -94,6 +105,14 @@ impl Door {
     }
 }
 
+/// What goes on between the host's ends and the process's.
+enum Pump {
+    /// By its terminal.
+    Terminal { stdin: OwnedFd, stdout: OwnedFd },
+    /// From pipes of its own to the host's.
+    Outputs(Vec<(OwnedFd, OwnedFd)>),
+}
+
 pub(crate) struct NamespaceProcess(Arc<Shared>);
 
 struct Shared {
@@ -105,37 +124,78 @@ struct Shared {
 }
 
 impl NamespaceProcess {
-    fn hold(socket: OwnedFd, terminal: Option<OwnedFd>, pump: Option<(OwnedFd, OwnedFd)>) -> Result<Self> {
+    fn hold(socket: OwnedFd, terminal: Option<OwnedFd>, pump: Pump) -> Result<Self> {
         let (ended, ends) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (over, is_over) = pipe_with(PipeFlags::CLOEXEC)?;
         let shared = Arc::new(Shared { socket, terminal, status: Mutex::default(), ended });
         let outward = match (pump, &shared.terminal) {
-            (Some((stdin, stdout)), Some(terminal)) => {
+            (Pump::Terminal { stdin, stdout }, Some(terminal)) => {
                 let (input, output) = (terminal.try_clone()?, File::from(terminal.try_clone()?));
                 fcntl_setfl(terminal, fcntl_getfl(terminal)? | OFlags::NONBLOCK)?;
                 let feeding = shared.clone();
                 thread::spawn(move || feed(&feeding, File::from(stdin), File::from(input)));
-                Some(thread::spawn(move || show(output, File::from(stdout))))
+                vec![thread::spawn(move || show(output, File::from(stdout)))]
             }
-            (None, _) => None,
-            (Some(_), None) => return Err(Error::new(ErrorKind::PROTOCOL, "no terminal came back")),
+            (Pump::Outputs(outputs), None) => {
+                let over = Arc::new(over);
+                let pass = |(from, to): (OwnedFd, OwnedFd)| {
+                    let over = over.clone();
+                    thread::spawn(move || pass(from.into(), to.into(), &over))
+                };
+                outputs.into_iter().map(pass).collect()
+            }
+            _ => return Err(Error::new(ErrorKind::PROTOCOL, "a terminal came back, or none did, against what was asked")),
         };
         let hearing = shared.clone();
         thread::spawn(move || {
-            hear(&hearing, outward);
+            hear(&hearing, is_over, outward);
             drop(ends);
         });
         Ok(Self(shared))
     }
 }
 
-/// Waits for PID 1's last word on it, and for its terminal's last.
-fn hear(shared: &Shared, outward: Option<JoinHandle<()>>) {
+/// Waits for PID 1's last word on it, and until what it has written is passed on.
+fn hear(shared: &Shared, is_over: OwnedFd, outward: Vec<JoinHandle<()>>) {
     let status = match wire::receive::<Told>(&shared.socket) {
         Ok(Some((Told::Ended { code }, _))) => Ok(ExitStatus { code }),
         _ => Err(Error::new(ErrorKind::RUNTIME, "the bottle has ended, and the process with it")),
     };
-    outward.map(JoinHandle::join);
+    drop(is_over);
+    outward.into_iter().for_each(|thread| drop(thread.join()));
     *shared.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
+}
+
+/// Process → host, until nobody writes any more; or, once the process is `over`, up to what it had written. A host that
+/// does not read any more ends it: whoever writes then is told so by the kernel.
+fn pass(mut from: File, mut to: File, over: &OwnedFd) {
+    let mut chunk = vec![0; CHUNK];
+    let mut left = None;
+    while left != Some(0) {
+        if left.is_none() {
+            let mut fds = [PollFd::new(&from, PollFlags::IN), PollFd::new(over, PollFlags::IN)];
+            match poll(&mut fds, None) {
+                Err(Errno::INTR) => continue,
+                Err(_) => return,
+                Ok(_) if fds[1].revents().is_empty() => {}
+                Ok(_) => {
+                    left = Some(ioctl_fionread(&from).unwrap_or(0));
+                    continue;
+                }
+            }
+        }
+        let most = left.map_or(CHUNK, |left| CHUNK.min(usize::try_from(left).unwrap_or(CHUNK)));
+        let n = match from.read(&mut chunk[..most]) {
+            Ok(0) => return,
+            Ok(n) => n,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(_) => return,
+        };
+        if to.write_all(&chunk[..n]).is_err() {
+            return;
+        }
+        left = left.map(|left| left.saturating_sub(n as u64));
+    }
 }
 
 /// Host → terminal, until the host closes its end or the process is gone.
