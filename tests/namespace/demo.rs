@@ -30,7 +30,7 @@ const ROWS: [(&str, &str, &str, &str); 12] = [
     ("become root", "su -c id 2>&1 | grep -c uid=0", "0", "no way"),
     ("a namespace of its own", "unshare -Ur true 2>&1", "not permitted", "refused"),
     ("write to the system", "touch /usr/bin/mine /etc/mine 2>&1", "Read-only", "refused"),
-    ("files of the machine's users", "ls /root /home | grep -cv -e agent -e : -e '^$'", "0", "not there"),
+    ("files of the machine's users", "ls /root /home 2>/dev/null | grep -cv -e agent -e : -e '^$'", "0", "not there"),
     ("processes of the machine", "ls /proc | grep -c '^[0-9]'", "", "its own alone"),
     ("work in the workspace", "echo done > /workspace/file && cat /workspace/file", "done", "possible"),
 ];

@@ -144,7 +144,12 @@ impl NamespaceProcess {
                 };
                 outputs.into_iter().map(pass).collect()
             }
-            _ => return Err(Error::new(ErrorKind::PROTOCOL, "a terminal came back, or none did, against what was asked")),
+            _ => {
+                return Err(Error::new(
+                    ErrorKind::PROTOCOL,
+                    "a terminal came back, or none did, against what was asked",
+                ));
+            }
         };
         let hearing = shared.clone();
         thread::spawn(move || {
