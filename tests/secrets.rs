@@ -275,8 +275,11 @@ fn a_sidecar_drops_its_secrets_within_a_second_of_its_hosts_death() -> Result<()
         times.push(began.elapsed());
         let others = processes().iter().filter(|p| p.namespace == own && is_running(p.pid)).count();
         assert_eq!(others, 0, "there are other processes of the sidecar's");
-        assert_eq!(home.run(&["cleanup", "--yes"])?.code, Some(0));
-        assert_nothing_left(lab, &home, &bottle.identity)?;
+        // Until its last file is closed, its lock is one.
+        bottle.owner.wait()?;
+        let run = home.run(&["cleanup", "--yes"])?;
+        assert_eq!(run.code, Some(0), "{run:?}");
+        assert_nothing_left(lab, &home, &bottle.identity).with_context(|| format!("after {run:?}"))?;
     }
     report(format!("the sidecar's processes were gone after {times:?}"));
     assert!(times.iter().all(|time| *time <= Duration::from_secs(1)), "{times:?}");

@@ -29,7 +29,7 @@ impl<'a> Running<'a> {
     /// Starts the agent `dev`, whose Claude waits for ever.
     pub fn start(lab: &'a Lab, home: &'a Home) -> Result<Self> {
         let known = home.identities();
-        let prompt = "@@bash until [ -e /nowhere ]; do sleep 0.1; done";
+        let prompt = "@@bash until [ -e /nowhere ]; do sleep 5; done";
         let owner = home.start(&["start", "dev", "--yes", "--prompt", prompt], &[])?;
         let identity = eventually("the bottle takes commands", || {
             let new = home.identities().into_iter().find(|identity| !known.contains(identity))?;

@@ -2,7 +2,9 @@
 //! whole tree and the in-bottle helper.
 //!
 //! Packed from a container that never runs, and kept by what it is made of: an image is packed once, and again only when
-//! it or the helper has changed. A file is there whole or not at all.
+//! it or the helper has changed. A file is there whole or not at all. When it was last used is its access time; its
+//! modification time is always the same one: smolvm unpacks a file anew whose length or modification time has changed,
+//! beneath the machines that run from it.
 
 use crate::{
     carrier::Carrier,
@@ -19,7 +21,7 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::{
-    fs::{self, File},
+    fs::{self, File, FileTimes},
     io::{self, BufWriter, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
@@ -44,8 +46,7 @@ pub async fn archive(
     stop: &Stop,
 ) -> Result<PathBuf> {
     let file = cache.join(format!("{}.tar", name(image, &platform.helper)));
-    // Its time is that of its last use.
-    if File::options().append(true).open(&file).is_ok_and(|file| file.set_modified(SystemTime::now()).is_ok()) {
+    if is_there(&file, SystemTime::now()) {
         return Ok(file);
     }
     host.step("pack the agent image for machines");
@@ -78,13 +79,18 @@ pub async fn archive(
     Ok(file)
 }
 
+/// Is the file there? Then it is used now.
+fn is_there(file: &Path, now: SystemTime) -> bool {
+    File::options().append(true).open(file).is_ok_and(|file| file.set_times(FileTimes::new().set_accessed(now)).is_ok())
+}
+
 /// Removes what nobody has used for long, the drafts of launches that were killed among it. One that cannot be removed
 /// stays for the next time.
 fn prune(cache: &Path, now: SystemTime) {
     for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
         let path = entry.path();
         let ours = path.extension().is_some_and(|end| end == "tar" || end == "draft");
-        let used = entry.metadata().and_then(|about| about.modified());
+        let used = entry.metadata().and_then(|about| about.accessed());
         if ours && used.is_ok_and(|used| now.duration_since(used).is_ok_and(|idle| idle > KEPT)) {
             let _ = fs::remove_file(path);
         }
@@ -145,6 +151,7 @@ impl Archive {
         head.set_cksum();
         file.seek(SeekFrom::Start(0))?;
         file.write_all(head.as_bytes())?;
+        file.set_modified(SystemTime::UNIX_EPOCH)?;
         Ok(file.sync_all()?)
     }
 }
@@ -191,12 +198,29 @@ mod tests {
         for name in ["old.tar", "killed.1-0.draft", "new.tar", "notes"] {
             let file = File::create(dir.path().join(name)).unwrap();
             let age = if name == "new.tar" { KEPT / 2 } else { KEPT * 2 };
-            file.set_modified(SystemTime::now() - age).unwrap();
+            file.set_times(FileTimes::new().set_accessed(SystemTime::now() - age)).unwrap();
         }
         prune(dir.path(), SystemTime::now());
         let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, ["new.tar", "notes"]);
+    }
+
+    #[test]
+    fn a_file_that_is_used_again_is_the_same_to_whoever_runs_from_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image.tar");
+        let now = SystemTime::now();
+        assert!(!is_there(&path, now));
+        for _ in 0..2 {
+            // Packed again it is the same, too.
+            let mut archive = Archive::begin(File::create(&path).unwrap()).unwrap();
+            archive.layer(b"a tree").unwrap();
+            archive.finish(json!({})).unwrap();
+            assert!(is_there(&path, now));
+            let about = path.metadata().unwrap();
+            assert_eq!((about.modified().unwrap(), about.accessed().unwrap()), (SystemTime::UNIX_EPOCH, now));
+        }
     }
 
     #[test]
