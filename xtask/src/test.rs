@@ -175,7 +175,9 @@ fn fifty_bottles() -> Result<Counts> {
 
 /// At every point of a bottle's life, by every way to fail; and SIGKILL at any moment.
 fn every_fault() -> Result<Counts> {
-    cargo_test(&["-p", "bottle-tests", "--test", "docker_faults", "--", "--ignored"])
+    let faults = ["-p", "bottle-tests", "--test", "docker_faults", "--", "--ignored"];
+    let docker = cargo_test(&faults)?;
+    Ok(docker.and(cargo_test_with(&["BOTTLE_TEST_BACKEND=namespace"], &faults)?))
 }
 
 /// Five minutes of clients that mean the proxy ill.
