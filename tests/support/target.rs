@@ -1,9 +1,11 @@
 //! Where a test's bottles are. One table of sessions, terminals, secrets, faults or escapes holds wherever that is: on
 //! Docker, unless `BOTTLE_TEST_BACKEND` names another place for a whole run of tests.
 
-use crate::bare::{self, USER, Who};
-use crate::bottle::{is_running, left_in_engine};
-use crate::lab::Lab;
+use crate::{
+    bare::{self, USER, Who},
+    bottle::{is_running, left_in_engine},
+    lab::Lab,
+};
 use anyhow::Result;
 use std::{env, fs};
 
