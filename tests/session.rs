@@ -1,4 +1,4 @@
-//! A session: the real Claude Code in a real Docker bottle, asking a stand-in for the model through the sidecar.
+//! A session: the real Claude Code in a real bottle, asking a stand-in for the model through the sidecar.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests
 
 use anyhow::{Context, Result};
@@ -8,6 +8,7 @@ use bottle_tests::{
     needle,
     pty::Pty,
     standin::Standin,
+    target::Target,
     wire::Authority,
 };
 use rustix::process::Signal;
@@ -123,8 +124,12 @@ fn what_is_shown_without_a_bottle() -> Result<()> {
         assert!(info.stdout.contains(text), "{text}: {info:?}");
     }
     assert!(!info.stdout.contains(ENV_SECRET) && !info.stdout.contains("a literal"), "{info:?}");
-    let doctor = home.run(&["--backend", "docker", "doctor"])?;
-    assert!(doctor.code == Some(0) && doctor.stdout.contains("docker   Docker engine     ok"), "{doctor:?}");
+    let doctor = home.run(&["--backend", home.target().backend(), "doctor"])?;
+    let found = match home.target() {
+        Target::Docker => "docker   Docker engine     ok",
+        Target::Namespace(_) => "a bottle was made and ended",
+    };
+    assert!(doctor.code == Some(0) && doctor.stdout.contains(found), "{doctor:?}");
     let output = home.command(&["--backend", "docker", "doctor"]).env("DOCKER_HOST", "unix:///nowhere").output()?;
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("Start the engine there"));
@@ -162,10 +167,16 @@ fn errors_say_what_to_type_next() -> Result<()> {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(125));
     assert!(stderr.contains("neither CLAUDE_BOTTLE_OAUTH_TOKEN nor ANTHROPIC_API_KEY"), "{stderr}");
-    let mut command = home.command(&["start", "dev", "--yes", "--prompt", "x"]);
+    let mut command = home.command(&["--backend", "docker", "start", "dev", "--yes", "--prompt", "x"]);
     let output = command.env("DOCKER_HOST", "unix:///nowhere/docker.sock").output()?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("no Docker engine at unix:///nowhere/docker.sock") && stderr.contains("hint:"), "{stderr}");
+    assert!(!stderr.contains("--backend namespace"), "{stderr}");
+    // Where nobody has named it there is another one, which needs no engine.
+    let mut command = home.command(&["start", "dev", "--yes", "--prompt", "x"]);
+    let command = command.env_remove("CLAUDE_BOTTLE_BACKEND").env("DOCKER_HOST", "unix:///nowhere/docker.sock");
+    let stderr = String::from_utf8_lossy(&command.output()?.stderr).into_owned();
+    assert!(stderr.contains("no Docker engine") && stderr.contains("`bottle start --backend namespace …`"), "{stderr}");
     Ok(())
 }
 
@@ -174,8 +185,10 @@ fn list_active_shows_a_running_bottle_and_an_api_key_goes_as_one() -> Result<()>
     let (lab, standin, home) = home("THE-REAL-API-KEY")?;
     let routes = format!("[{{host: api.anthropic.com, address: {}}}]", standin.address);
     home.write(".claude-bottle/bottles/net.md", &format!("---\negress: {{routes: {routes}}}\n---\n"))?;
-    let limits = "---\nextends: net\nlimits: {memory: 1g, cpus: 1.5, pids: 300}\n---\n";
-    home.write(".claude-bottle/bottles/box.md", limits)?;
+    // An ordinary user has no control groups to limit memory and processors with: such a bottle is refused there.
+    let target = home.target();
+    let limits = if target.user().is_some() { "{pids: 300}" } else { "{memory: 1g, cpus: 1.5, pids: 300}" };
+    home.write(".claude-bottle/bottles/box.md", &format!("---\nextends: net\nlimits: {limits}\n---\n"))?;
     let mut child = home
         .command(&["start", "dev", "--yes", "--prompt", "@@bash sleep 5; env | grep ANTHROPIC"])
         .env_remove("CLAUDE_BOTTLE_OAUTH_TOKEN")
@@ -186,12 +199,15 @@ fn list_active_shows_a_running_bottle_and_an_api_key_goes_as_one() -> Result<()>
         let rows: serde_json::Value = serde_json::from_str(&list.stdout).ok()?;
         rows["bottles"].get(0).cloned()
     })?;
-    assert_eq!((&row["backend"], &row["agent"]), (&"docker".into(), &"dev".into()));
+    assert_eq!((&row["backend"], &row["agent"]), (&target.backend().into(), &"dev".into()));
     assert_eq!(row["daemons"], serde_json::json!(["egress", "dns"]));
-    let label = format!("label=claude-bottle.identity={}", row["identity"].as_str().unwrap_or_default());
-    let agent = lab.docker(&["ps", "-q", "--filter", &label, "--filter", "label=claude-bottle.role=agent"])?;
-    let format = "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}}";
-    assert_eq!(lab.docker(&["inspect", "-f", format, agent.trim()])?.trim(), "1073741824 1500000000 300");
+    let identity = row["identity"].as_str().context("identity")?;
+    if target == Target::Docker {
+        let label = format!("label=claude-bottle.identity={identity}");
+        let agent = lab.docker(&["ps", "-q", "--filter", &label, "--filter", "label=claude-bottle.role=agent"])?;
+        let format = "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}}";
+        assert_eq!(lab.docker(&["inspect", "-f", format, agent.trim()])?.trim(), "1073741824 1500000000 300");
+    }
     // A live bottle is not for `cleanup`.
     let run = home.run(&["cleanup", "--yes"])?;
     assert!(run.stderr.contains("nothing to clean up"), "{run:?}");
@@ -201,7 +217,6 @@ fn list_active_shows_a_running_bottle_and_an_api_key_goes_as_one() -> Result<()>
     assert!(stdout.contains("ANTHROPIC_API_KEY=sk-ant-api03-placeholder"), "{stdout}");
     assert!(standin.seen().iter().any(|s| s.header("x-api-key") == Some("THE-REAL-API-KEY")));
     assert!(home.run(&["list", "active"])?.stderr.contains("no active bottles"));
-    let identity = row["identity"].as_str().context("identity")?;
     assert_nothing_left(lab, &home, identity)
 }
 

@@ -20,7 +20,7 @@ use crate::{
     workspace::{self, Collected, Which},
 };
 use anyhow::Result;
-use bottle_api::BackendInfo;
+use bottle_api::{BackendInfo, ErrorKind, error::StdError};
 use std::path::Path;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -53,6 +53,7 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
         check_terminal(args, &resolved)?;
     }
     let services = Services::from_env();
+    let unnamed = !plugin::is_named(backend);
     let backend = plugin::select(&plugin::chosen_name(backend), &services)?;
     resolved.spec.env = backend.env();
     check_isolation(&bottle, &backend.info)?;
@@ -70,7 +71,8 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
         let stage = tempfile::tempdir()?;
         let collected = collect(&paths, args, stage.path(), &mut resolved, cancel)?;
         asked.cwd = collected.as_ref().map(|collected| &collected.shown);
-        let plan = backend.prepare(&resolved.spec, stage.path(), cancel.fd())?;
+        let plan = backend.prepare(&resolved.spec, stage.path(), cancel.fd());
+        let plan = plan.map_err(|error| or_without_engine(error, unnamed))?;
         let says = plan.summary()?;
         let preflight = Preflight::new(&paths, &asked, &resolved, &backend.info, says);
         match args.format {
@@ -89,7 +91,8 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     let mut life = Life::begin(state, &resolved.spec, services, backend);
     let collected = collect(&paths, args, &stage, &mut resolved, cancel)?;
     asked.cwd = collected.as_ref().map(|collected| &collected.shown);
-    let plan = life.backend().prepare(&resolved.spec, &stage, cancel.fd())?;
+    let plan = life.backend().prepare(&resolved.spec, &stage, cancel.fd());
+    let plan = plan.map_err(|error| or_without_engine(error, unnamed))?;
     let says = plan.summary()?;
     life.remember(&says.env)?;
     let info = &life.backend().info;
@@ -115,6 +118,18 @@ fn start(backend: Option<&str>, args: &Start, cancel: &Cancellation) -> Result<u
     let secrets = resolved.sidecar_secrets(&session.env)?;
     let code = life.live(plan, &resolved, &secrets, session, cancel)?;
     Ok(exit_code(code))
+}
+
+/// What is missing of the backend that nobody has named may not be needed at all.
+fn or_without_engine(error: anyhow::Error, unnamed: bool) -> anyhow::Error {
+    match error.downcast::<StdError>() {
+        Ok(StdError(mut error)) if unnamed && error.kind == ErrorKind::PREREQUISITE => {
+            let hint = error.hint.take().map(|hint| format!("{hint} Or do")).unwrap_or_else(|| "Do".into());
+            StdError(error.hint(format!("{hint} without an engine: `bottle start --backend namespace …`."))).into()
+        }
+        Ok(error) => error.into(),
+        Err(error) => error,
+    }
 }
 
 /// The working directory, where it is to come along.

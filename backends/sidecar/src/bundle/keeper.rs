@@ -10,7 +10,7 @@
 //! as the user that it had. A keeper is started before that, once, as that user, and needs no privilege. It holds
 //! nothing worth having: policy and secrets go from the bundle to the daemon by a pipe that the keeper only passes on.
 
-use crate::{daemon, users::Users};
+use crate::{daemon, listeners, users::Users};
 use anyhow::{Context, Result, bail};
 use rustix::{
     cmsg_space,
@@ -58,6 +58,7 @@ impl Keeper {
         let mut command = Command::new("/proc/self/exe");
         users.assign(&mut command, place)?;
         command.args(["keep", name]).env_clear().stdin(far).stdout(Stdio::null());
+        listeners::pass_on(&mut command);
         command.spawn().with_context(|| format!("start the keeper of the daemon {name}"))?;
         Ok(Self { socket })
     }
@@ -142,6 +143,7 @@ fn start(name: &str, lent: Vec<OwnedFd>) -> Result<Child> {
     let program = lent.next();
     let mut command = Command::new("/proc/self/exe");
     command.args(["daemon", name]).env_clear().env(HEAP.0, HEAP.1).stdin(stdin).stdout(stdout);
+    listeners::pass_on(&mut command);
     if let Some(program) = &program {
         // The daemon finds it under the same number.
         fcntl_setfd(program, FdFlags::empty())?;
