@@ -7,7 +7,7 @@ use bottle_scan::ExactSet;
 /// A warning for each of these that is not looked for.
 pub fn warnings<'a>(secrets: impl IntoIterator<Item = (&'a str, &'a Secret)>) -> Vec<String> {
     let set = ExactSet::new(secrets.into_iter().map(|(name, secret)| (name, secret.expose())));
-    let warning = |name: &str, why: &str| format!("the value of {name} is not recognised where it leaves: {why}");
+    let warning = |name: &str, why: &str| format!("{name} is not recognised where it leaves; its value is {why}");
     set.skipped().iter().map(|skipped| warning(&skipped.name, skipped.why)).collect()
 }
 
@@ -20,7 +20,7 @@ mod tests {
         let secrets = [("A", "hunter2"), ("$B", "aaaaaaaaaaaaaaaa"), ("C", "tok-5Jx9QvLm2RzT8wKb")];
         let secrets = secrets.map(|(name, value)| (name, Secret::new(value)));
         let said = warnings(secrets.iter().map(|(name, secret)| (*name, secret)));
-        assert!(said.len() == 2 && said[0].contains("of A ") && said[1].contains("of $B "), "{said:?}");
+        assert!(said.len() == 2 && said[0].starts_with("A is ") && said[1].starts_with("$B is "), "{said:?}");
         assert!(said[0].ends_with("12 bytes") && !said.concat().contains("hunter2"), "{said:?}");
     }
 }
