@@ -1,6 +1,9 @@
 //! Long conversations of the real Claude Code through the whole bottle: look-alikes of secrets pass unharmed, and a real
-//! secret of the agent's environment does not reach the model.
+//! secret of the agent's environment does not reach the model. And one of two megabytes that no client is needed for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests
+
+#[path = "conversation/large.rs"]
+mod large;
 
 use anyhow::{Context, Result};
 use base64::{Engine, prelude::BASE64_STANDARD};

@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 use bottle_tests::{
     bottle::{Home, REAL_TOKEN, identity_in, left_in_engine},
     lab::{Lab, Target},
+    needle,
     standin::Standin,
     wire::Authority,
 };
@@ -27,7 +28,6 @@ fn main() -> Result<()> {
     let routes = hosts.map(|host| format!("{{host: {host}, address: {}}}", standin.address));
     home.bottle("box", &routes.each_ref().map(String::as_str))?;
 
-    let (head, tail) = REAL_TOKEN.split_at(20);
     let address = target.address;
     let (results, run) = home.play(&[
         "curl -sS -m 5 -o /dev/null -w '%{http_code}' https://allowed.example/hello",
@@ -36,7 +36,7 @@ fn main() -> Result<()> {
         "getent hosts secrets.attacker.example; echo rc=$?",
         "git ls-remote https://allowed.example/r.git 2>&1; git -c http.extraHeader=x push https://allowed.example/r.git HEAD 2>&1; \
          curl -sS -m 5 'https://allowed.example/r.git/info/refs?service=git-receive-pack'",
-        &format!("n='{head}''{tail}'; cat /proc/[0-9]*/environ 2>/dev/null | /usr/bin/grep -aqF -f <(printf %s \"$n\"); echo found=$?"),
+        &needle::in_processes(REAL_TOKEN),
     ])?;
     let stderr = &run.stderr;
     writeln!(stdout(), "{stderr}")?;
@@ -58,7 +58,7 @@ fn main() -> Result<()> {
         Row {
             tried: "real credential in any process of the bottle",
             expected: "not found",
-            ok: result(5).contains("found=1"),
+            ok: result(5).contains(&needle::in_no_process(REAL_TOKEN)),
         },
         Row {
             tried: "GET https://allowed.example/hello",

@@ -1,10 +1,10 @@
-//! Every point of a bottle's life on Docker at which `bottle` may fail: an error, a panic, a signal and SIGKILL there
+//! Every point of a bottle's life at which `bottle` may fail: an error, a panic, a signal and SIGKILL there
 //! leave nothing behind, and a live bottle beside it is untouched. The points are those that a run has passed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests
 
 use anyhow::{Context, Result, ensure};
 use bottle_tests::{
-    bottle::{Home, KillOnDrop, REAL_TOKEN, Run, eventually, identity_in, left_in_engine, processes_of, report},
+    bottle::{Home, KillOnDrop, REAL_TOKEN, Run, eventually, identity_in, processes_of, report},
     lab::Lab,
     standin::Standin,
     tiny,
@@ -51,7 +51,7 @@ impl Neighbourhood {
     fn new() -> Result<Self> {
         let (lab, authority) = (Lab::get(), Authority::new()?);
         let standin = Standin::start(&authority, &["api.anthropic.com"], &format!("Bearer {REAL_TOKEN}"))?;
-        let home = Home::new(lab, &authority, &standin)?.with_env("CLAUDE_BOTTLE_IMAGE", tiny::image(lab)?);
+        let home = tiny::at(Home::new(lab, &authority, &standin)?, lab)?;
         home.write("project/file", "brought along\n")?;
         let neighbour = home.start(&["start", "dev", "--yes", "--prompt", "wait"], &[])?;
         let live = eventually("the neighbour is listed", || home.listed().pop())?;
@@ -120,8 +120,9 @@ impl Neighbourhood {
     }
 
     fn assert_neighbour_untouched(&self) -> Result<()> {
-        let live = left_in_engine(self.lab, &self.live)?;
-        ensure!(live.len() == 4, "the neighbour was touched: {live:?}");
+        let target = self.home.target();
+        let live = target.left(self.lab, &self.live)?;
+        ensure!(live.len() == target.things(), "the neighbour was touched: {live:?}");
         Ok(())
     }
 
@@ -140,8 +141,8 @@ impl Neighbourhood {
 
     /// Nothing of a bottle is left, but its log where that `may_be_kept`.
     fn assert_gone(&self, identity: &str, may_be_kept: bool) -> Result<()> {
-        let left = left_in_engine(self.lab, identity)?;
-        ensure!(left.is_empty(), "left in the engine: {left:?}");
+        let left = self.home.target().left(self.lab, identity)?;
+        ensure!(left.is_empty(), "left of it: {left:?}");
         let state = self.home.state().join(identity);
         if state.exists() {
             let names =
@@ -160,9 +161,8 @@ impl Neighbourhood {
         ensure!(self.home.listed() == [self.live.as_str()], "{:?}", self.home.listed());
         ensure!(self.home.run(&["cleanup", "--yes"])?.code == Some(0));
         ensure!(self.home.identities() == [self.live.as_str()], "{:?}", self.home.identities());
-        let label = format!("label=claude-bottle.identity={}", self.live);
-        let filters = ["ps", "-q", "--filter", &label, "--filter", "label=claude-bottle.role=agent"];
-        self.lab.docker(&["exec", self.lab.docker(&filters)?.trim(), "claude", "end"])?;
+        let told = self.home.run(&["exec", &self.live, "--", "claude", "end"])?;
+        ensure!(told.code == Some(0), "{told:?}");
         let run = self.neighbour.finish()?;
         ensure!(run.code == Some(0), "the neighbour: {run:?}");
         bottle_tests::bottle::assert_nothing_left(self.lab, &self.home, &self.live).with_context(|| format!("{run:?}"))

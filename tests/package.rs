@@ -3,9 +3,11 @@
 
 use anyhow::{Context, Result};
 use bottle_tests::{
+    bare::{Bare, Who, artifact},
     bottle::{Home, REAL_TOKEN, assert_nothing_left, contains, identity_in},
     lab::{Lab, output},
     standin::Standin,
+    target::Target,
     wire::Authority,
 };
 use std::{fs, path::PathBuf, process::Command};
@@ -25,11 +27,14 @@ fn the_unpacked_tarball_starts_a_bottle() -> Result<()> {
         Command::new("tar").arg("-xzf").arg(tarball(lab)?).args(["--strip-components=1", "-C"]).arg(elsewhere.path()),
     )?;
     output(Command::new("sha256sum").args(["--check", "--quiet", "SHA256SUMS"]).current_dir(elsewhere.path()))?;
-    let home = Home::new(lab, &authority, &standin)?.with_program(elsewhere.path().join("bin/bottle"));
-    for (args, env) in [
-        (&["start", "dev", "--backend", "docker", "--yes", "--prompt", "hello"][..], &[][..]),
-        (&["start", "dev", "--yes", "--prompt", "hello"], &[("CLAUDE_BOTTLE_BACKEND", "docker")]),
+    let program = elsewhere.path().join("bin/bottle");
+    let [docker, namespace] = [Target::Docker, Target::Namespace(Who::Root)];
+    for (target, args, env) in [
+        (docker, &["start", "dev", "--backend", "docker", "--yes", "--prompt", "hello"][..], &[][..]),
+        (docker, &["start", "dev", "--yes", "--prompt", "hello"], &[("CLAUDE_BOTTLE_BACKEND", "docker")]),
+        (namespace, &["start", "dev", "--yes", "--prompt", "hello"], &[]),
     ] {
+        let home = Home::on(target, lab, &authority, &standin)?.with_program(program.clone());
         let run = home.start(args, env)?.finish()?;
         assert_eq!((run.code, run.stdout.trim()), (Some(0), "stand-in: hello"), "{run:?}");
         assert_nothing_left(lab, &home, &identity_in(&run.stderr)?)?;
@@ -38,7 +43,7 @@ fn the_unpacked_tarball_starts_a_bottle() -> Result<()> {
 }
 
 #[test]
-fn the_packaged_program_has_no_fault_points() -> Result<()> {
+fn the_packaged_programs_have_no_fault_points_and_leave_no_defence_out() -> Result<()> {
     let lab = Lab::get();
     let elsewhere = tempfile::tempdir()?;
     output(
@@ -47,5 +52,11 @@ fn the_packaged_program_has_no_fault_points() -> Result<()> {
     let needle = b"CLAUDE_BOTTLE_FAULT";
     assert!(contains(&fs::read(lab.stage.join("bin/bottle"))?, needle), "the staged program should have them");
     assert!(!contains(&fs::read(elsewhere.path().join("bin/bottle"))?, needle));
+    let open = artifact("bottle-namespace");
+    let name = open.file_name().context("the launcher's name")?;
+    for (launcher, filters) in [(open.clone(), "0"), (elsewhere.path().join("libexec/bottle").join(name), "2")] {
+        let said = Bare::start_by_program(&launcher, &["seccomp"])?.sh("grep Seccomp: /proc/self/status")?;
+        assert_eq!(said.stdout.trim(), format!("Seccomp:\t{filters}"), "{}", launcher.display());
+    }
     Ok(())
 }

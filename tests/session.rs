@@ -1,12 +1,14 @@
-//! A session: the real Claude Code in a real Docker bottle, asking a stand-in for the model through the sidecar.
+//! A session: the real Claude Code in a real bottle, asking a stand-in for the model through the sidecar.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests
 
 use anyhow::{Context, Result};
 use bottle_tests::{
     bottle::{ENV_SECRET, Home, REAL_TOKEN, assert_nothing_left, eventually, identity_in},
     lab::Lab,
+    needle,
     pty::Pty,
     standin::Standin,
+    target::Target,
     wire::Authority,
 };
 use rustix::process::Signal;
@@ -24,35 +26,10 @@ fn claude_answers_through_the_sidecar_and_never_holds_the_real_token() -> Result
     let (lab, standin, home) = home(&format!("Bearer {REAL_TOKEN}"))?;
     home.write(".claude/skills/greet/SKILL.md", "---\nname: greet\ndescription: greets whoever comes\n---\nhello\n")?;
     home.write(".claude-bottle/agents/dev.md", "---\nbottle: box\nskills: [greet]\n---\nYou are under test.\n")?;
-    // Never an argument, so that the needle is not itself in the process that looks for it; and with each letter replaced
-    // by the next, for the sidecar lets a credential that it puts in come back in no form. The first search must find something.
-    let next = |c: char| match c {
-        'z' => 'a',
-        'Z' => 'A',
-        '9' => '0',
-        c if c.is_ascii_alphanumeric() => char::from(c as u8 + 1),
-        c => c,
-    };
-    let hidden: String = REAL_TOKEN.chars().map(next).collect();
-    let in_processes = |n: &str| {
-        format!(
-            "n={n}; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | /usr/bin/grep -aqF -f <(printf %s \"$n\"); echo found=$?"
-        )
-    };
-    let in_files = |n: &str| {
-        format!(
-            "n={n}; /usr/bin/grep -raqsF -f <(printf %s \"$n\") --exclude-dir=proc --exclude-dir=sys /; echo found=$?"
-        )
-    };
-    let needle = format!("$(printf %s '{hidden}' | tr b-zaB-ZA1-90 a-zA-Z0-9)");
-    let placeholder = "'sk-ant-oat01-place''holder'";
     let (results, run) = home.play(&[
         "env; tr '\\0' '\\n' < /proc/$PPID/environ | grep CLAUDE_CODE_OAUTH_TOKEN",
-        &format!("{}; {}", in_processes(placeholder), in_processes(&needle)),
-        &format!(
-            "n='You are under ''test'; /usr/bin/grep -raqsF -f <(printf %s \"$n\") /home; echo found=$?; {}",
-            in_files(&needle)
-        ),
+        &needle::in_processes(REAL_TOKEN),
+        &needle::in_files(REAL_TOKEN),
         "ls -l /proc/self/exe; id -u; grep -E 'Cap(Eff|Prm|Bnd)|NoNewPrivs|Seccomp:' /proc/self/status",
         "cat ~/.claude/settings.json; stat -c '%a %u' ~/.claude/skills/greet/SKILL.md ~/.bottle/prompt.md",
     ])?;
@@ -61,9 +38,8 @@ fn claude_answers_through_the_sidecar_and_never_holds_the_real_token() -> Result
     // The agent has its own secret; the model is not told of it.
     assert!(results[0].contains("AGENT_SECRET=[bottle:redacted AGENT_SECRET]"), "{}", results[0]);
     assert!(results[0].contains("PLAIN=a literal"), "{}", results[0]);
-    // grep: 0 found, 1 not found, 2 not found and something could not be read (root's files).
-    assert!(results[1].contains("found=0\nfound=1"), "a process holds the token: {}", results[1]);
-    assert!(results[2].contains("found=0\nfound=2"), "a file holds the token: {}", results[2]);
+    assert!(results[1].contains(&needle::in_no_process(REAL_TOKEN)), "does a process hold the token? {}", results[1]);
+    assert!(results[2].contains(&needle::in_no_file(REAL_TOKEN)), "does a file hold the token? {}", results[2]);
     for line in ["CapPrm:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "\n1000\n"]
     {
         assert!(results[3].contains(line), "{line:?} is not in {}", results[3]);
@@ -149,8 +125,12 @@ fn what_is_shown_without_a_bottle() -> Result<()> {
         assert!(info.stdout.contains(text), "{text}: {info:?}");
     }
     assert!(!info.stdout.contains(ENV_SECRET) && !info.stdout.contains("a literal"), "{info:?}");
-    let doctor = home.run(&["--backend", "docker", "doctor"])?;
-    assert!(doctor.code == Some(0) && doctor.stdout.contains("docker   Docker engine     ok"), "{doctor:?}");
+    let doctor = home.run(&["--backend", home.target().backend(), "doctor"])?;
+    let found = match home.target() {
+        Target::Docker => "docker   Docker engine     ok",
+        Target::Namespace(_) => "a bottle was made and ended",
+    };
+    assert!(doctor.code == Some(0) && doctor.stdout.contains(found), "{doctor:?}");
     let output = home.command(&["--backend", "docker", "doctor"]).env("DOCKER_HOST", "unix:///nowhere").output()?;
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("Start the engine there"));
@@ -188,10 +168,16 @@ fn errors_say_what_to_type_next() -> Result<()> {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(125));
     assert!(stderr.contains("neither CLAUDE_BOTTLE_OAUTH_TOKEN nor ANTHROPIC_API_KEY"), "{stderr}");
-    let mut command = home.command(&["start", "dev", "--yes", "--prompt", "x"]);
+    let mut command = home.command(&["--backend", "docker", "start", "dev", "--yes", "--prompt", "x"]);
     let output = command.env("DOCKER_HOST", "unix:///nowhere/docker.sock").output()?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("no Docker engine at unix:///nowhere/docker.sock") && stderr.contains("hint:"), "{stderr}");
+    assert!(!stderr.contains("--backend namespace"), "{stderr}");
+    // Where nobody has named it there is another one, which needs no engine.
+    let mut command = home.command(&["start", "dev", "--yes", "--prompt", "x"]);
+    let command = command.env_remove("CLAUDE_BOTTLE_BACKEND").env("DOCKER_HOST", "unix:///nowhere/docker.sock");
+    let stderr = String::from_utf8_lossy(&command.output()?.stderr).into_owned();
+    assert!(stderr.contains("no Docker engine") && stderr.contains("`bottle start --backend namespace …`"), "{stderr}");
     Ok(())
 }
 
@@ -200,8 +186,10 @@ fn list_active_shows_a_running_bottle_and_an_api_key_goes_as_one() -> Result<()>
     let (lab, standin, home) = home("THE-REAL-API-KEY")?;
     let routes = format!("[{{host: api.anthropic.com, address: {}}}]", standin.address);
     home.write(".claude-bottle/bottles/net.md", &format!("---\negress: {{routes: {routes}}}\n---\n"))?;
-    let limits = "---\nextends: net\nlimits: {memory: 1g, cpus: 1.5, pids: 300}\n---\n";
-    home.write(".claude-bottle/bottles/box.md", limits)?;
+    // An ordinary user has no control groups to limit memory and processors with: such a bottle is refused there.
+    let target = home.target();
+    let limits = if target.user().is_some() { "{pids: 300}" } else { "{memory: 1g, cpus: 1.5, pids: 300}" };
+    home.write(".claude-bottle/bottles/box.md", &format!("---\nextends: net\nlimits: {limits}\n---\n"))?;
     let mut child = home
         .command(&["start", "dev", "--yes", "--prompt", "@@bash sleep 5; env | grep ANTHROPIC"])
         .env_remove("CLAUDE_BOTTLE_OAUTH_TOKEN")
@@ -212,12 +200,15 @@ fn list_active_shows_a_running_bottle_and_an_api_key_goes_as_one() -> Result<()>
         let rows: serde_json::Value = serde_json::from_str(&list.stdout).ok()?;
         rows["bottles"].get(0).cloned()
     })?;
-    assert_eq!((&row["backend"], &row["agent"]), (&"docker".into(), &"dev".into()));
+    assert_eq!((&row["backend"], &row["agent"]), (&target.backend().into(), &"dev".into()));
     assert_eq!(row["daemons"], serde_json::json!(["egress", "dns"]));
-    let label = format!("label=claude-bottle.identity={}", row["identity"].as_str().unwrap_or_default());
-    let agent = lab.docker(&["ps", "-q", "--filter", &label, "--filter", "label=claude-bottle.role=agent"])?;
-    let format = "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}}";
-    assert_eq!(lab.docker(&["inspect", "-f", format, agent.trim()])?.trim(), "1073741824 1500000000 300");
+    let identity = row["identity"].as_str().context("identity")?;
+    if target == Target::Docker {
+        let label = format!("label=claude-bottle.identity={identity}");
+        let agent = lab.docker(&["ps", "-q", "--filter", &label, "--filter", "label=claude-bottle.role=agent"])?;
+        let format = "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}}";
+        assert_eq!(lab.docker(&["inspect", "-f", format, agent.trim()])?.trim(), "1073741824 1500000000 300");
+    }
     // A live bottle is not for `cleanup`.
     let run = home.run(&["cleanup", "--yes"])?;
     assert!(run.stderr.contains("nothing to clean up"), "{run:?}");
@@ -227,7 +218,6 @@ fn list_active_shows_a_running_bottle_and_an_api_key_goes_as_one() -> Result<()>
     assert!(stdout.contains("ANTHROPIC_API_KEY=sk-ant-api03-placeholder"), "{stdout}");
     assert!(standin.seen().iter().any(|s| s.header("x-api-key") == Some("THE-REAL-API-KEY")));
     assert!(home.run(&["list", "active"])?.stderr.contains("no active bottles"));
-    let identity = row["identity"].as_str().context("identity")?;
     assert_nothing_left(lab, &home, identity)
 }
 

@@ -3,6 +3,8 @@
 
 #[path = "sidecar/origin.rs"]
 mod origin;
+#[path = "sidecar/pieces.rs"]
+mod pieces;
 #[path = "sidecar/protocols.rs"]
 mod protocols;
 
@@ -10,10 +12,11 @@ use anyhow::{Context, Result};
 use bottle_api::control::First;
 use bottle_policy::{Auth, AuthScheme, Policy, Route};
 use bottle_tests::{
+    bottle::eventually,
     lab::Target,
     sidecar::{Sidecar, launch},
     standin::Standin,
-    wire::Authority,
+    wire::{Authority, Hello, read_answer},
 };
 use std::{
     io::{Read, Write},
@@ -231,9 +234,34 @@ fn without_the_capability_nothing_is_served() -> Result<()> {
         assert!(!answer.body.contains("the-real-token"));
     }
     assert!(standin.seen().is_empty());
-    let rules: Vec<String> = sidecar.log().into_iter().map(|line| line.rule).collect();
-    assert_eq!(rules.iter().filter(|rule| *rule == "challenge").count(), 3, "{rules:?}");
-    assert_eq!(rules.iter().filter(|rule| *rule == "capability").count(), 1, "{rules:?}");
+    eventually("three challenges and one wrong password are in the log", || {
+        let log = sidecar.log();
+        let count = |rule: &str| log.iter().filter(|line| line.rule == rule).count();
+        (count("challenge") == 3 && count("capability") == 1).then_some(())
+    })
+}
+
+#[test]
+fn what_cannot_be_read_as_a_request_has_its_line_in_the_log() -> Result<()> {
+    let (sidecar, standin, _target) = setup()?;
+    let client = &sidecar.client;
+    let bad = "GET /x HTTP/1.1\r\nHost : open.example\r\n\r\n";
+    assert_eq!(client.https("open.example:443", "open.example", bad)?.status, 400);
+    assert_eq!(client.plain("GET http://open.example/ HTTP/1.1\r\nX\r\n\r\n")?.status, 400);
+    // After a good one on the same connection, too.
+    let mut tls = client.tls("open.example:443", "open.example", Hello::default())?;
+    for (request, status) in [(&*get("open.example", "/api/hello").replace("close", "keep-alive"), 200), (bad, 400)] {
+        tls.write_all(request.as_bytes())?;
+        assert_eq!(read_answer(&mut tls)?.status, status);
+    }
+    let lines = eventually("each has a line", || {
+        let lines = sidecar.log().into_iter().filter(|line| line.rule == "unreadable");
+        let lines: Vec<_> = lines.map(|line| (line.host, line.decision, line.status)).collect();
+        (lines.len() == 3).then_some(lines)
+    })?;
+    let line = |host: &str| (host.to_owned(), "deny".to_owned(), 400);
+    assert_eq!(lines, [line("open.example:443"), line(""), line("open.example:443")]);
+    assert_eq!(standin.seen().len(), 1);
     Ok(())
 }
 

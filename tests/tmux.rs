@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result};
 use bottle_tests::{
-    bottle::{Home, REAL_TOKEN, assert_nothing_left, contains, eventually, identity_in},
+    bottle::{Home, REAL_TOKEN, assert_nothing_left, contains, eventually, identity_in, processes_of},
     lab::{Lab, output},
     standin::Standin,
     wire::Authority,
@@ -121,6 +121,7 @@ fn claude_in_tmux_answers_follows_the_size_and_gives_the_terminal_back() -> Resu
     println!("mouse, cursor, alternate screen, cursor keys: {in_session} in the session");
     assert_eq!(tmux.pane("#{mouse_any_flag} #{cursor_flag} #{alternate_on} #{keypad_cursor_flag}")?, "0 1 0 0");
     drop(tmux);
+    eventually("tmux itself is gone", || processes_of(&home).is_empty().then_some(()))?;
     assert_nothing_left(lab, &home, &identity)
 }
 

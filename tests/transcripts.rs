@@ -18,6 +18,7 @@ env:
   PASSWORD: ?staging database
 egress:
   presets: [claude-full]
+  blocklist: [tracker.example, '*.paste.example']
   routes:
     - host: docs.example.com
     - {host: api.github.com, methods: [GET], path_allowlist: [/repos/me/a, /repos/me/b], auth: {scheme: Bearer, token_ref: GITHUB_TOKEN}}

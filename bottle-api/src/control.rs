@@ -42,6 +42,9 @@ pub const DAEMONS_ENV: &str = "CLAUDE_BOTTLE_SIDECAR_DAEMONS";
 /// bundle is then started as root with the capabilities SETUID, SETGID and SETPCAP and no other; all three and root are
 /// given up before it reads anything.
 pub const UIDS_ENV: &str = "CLAUDE_BOTTLE_SIDECAR_UIDS";
+/// The bundle's variable, where it has been given its listeners: the number of the first of three descriptors that follow
+/// one another, the proxy's, the resolver's for UDP and its for TCP. It then binds nothing.
+pub const LISTENERS_ENV: &str = "CLAUDE_BOTTLE_SIDECAR_LISTENERS";
 /// The proxy, on [`PROXY_PORT`]. Cannot be left out.
 pub const EGRESS_DAEMON: &str = "egress";
 /// The resolver, on UDP and TCP port 53: the bundle must be allowed to bind it. Cannot be left out.

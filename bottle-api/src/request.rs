@@ -174,6 +174,9 @@ pub struct BottleInfo {
     pub sidecar_host: String,
     /// Names of the sidecar, from inside: no proxy for these.
     pub sidecar_names: Vec<String>,
+    /// Its processes are in groups of whoever started it, which no unprivileged user can give up. They have no number in the
+    /// bottle: only what is bound into it could be of theirs, and the plan's warnings name them. Any other group is a hole.
+    pub unmapped_groups: bool,
 }
 
 /// `start`: a process in the bottle.

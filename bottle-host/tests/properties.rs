@@ -100,6 +100,7 @@ fn egress() -> impl Strategy<Value = Value> {
         object([
             ("mode", audit.then_some(json!("audit"))),
             ("presets", preset.then_some(json!(["claude-full"]))),
+            ("blocklist", preset.then_some(json!(["bad.example", "*.worse.example"]))),
             ("routes", (!routes.is_empty()).then_some(json!(routes))),
         ])
     })

@@ -88,4 +88,13 @@ rows! {
         }
         Ok(())
     };
+    /// More than is looked at before it is answered: the rest comes too.
+    long_answers_where_there_is_one: |w| {
+        for length in [10, 256 << 10, (256 << 10) + 1, 1 << 20] {
+            w.origin.page("/v1/long", vec![b'x'; length]);
+            let answer = w.tls("api.example", get("api.example", "/v1/long")).defused()?.context("an answer")?;
+            ensure!(answer.body.bytes().filter(|byte| *byte == b'x').count() == length, "of {length}: {}", answer.head);
+        }
+        w.tls("open.example", get("open.example", "/fine")).passes().map(drop)
+    };
 }

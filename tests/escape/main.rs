@@ -6,7 +6,9 @@ mod bottle;
 mod hardening;
 mod open;
 mod outsiders;
+mod requests;
 mod table;
+mod verdicts;
 
 use anyhow::Result;
 use bottle_tests::{

@@ -7,6 +7,7 @@ use bottle_tests::{
     lab::{Lab, Listeners},
     running::{self, Running},
     standin::Standin,
+    target::Target,
     wire::Authority,
 };
 use serde_json::Value;
@@ -24,7 +25,10 @@ fn another_user_of_the_machine_gets_nothing() -> Result<()> {
     let mut rows: Vec<Row> = vec![];
     // The machine has a leg on the sidecar's own network. To the other it has no way: a packet goes to wherever the
     // machine sends strangers' packets, and whoever answers there is not the sidecar, whose log tells.
-    for (network, end) in [("internal", End::Unheard), ("egress", End::Fails)] {
+    // In namespaces nobody outside of the bottle has a way to where its sidecar listens.
+    let networks = [("internal", End::Unheard), ("egress", End::Fails)];
+    let networks = networks.into_iter().filter(|_| home.target() == Target::Docker);
+    for (network, end) in networks {
         let ip = bottle.address("sidecar", network)?;
         for port in [9099, 53, 9418, 9100] {
             let command = format!("echo hello > /dev/tcp/{ip}/{port}");

@@ -3,9 +3,10 @@
 
 use crate::{
     place::{AGENT_IMAGE, ALLOWED, Place},
+    requests::{answers, requests},
     table::{End, Row, check, row, script, tcp, udp},
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use bottle_tests::{
     bottle::{Run, eventually, report},
     lab::{Listeners, Target},
@@ -98,49 +99,6 @@ fn speak(port: u16) -> String {
     format!("exec 3<>/dev/tcp/egress/{port}; echo hello >&3; timeout 5 head -c 1 <&3 | grep -q .")
 }
 
-/// Requests whose answers must be the same wherever the bottle is.
-fn requests(target: Ipv4Addr) -> Vec<(&'static str, String)> {
-    let code = "curl -s -m 60 -o /dev/null -w '%{http_code} %{http_connect}'";
-    let body = "curl -s -m 60";
-    let unproxied = "env -u http_proxy -u HTTP_PROXY -u https_proxy -u HTTPS_PROXY -u ALL_PROXY -u all_proxy";
-    vec![
-        ("a granted host", format!("{code} https://{ALLOWED}/")),
-        ("another path of it", format!("{code} https://{ALLOWED}/a/b?c=d")),
-        ("a host that is not granted", format!("{body} https://forbidden.example/")),
-        ("the same without TLS", format!("{body} http://forbidden.example/")),
-        ("a granted host on another port", format!("{body} https://{ALLOWED}:8443/")),
-        ("an address", format!("{body} -k https://{target}/")),
-        ("an address with a granted name", format!("{body} -H 'Host: {ALLOWED}' http://{target}/")),
-        (
-            "a granted name for an address's certificate",
-            format!("{body} -k --connect-to ::{target}:443 https://forbidden.example/"),
-        ),
-        ("metadata", format!("{body} http://{METADATA}/latest/meta-data/")),
-        ("the machine outside by its loopback", format!("{body} http://127.0.0.2/")),
-        ("a path that is not what it seems", format!("{body} --path-as-is https://{ALLOWED}/a/../b")),
-        ("a push over HTTPS", format!("{body} 'https://{ALLOWED}/x.git/info/refs?service=git-receive-pack'")),
-        ("the list of routes", format!("{body} http://_egress.local/allowlist")),
-        (
-            "the proxy without a password",
-            format!("{unproxied} {code} -x http://egress:9099 http://_egress.local/allowlist"),
-        ),
-        (
-            "the proxy with another's password",
-            format!("{unproxied} {code} -x http://bottle:x@egress:9099 https://{ALLOWED}/"),
-        ),
-        ("no proxy at all", format!("{unproxied} {code} -m 3 https://{ALLOWED}/; echo \" $?\"")),
-    ]
-}
-
-/// The answers, one per request.
-fn answers(bottle: &Running<'_>, requests: &[(&'static str, String)]) -> Result<Vec<(&'static str, String)>> {
-    let commands: String = requests.iter().map(|(_, command)| format!("({command}) 2>&1; printf '\\001'\n")).collect();
-    let run = bottle.sh(&commands)?;
-    let said: Vec<String> = run.stdout.split('\u{1}').map(|text| text.trim().to_owned()).collect();
-    ensure!(said.len() == requests.len() + 1, "{run:?}");
-    Ok(requests.iter().zip(said).map(|((name, _), answer)| (*name, answer)).collect())
-}
-
 fn attempts(target: Ipv4Addr, listeners: &Listeners, neighbours: &[&Neighbour<'_>], gateway: Ipv4Addr) -> Vec<Row> {
     let denied = || End::Says("bottle_egress_denied".into());
     let port = listeners.port;
@@ -213,7 +171,7 @@ fn one_table_gives_the_same_verdicts_in_a_container_and_in_a_machine() -> Result
         check(&rows, &bottle.sh(&script(&rows, &beside, PATIENCE, AT_ONCE))?).with_context(|| backend.to_owned())?;
         let arrived = |n: usize| place.standin.seen().iter().any(|seen| seen.path == format!("/beside-{n}"));
         assert!((0..rows.len()).all(arrived), "{backend}: an allowed request did not arrive");
-        verdicts.push(answers(&bottle, &requests(target.address))?);
+        verdicts.push(answers(&bottle, &requests(target.address, ALLOWED))?);
 
         if backend == "smolmachines" {
             // Direct attempts alone: root has no proxy. What closes them now is outside the machine.

@@ -4,6 +4,8 @@
 mod escape;
 mod faults;
 mod place;
+#[path = "../escape/requests.rs"]
+mod requests;
 mod session;
 #[path = "../escape/table.rs"]
 mod table;

@@ -1,7 +1,6 @@
 //! A host that speaks what it is told to, says what it saw, and a client of a tunnel that does the same.
 
 use anyhow::{Context, Result};
-use base64::{Engine, prelude::BASE64_STANDARD};
 use bottle_tests::{
     lab::Lab,
     wire::{Authority, ProxyClient},
@@ -12,12 +11,11 @@ use hyper::{
     Request, Response, Version,
     body::{Body, Frame, Incoming},
     client::conn,
-    header::{CONNECTION, HeaderMap, HeaderValue, TRAILER, UPGRADE},
+    header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, TRAILER, UPGRADE},
     server::conn::{http1, http2},
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use serde_json::{Value, json};
 use std::{
     convert::Infallible,
@@ -40,6 +38,7 @@ use tokio_rustls::{
         pki_types::{CertificateDer, ServerName, pem::PemObject},
     },
 };
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// How many requests for `/together` are answered, all at once.
 pub(crate) const TOGETHER: usize = 8;
@@ -75,8 +74,10 @@ pub(crate) struct Origin {
 struct Shared {
     seen: Mutex<Vec<Value>>,
     together: Barrier,
-    /// Lets the second event of `/events` out.
+    /// Lets the next event of `/events` out.
     next: Notify,
+    /// What `/said` is answered with: a type, and pieces, each but the first let out by `next`.
+    said: Mutex<(String, Vec<String>)>,
 }
 
 impl Origin {
@@ -86,8 +87,12 @@ impl Origin {
         let mut config = (*authority.server_config(hosts)?).clone();
         config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let shared =
-            Arc::new(Shared { seen: Mutex::default(), together: Barrier::new(TOGETHER), next: Notify::default() });
+        let shared = Arc::new(Shared {
+            seen: Mutex::default(),
+            together: Barrier::new(TOGETHER),
+            next: Notify::default(),
+            said: Mutex::default(),
+        });
         for (port, tls) in [(443, true), (80, false)] {
             let listener = Lab::listen((address, port).into())?;
             listener.set_nonblocking(true)?;
@@ -110,6 +115,11 @@ impl Origin {
 
     pub(crate) fn seen(&self) -> Vec<Value> {
         self.shared.seen.lock().unwrap().clone()
+    }
+
+    pub(crate) fn say(&self, kind: &str, pieces: &[&str]) {
+        let pieces = pieces.iter().map(|piece| (*piece).to_owned()).collect();
+        *self.shared.said.lock().unwrap() = (kind.to_owned(), pieces);
     }
 
     pub(crate) fn next_event(&self) {
@@ -166,9 +176,8 @@ async fn answer(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Respons
     if let Some(upgrade) = upgrade {
         *response.status_mut() = hyper::StatusCode::SWITCHING_PROTOCOLS;
         let key = head.headers.get("sec-websocket-key").map(HeaderValue::as_bytes).unwrap_or_default();
-        let accept = digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"].concat());
         let headers = response.headers_mut();
-        headers.insert("sec-websocket-accept", BASE64_STANDARD.encode(accept).parse().unwrap());
+        headers.insert("sec-websocket-accept", derive_accept_key(key).parse().unwrap());
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         let rude = head.uri.path() == "/rude";
@@ -192,6 +201,19 @@ async fn answer(mut request: Request<Incoming>, shared: &Arc<Shared>) -> Respons
     let path = head.uri.path().to_owned();
     if path == "/switch" {
         *response.status_mut() = hyper::StatusCode::SWITCHING_PROTOCOLS;
+    }
+    if path == "/said" {
+        let (kind, pieces) = shared.said.lock().unwrap().clone();
+        response.headers_mut().insert(CONTENT_TYPE, kind.parse().unwrap());
+        tokio::spawn(async move {
+            for (n, piece) in pieces.into_iter().enumerate() {
+                if n > 0 {
+                    shared.next.notified().await;
+                }
+                let _ = parts.send(Frame::data(piece.into())).await;
+            }
+        });
+        return response;
     }
     response.headers_mut().insert(TRAILER, HeaderValue::from_static("x-sum"));
     response.headers_mut().insert("alt-svc", HeaderValue::from_static("h3=\":443\""));

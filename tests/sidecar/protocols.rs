@@ -57,7 +57,7 @@ fn setup(change: impl FnOnce(&mut Policy)) -> Result<Wire> {
     Ok(Wire { sidecar: super::start(&policy)?, authority, new, old })
 }
 
-fn run<T>(test: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) fn run<T>(test: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(test)
 }
 
@@ -334,7 +334,10 @@ fn what_is_passed_through_is_not_opened() -> Result<()> {
 
 #[test]
 fn audit_mode_writes_down_what_it_sends_on_without_a_credential() -> Result<()> {
-    let wire = setup(|policy| policy.mode = Mode::Audit)?;
+    let wire = setup(|policy| {
+        policy.mode = Mode::Audit;
+        policy.scan.blocklist = vec!["*.bad.example".into()];
+    })?;
     let client = &wire.sidecar.client;
     let own = |host: &str, path: &str| get(&format!("{host}\r\nAuthorization: Bearer placeholder"), path);
     for (target, request, status, word) in [
@@ -350,6 +353,7 @@ fn audit_mode_writes_down_what_it_sends_on_without_a_credential() -> Result<()> 
         ("0177.0.0.1:443", own("0177.0.0.1", "/"), 400, "\"rule\":\"target\""),
         ("[::ffff:127.0.0.1]:443", own("[::ffff:127.0.0.1]", "/"), 403, "\"rule\":\"address\""),
         ("localhost:443", own("localhost", "/"), 403, "\"rule\":\"address\""),
+        ("a.bad.example:443", own("a.bad.example", "/"), 403, "\"rule\":\"dlp-blocklist\""),
     ] {
         let host = target.rsplit_once(':').context("a port")?.0;
         let sni = host.trim_matches(['[', ']']);

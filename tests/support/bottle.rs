@@ -1,8 +1,10 @@
 //! A home with a manifest, and the staged `bottle` run in it.
 
 use crate::{
+    bare::{self, Who},
     lab::{self, Lab},
     standin::Standin,
+    target::Target,
     wire::Authority,
 };
 use anyhow::{Context, Result};
@@ -12,6 +14,7 @@ use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     io::Write,
+    os::unix::fs::lchown,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::mpsc::{RecvTimeoutError, channel},
@@ -34,13 +37,19 @@ pub struct Home {
     dir: TempDir,
     program: PathBuf,
     env: Vec<(String, String)>,
+    target: Target,
 }
 
 impl Home {
     /// A home whose agent `dev` lives in a bottle that reaches `standin` as the model.
     pub fn new(lab: &Lab, authority: &Authority, standin: &Standin) -> Result<Self> {
+        Self::on(Target::chosen(), lab, authority, standin)
+    }
+
+    /// The same with its bottles there.
+    pub fn on(target: Target, lab: &Lab, authority: &Authority, standin: &Standin) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let home = Self {
+        let mut home = Self {
             program: lab.stage.join("bin/bottle"),
             env: vec![
                 ("DOCKER_HOST".into(), lab.docker_host.clone()),
@@ -52,7 +61,12 @@ impl Home {
                 ("HOST_SECRET".into(), ENV_SECRET.into()),
             ],
             dir,
+            target,
         };
+        if target != Target::Docker {
+            let claude = bare::claude(lab)?.display().to_string();
+            home = home.with_env("CLAUDE_BOTTLE_BACKEND", target.backend()).with_env("CLAUDE_BOTTLE_CLAUDE", &claude);
+        }
         home.write("ca.pem", &authority.pem)?;
         home.bottle("box", &[&format!("{{host: api.anthropic.com, address: {}}}", standin.address)])?;
         home.agent("dev", "box", "You are under test.")?;
@@ -63,7 +77,7 @@ impl Home {
     pub fn bare() -> Result<Self> {
         let (program, dir) = (lab::stage().join("bin/bottle"), tempfile::tempdir()?);
         let token = ("CLAUDE_BOTTLE_OAUTH_TOKEN".into(), REAL_TOKEN.into());
-        let home = Self { dir, program, env: vec![token] };
+        let home = Self { dir, program, env: vec![token], target: Target::Namespace(Who::Root) };
         home.write(".claude-bottle/bottles/box.md", "---\nisolation: process\n---\n")?;
         home.agent("dev", "box", "You are under test.")?;
         Ok(home)
@@ -114,9 +128,35 @@ impl Home {
         self
     }
 
+    /// Where its bottles are.
+    pub fn target(&self) -> Target {
+        self.target
+    }
+
+    /// Gives everything in it to that user. Root alone can.
+    fn hand_over(&self, user: u32) {
+        let mut paths = vec![self.path().to_owned()];
+        while let Some(path) = paths.pop() {
+            // What a bottle has taken away meanwhile needs no owner.
+            let _ = lchown(&path, Some(user), Some(user));
+            if !path.is_symlink() {
+                paths.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
+            }
+        }
+    }
+
     /// `bottle` with these arguments, in an environment that holds nothing else.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = match self.target.user() {
+            None => Command::new(&self.program),
+            Some(user) => {
+                self.hand_over(user);
+                let mut command = Command::new("setpriv");
+                command.args([format!("--reuid={user}"), format!("--regid={user}")]).args(["--clear-groups", "--"]);
+                command.arg(&self.program);
+                command
+            }
+        };
         command
             .args(args)
             .env_clear()
@@ -293,7 +333,7 @@ pub fn left_in_engine(lab: &Lab, identity: &str) -> Result<Vec<String>> {
     Ok(left)
 }
 
-/// Asserts that nothing of a bottle is left: in the engine, in the state directory, or as a process.
+/// Asserts that nothing of a bottle is left: in the engine or the kernel, in the state directory, or as a process.
 pub fn assert_nothing_left(lab: &Lab, home: &Home, identity: &str) -> Result<()> {
     anyhow::ensure!(home.identities().is_empty(), "left in the state directory: {:?}", home.identities());
     assert_only_log_left(lab, home, identity)
@@ -302,8 +342,8 @@ pub fn assert_nothing_left(lab: &Lab, home: &Home, identity: &str) -> Result<()>
 /// Asserts that nothing of a bottle is left but, where its session did not end by itself, its egress log
 /// and its conversation.
 pub fn assert_only_log_left(lab: &Lab, home: &Home, identity: &str) -> Result<()> {
-    let in_engine = left_in_engine(lab, identity)?;
-    anyhow::ensure!(in_engine.is_empty(), "left in the engine: {in_engine:?}");
+    let left = home.target().left(lab, identity)?;
+    anyhow::ensure!(left.is_empty(), "left of the bottle: {left:?}");
     for dir in home.identities() {
         let mut files: Vec<_> = fs::read_dir(home.state().join(dir))?.flatten().map(|e| e.file_name()).collect();
         // What a resume takes up again.

@@ -1,12 +1,15 @@
-//! A Docker bottle that runs and waits, for tests that act in it by `bottle exec` and look at it from outside.
+//! A bottle that runs and waits, for tests that act in it by `bottle exec` and look at it from outside.
 
 use crate::{
+    bare,
     bottle::{Home, KillOnDrop, Run, assert_only_log_left, eventually},
     lab::Lab,
+    target::Target,
 };
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
+    fs,
     io::Write,
     net::Ipv4Addr,
     process::{Command, Stdio},
@@ -70,14 +73,25 @@ impl<'a> Running<'a> {
         Ok(line.split_whitespace().nth(1).context("an address")?.parse()?)
     }
 
-    /// The machine's ids of a container's processes.
+    /// The machine's ids of the processes in that role. In namespaces the sidecar's stand in this machine's network, and the
+    /// agent's do not.
     pub fn processes(&self, role: &str) -> Result<Vec<i32>> {
+        if self.home.target() != Target::Docker {
+            let network = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net"));
+            let own = network("self")?;
+            let top = *bare::launchers(&self.identity).first().context("a launcher")?;
+            let is_sidecars = |pid: &i32| network(&pid.to_string()).is_ok_and(|of| of == own);
+            return Ok(bare::below(top).into_iter().filter(|pid| is_sidecars(pid) == (role == "sidecar")).collect());
+        }
         let table = self.lab.docker(&["top", &self.container(role)?, "-eo", "pid"])?;
         table.lines().skip(1).map(|line| Ok(line.trim().parse()?)).collect()
     }
 
-    /// The machine's id of a container's first process.
+    /// The machine's id of the first process in that role.
     pub fn first_process(&self, role: &str) -> Result<i32> {
+        if self.home.target() != Target::Docker {
+            return self.processes(role)?.first().copied().context("a first process");
+        }
         Ok(self.lab.docker(&["inspect", "-f", "{{.State.Pid}}", &self.container(role)?])?.trim().parse()?)
     }
 

@@ -1,12 +1,13 @@
-//! A bottle's image of a few kilobytes, whose `claude` waits until it is told to end, or returns at once where
-//! that is its prompt: for many bottles, at once or one after another.
+//! A `claude` of a few kilobytes, and an image that has it: it waits until it is told to end, or returns at once where that
+//! is its prompt. For many bottles, at once or one after another.
 
 use crate::{
-    bottle::images,
+    bottle::{Home, images},
     lab::{Lab, output},
+    target::Target,
 };
 use anyhow::Result;
-use std::{fs, process::Command, sync::OnceLock};
+use std::{fs, path::Path, process::Command, sync::OnceLock};
 
 const CLAUDE: &str = r#"
 #include <fcntl.h>
@@ -23,6 +24,24 @@ int main(int argc, char **argv) {
 const DOCKERFILE: &str = "FROM scratch\nCOPY claude /usr/local/bin/claude\nCOPY --chown=1000:1000 empty /workspace\n\
      COPY --chown=1000:1000 empty /home/agent\nENV PATH=/usr/local/bin HOME=/home/agent\nWORKDIR /workspace\n";
 
+/// The home with such a `claude` in its bottles.
+pub fn at(home: Home, lab: &Lab) -> Result<Home> {
+    match home.target() {
+        Target::Docker => Ok(home.with_env("CLAUDE_BOTTLE_IMAGE", image(lab)?)),
+        Target::Namespace(_) => {
+            let program = home.path().join("tiny-claude");
+            compile(&program)?;
+            Ok(home.with_env("CLAUDE_BOTTLE_CLAUDE", &program.display().to_string()))
+        }
+    }
+}
+
+fn compile(program: &Path) -> Result<()> {
+    let source = program.with_extension("c");
+    fs::write(&source, CLAUDE)?;
+    output(Command::new("cc").args(["-static", "-Os", "-s", "-o"]).args([program, source.as_path()])).map(drop)
+}
+
 /// The image's name, built once. It is nobody's recipe: bottle uses it as it is.
 pub fn image(lab: &Lab) -> Result<&'static str> {
     static NAME: OnceLock<String> = OnceLock::new();
@@ -31,9 +50,8 @@ pub fn image(lab: &Lab) -> Result<&'static str> {
     }
     let (dir, name) = (tempfile::tempdir()?, images("bottle-test-tiny"));
     fs::create_dir(dir.path().join("empty"))?;
-    fs::write(dir.path().join("claude.c"), CLAUDE)?;
+    compile(&dir.path().join("claude"))?;
     fs::write(dir.path().join("Dockerfile"), DOCKERFILE)?;
-    output(Command::new("cc").args(["-static", "-Os", "-s", "-o", "claude", "claude.c"]).current_dir(&dir))?;
     lab.docker(&["build", "-q", "-t", &name, &dir.path().display().to_string()])?;
     Ok(NAME.get_or_init(|| name))
 }

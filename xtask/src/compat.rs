@@ -47,7 +47,7 @@ fn build(tree: &Tree) -> Result<()> {
     let place = compat.join(tree.name);
     let mut members = vec!["bottle-api", "compat/plugin"];
     if tree.host {
-        members.extend(["bottle-host", "backends/policy", "compat/host"]);
+        members.extend(["bottle-host", "backends/policy", "backends/scan", "compat/host"]);
     }
     let (plugin, host) = (format!("bottle_backend_{}", tree.name), tree.name.replace("compat", "host"));
     // Cargo puts what it builds under its own name, whichever tree it is from.

@@ -25,7 +25,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   lab smolvm the tests of machines against the real smolvm, in an emulated machine (as root; downloads are kept);
              --full: every fault point; --test NAME: those; -- COMMAND: that instead; --record: smolvm's answers anew
   compat     build hosts and plugins of other versions into target/compat, for the compatibility matrix
-  demo       one bottle whose real Claude asks a stand-in model; prints a table of verdicts
+  demo       one bottle of namespaces, and a table of what it could and could not do; needs nothing but cargo
+             --backend docker: one whose real Claude asks a stand-in model (as root; makes the lab)
   package    dist/bottle-VERSION-TARGET.tar.gz, and plugins/
   bench      what the packaged program costs, beside its limits, on a machine that does nothing else
              program: processor time, and a plugin's loading
@@ -56,7 +57,8 @@ fn dispatch() -> Result<ExitCode> {
         ["test"] => return test::test(false),
         ["test", "--full"] => return test::test(true),
         ["compat"] => compat::compat()?,
-        ["demo"] => return demo::demo(),
+        ["demo"] => return demo::demo("namespace"),
+        ["demo", "--backend", backend] => return demo::demo(backend),
         ["lab", "smolvm", ref words @ ..] => return lab::smolvm(words),
         ["package"] => package::package().map(drop)?,
         ["bench"] => bench::bench(&[

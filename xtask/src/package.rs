@@ -3,7 +3,7 @@
 
 use crate::{
     run::{artifact, build, cargo, host_target, install, output, root, run, sha256},
-    stage::{BACKENDS, sidecar},
+    stage::{BACKENDS, launcher, sidecar},
 };
 use anyhow::{Context, Result, ensure};
 use std::{
@@ -39,6 +39,7 @@ pub(crate) fn package() -> Result<PathBuf> {
         install(&built, &root().join("plugins").join(&file))?;
     }
     install(&sidecar(PROFILE)?, &tree.join(format!("libexec/bottle/bottle-sidecar-{arch}")))?;
+    install(&launcher(PROFILE, &[])?, &tree.join(format!("libexec/bottle/bottle-namespace-{arch}")))?;
     for file in ["README.md", "LICENSE-MIT", "LICENSE-APACHE"] {
         fs::copy(root().join(file), tree.join(file)).with_context(|| format!("copy {file}"))?;
     }

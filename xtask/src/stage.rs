@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use std::path::PathBuf;
 
 /// Backends that come with bottle.
-pub(crate) const BACKENDS: [&str; 2] = ["docker", "smolmachines"];
+pub(crate) const BACKENDS: [&str; 3] = ["docker", "namespace", "smolmachines"];
 
 /// Builds and lays out `target/stage`.
 pub(crate) fn stage() -> Result<()> {
@@ -24,18 +24,32 @@ pub(crate) fn stage() -> Result<()> {
     install(&artifact(&files, file)?, &root().join("target/scripted").join(file))?;
     let (_, arch) = host_target()?;
     install(&sidecar("release")?, &stage.join(format!("libexec/bottle/bottle-sidecar-{arch}")))?;
+    install(&launcher("release", &[])?, &stage.join(format!("libexec/bottle/bottle-namespace-{arch}")))?;
+    // Where nothing looks for artifacts but the tests that leave single defences out.
+    let open = launcher("release", &["--features", "open-defences"])?;
+    install(&open, &root().join(format!("target/open-defences/bottle-namespace-{arch}")))?;
     second_backend()
 }
 
-/// The sidecar as one static program: `--target` keeps the flag away from build scripts and macros.
+/// The sidecar.
 pub(crate) fn sidecar(profile: &str) -> Result<PathBuf> {
+    static_program("bottle-sidecar", profile, &[])
+}
+
+/// What makes bottles of namespaces.
+pub(crate) fn launcher(profile: &str, features: &[&str]) -> Result<PathBuf> {
+    static_program("bottle-namespace", profile, features)
+}
+
+/// One static program: `--target` keeps the flag away from build scripts and macros.
+fn static_program(package: &str, profile: &str, features: &[&str]) -> Result<PathBuf> {
     let (triple, _) = host_target()?;
-    let args = ["--profile", profile, "--target", &triple];
+    let args = [&["--profile", profile, "--target", &triple, "--bin", package], features].concat();
     let mut flags = "-C target-feature=+crt-static".to_owned();
     if profile != "dist" {
         flags += " -C strip=symbols";
     }
-    artifact(&build("bottle-sidecar", &args, &flags)?, "bottle-sidecar")
+    artifact(&build(package, &args, &flags)?, package)
 }
 
 /// The tests' second backend: a workspace and a lockfile of its own, as a third party's would be.

@@ -3,7 +3,7 @@
 #![allow(clippy::print_stdout)] // the result is what it prints
 
 use crate::{
-    compat, lab, package,
+    compat, demo, lab, package,
     run::{cargo, root, run},
     setup, stage, tidy,
 };
@@ -25,6 +25,14 @@ struct Counts {
 }
 
 impl Counts {
+    fn and(self, other: Self) -> Self {
+        Self {
+            passed: self.passed + other.passed,
+            failed: self.failed + other.failed,
+            skipped: self.skipped + other.skipped,
+        }
+    }
+
     /// What a test program closes with.
     fn add(&mut self, result: &str) {
         self.passed += count(result, "passed");
@@ -49,7 +57,7 @@ const FULL: [Lane; 5] = [
     lane("machines, full", lab::FULL_BUDGET.as_secs(), true, || machines(true)),
 ];
 
-const LANES: [Lane; 11] = [
+const LANES: [Lane; 14] = [
     lane("setup", 300, true, || check(setup::setup())),
     lane("fmt", 20, false, || check(run(cargo().args(["fmt", "--all", "--check"])))),
     lane("tidy", 10, false, || check(tidy::tidy())),
@@ -60,8 +68,15 @@ const LANES: [Lane; 11] = [
     lane("compat", 180, true, || check(compat::compat())),
     lane("package", 480, true, || check(package::package().map(drop))),
     lane("end-to-end", 480, true, end_to_end),
+    lane("namespaces", 300, true, || tables_on("namespace")),
+    lane("… by a user", 300, true, || tables_on("namespace-user")),
+    lane("demo", 60, true, || check(demo::demo("namespace").and_then(|_| demo::by_a_user()))),
     lane("machines", lab::BUDGET.as_secs(), true, || machines(false)),
 ];
+
+/// The tables that hold on every backend; of two programs those rows that are not the engine's own.
+const TABLES: [&str; 6] = ["session", "terminal", "tmux", "secrets", "docker_faults", "conversation"];
+const SHARED_ROWS: [&str; 4] = ["bottle::", "outsiders::", "a_refusal_is_logged", "sigint_and_sigterm"];
 
 const fn lane(name: &'static str, seconds: u64, needs_lab: bool, run: fn() -> Result<Counts>) -> Lane {
     Lane { name, budget: Duration::from_secs(seconds), needs_lab, run }
@@ -130,6 +145,18 @@ fn end_to_end() -> Result<Counts> {
     cargo_test(&["-p", "bottle-tests", "--", "--test-threads=2"])
 }
 
+/// What runs on Docker in [`end_to_end`], with every bottle there.
+fn tables_on(target: &str) -> Result<Counts> {
+    let variable = format!("BOTTLE_TEST_BACKEND={target}");
+    let tables: Vec<&str> = TABLES.iter().flat_map(|table| ["--test", *table]).collect();
+    let whole =
+        cargo_test_with(&[&variable], &[&["-p", "bottle-tests"], &tables[..], &["--", "--test-threads=2"]].concat())?;
+    let programs = ["-p", "bottle-tests", "--test", "escape", "--test", "leftovers", "--", "--test-threads=2"];
+    let rows = cargo_test_with(&[&variable], &[&programs[..], &SHARED_ROWS].concat())?;
+    anyhow::ensure!(rows.passed + rows.failed == 4, "{SHARED_ROWS:?} name other tests than they did");
+    Ok(whole.and(rows))
+}
+
 /// Against the real smolvm, in an emulated machine.
 fn machines(full: bool) -> Result<Counts> {
     let run = lab::tests(full)?;
@@ -141,12 +168,16 @@ fn machines(full: bool) -> Result<Counts> {
 
 /// Alone: they take the machine whole.
 fn fifty_bottles() -> Result<Counts> {
-    cargo_test(&["-p", "bottle-tests", "--test", "engine", "--", "--ignored"])
+    let docker = cargo_test(&["-p", "bottle-tests", "--test", "engine", "--", "--ignored"])?;
+    let namespace = cargo_test(&["-p", "bottle-tests", "--test", "namespace", "--", "--ignored"])?;
+    Ok(docker.and(namespace))
 }
 
 /// At every point of a bottle's life, by every way to fail; and SIGKILL at any moment.
 fn every_fault() -> Result<Counts> {
-    cargo_test(&["-p", "bottle-tests", "--test", "docker_faults", "--", "--ignored"])
+    let faults = ["-p", "bottle-tests", "--test", "docker_faults", "--", "--ignored"];
+    let docker = cargo_test(&faults)?;
+    Ok(docker.and(cargo_test_with(&["BOTTLE_TEST_BACKEND=namespace"], &faults)?))
 }
 
 /// Five minutes of clients that mean the proxy ill.
@@ -164,12 +195,16 @@ fn on_newer_engine() -> Result<Counts> {
     counts
 }
 
-/// Runs tests, passing their output on and adding up what each test program closes with.
 fn cargo_test(args: &[&str]) -> Result<Counts> {
+    cargo_test_with(&[], args)
+}
+
+/// Runs tests with these variables, passing their output on and adding up what each test program closes with.
+fn cargo_test_with(variables: &[&str], args: &[&str]) -> Result<Counts> {
     // A shell's background job begins with SIGINT ignored, and so would the program under test.
     let cargo = cargo();
     let mut command = Command::new("env");
-    command.arg("--default-signal").arg(cargo.get_program()).current_dir(root());
+    command.arg("--default-signal").args(variables).arg(cargo.get_program()).current_dir(root());
     command.args(["test", "--locked", "--no-fail-fast"]).args(args).stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("run {command:?}"))?;
     let mut counts = Counts::default();

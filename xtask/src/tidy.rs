@@ -8,7 +8,7 @@ const MAX_LINES: usize = 500;
 /// Where `unsafe` may stand.
 const UNSAFE_ROOMS: [&str; 3] = ["bottle-api/src/", "bottle-host/src/plugin/", "backends/namespace/"];
 /// Crates that a directory's crate may not depend on: knowledge flows one way.
-const FORBIDDEN: [(&str, &[&str]); 7] = [
+const FORBIDDEN: [(&str, &[&str]); 9] = [
     ("bottle-api/Cargo.toml", &["bottle-"]),
     ("backends/policy/Cargo.toml", &["bottle-"]),
     ("backends/scan/Cargo.toml", &["bottle-"]),
@@ -16,6 +16,8 @@ const FORBIDDEN: [(&str, &[&str]); 7] = [
     ("backends/docker/Cargo.toml", &["bottle-host", "bottle-policy"]),
     // One client of the engine, in the kit.
     ("backends/smolmachines/Cargo.toml", &["bottle-host", "bottle-policy", "bollard", "hyper"]),
+    ("backends/namespace/Cargo.toml", &["bottle-host", "bottle-policy", "bottle-kit", "bollard", "hyper", "tokio"]),
+    ("backends/namespace/launcher/Cargo.toml", &["bottle-host", "bottle-policy", "bottle-kit", "tokio"]),
     ("bottle-host/Cargo.toml", &["bottle-kit", "bottle-backend", "bollard"]),
 ];
 /// The policy decision does no I/O: all that its crate may depend on.

@@ -61,7 +61,7 @@ impl DockerBottle {
 /// The sidecar is its bottle's resolver.
 fn info(name: String, sidecar_host: String) -> BottleInfo {
     let sidecar_names = SIDECAR_NAMES.iter().map(|n| (*n).to_owned()).collect();
-    BottleInfo { name, sidecar_host, sidecar_names }
+    BottleInfo { name, sidecar_host, sidecar_names, ..BottleInfo::default() }
 }
 
 impl Bottle for DockerBottle {

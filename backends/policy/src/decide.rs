@@ -72,11 +72,12 @@ impl Denial {
     /// Is this a refusal in audit mode, too? What would reach the machine itself, push, or use a credential that is not
     /// there, is one always; so is what does not say in one way where it goes.
     pub fn stands_in_audit(&self) -> bool {
-        const ALWAYS: [&str; 13] = [
+        const ALWAYS: [&str; 14] = [
             "address",
             "capability",
             "challenge",
             "credential",
+            "dlp-blocklist",
             "dlp-secret",
             "framing",
             "git-push",

@@ -34,6 +34,8 @@ pub struct Scan {
     pub env: Vec<EnvSecret>,
     /// The user's own packs of rules.
     pub packs: Vec<Pack>,
+    /// Hosts that nothing goes to, in audit mode either; lower-case, `*.example.net` is that name and every one below it.
+    pub blocklist: Vec<String>,
 }
 
 /// A secret that the agent has, and that leaves its bottle for some hosts only.
@@ -202,6 +204,9 @@ impl Policy {
             if route.tls_passthrough && needs_sight {
                 return Err(format!("route `{}` is passed through unseen and cannot be held to its rules", route.host));
             }
+        }
+        if let Some(listed) = self.scan.blocklist.iter().find(|l| l.is_empty() || **l != l.to_ascii_lowercase()) {
+            return Err(format!("blocked host `{listed}` is not in lower case"));
         }
         Ok(())
     }

@@ -9,51 +9,75 @@
 //!              └── window: judged when it is full, or the stream ends; then the block is released
 //! ```
 
+use crate::decode::base64;
+
 /// Bytes that one judgement releases.
-pub(crate) const BLOCK: usize = 192 << 10;
+const BLOCK: usize = 192 << 10;
 /// What is judged with a block and released with the next: no credential is longer.
-pub(crate) const OVERLAP: usize = 32 << 10;
+const OVERLAP: usize = 32 << 10;
 
 /// The part of a stream that is not released yet.
 #[derive(Default)]
 pub(crate) struct Blocks {
     held: Vec<u8>,
     /// Where `held` begins in the stream.
-    pub(crate) base: u64,
+    base: u64,
     /// Characters of a base64 group that are before `held`.
     phase: usize,
 }
 
+/// A part of a stream that is to be judged.
+#[derive(Clone, Copy)]
+pub(crate) struct Window<'b> {
+    pub(crate) bytes: &'b [u8],
+    /// Where it begins in its stream.
+    pub(crate) base: u64,
+    /// How many of its bytes are released with it.
+    pub(crate) block: usize,
+    /// What begins from here on belongs to the next window.
+    pub(crate) limit: usize,
+    /// Characters of a base64 group that are before it.
+    pub(crate) phase: usize,
+}
+
+impl<'b> Window<'b> {
+    /// All there is.
+    pub(crate) fn whole(bytes: &'b [u8]) -> Self {
+        Self { bytes, base: 0, block: bytes.len(), limit: usize::MAX, phase: 0 }
+    }
+}
+
 impl Blocks {
-    /// Takes bytes, and gives each window that is full to `judge`: bytes, where they begin, the size of the block, the
-    /// phase. The blocks judged go to `out`.
-    pub(crate) fn push(
-        &mut self,
-        mut bytes: &[u8],
-        out: &mut Vec<u8>,
-        mut judge: impl FnMut(&[u8], u64, usize, usize),
-    ) {
+    /// Bytes of the stream that were released.
+    pub(crate) fn released(&self) -> u64 {
+        self.base
+    }
+
+    /// Takes bytes, and gives each window that is full to `judge`, which says how many bytes of it are done with: its
+    /// block, or more.
+    pub(crate) fn push(&mut self, mut bytes: &[u8], mut judge: impl FnMut(Window<'_>) -> usize) {
         while !bytes.is_empty() {
             let take = (BLOCK + OVERLAP - self.held.len()).min(bytes.len());
             self.held.extend_from_slice(&bytes[..take]);
             bytes = &bytes[take..];
             if self.held.len() == BLOCK + OVERLAP {
-                judge(&self.held, self.base, BLOCK, self.phase);
-                self.release(BLOCK, out);
+                let Self { held, base, phase } = &*self;
+                let done = judge(Window { bytes: held, base: *base, block: BLOCK, limit: BLOCK, phase: *phase });
+                self.release(done);
             }
         }
     }
 
     /// The end: the last window, all of which is released.
-    pub(crate) fn finish(&mut self, out: &mut Vec<u8>, mut judge: impl FnMut(&[u8], u64, usize, usize)) {
-        judge(&self.held, self.base, usize::MAX, self.phase);
-        self.release(self.held.len(), out);
+    pub(crate) fn finish(self, judge: impl FnOnce(Window<'_>) -> usize) {
+        let Self { held, base, phase } = &self;
+        judge(Window { base: *base, phase: *phase, ..Window::whole(held) });
     }
 
-    fn release(&mut self, length: usize, out: &mut Vec<u8>) {
-        let run = self.held[..length].iter().rev().take_while(|b| crate::decode::base64::is_digit(**b)).count();
+    fn release(&mut self, length: usize) {
+        let run = base64::digits_at_end(&self.held[..length]);
         self.phase = (run + if run == length { self.phase } else { 0 }) % 4;
-        out.extend(self.held.drain(..length));
+        self.held.drain(..length);
         self.base += length as u64;
     }
 }

@@ -66,7 +66,10 @@ pub(crate) fn holds(check: Check, token: &[u8]) -> bool {
 /// Whether a run that begins here may be one, as far as its first bytes say.
 pub(crate) fn may_hold(check: Check, bytes: &[u8], at: usize) -> bool {
     match check {
-        Check::Iban => IBAN.iter().any(|(country, _)| bytes[at..].starts_with(*country)),
+        Check::Iban => {
+            let digits = bytes.get(at + 2..at + 4).is_some_and(|sum| sum.iter().all(u8::is_ascii_digit));
+            digits && IBAN.iter().any(|(country, _)| bytes[at..].starts_with(*country))
+        }
         Check::Base58check => matches!(bytes[at], b'5' | b'K' | b'L'),
         Check::Discord => at > 0 && bytes[at - 1] == b'.',
         _ => true,

@@ -1,19 +1,26 @@
 //! Secrets that are known by value. See [`crate::forms`] for the forms they are looked for in.
 //!
-//! One pass: letters and digits go through a register of eight bytes; a small table says whether those eight begin a
-//! form of any secret; only then is anything compared. The cost does not depend on how many secrets there are.
+//! One pass: of the letters and digits of a text every few eight in a row go through a small table, which says whether
+//! they stand at the beginning of a form of any secret; only then is anything compared. No form is so short that it could
+//! stand between two places that are looked at. The cost does not depend on how many secrets there are.
 
 use crate::{
     checks::entropy,
-    forms::{self, SQUEEZED},
+    filter::{Filter, hash},
+    forms::{self, Squeezed},
 };
 use zeroize::{Zeroize, Zeroizing};
 
 /// Shorter values would be found everywhere.
 pub(crate) const LEAST: usize = 12;
-/// Bytes in the register.
+/// Characters that are looked at together.
 pub(crate) const GRAM: usize = 8;
-const TABLE_BITS: u32 = 16;
+/// A shorter form of a secret is not looked for.
+const SHORTEST: usize = 10;
+/// The widest step from one place to the next. Each place within a step is one more in the table,
+const STRIDE: usize = 8;
+/// which has so many at most, as long as there is one for each needle.
+const PLACES: usize = 2048;
 
 /// A value that is not looked for, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,41 +51,14 @@ pub struct ExactSet {
     names: Vec<String>,
     skipped: Vec<Skipped>,
     needles: Vec<Needle>,
-    /// Beginnings of all needles, by hash.
-    begins: Vec<Gram>,
+    /// Grams that begin less than `stride` characters behind the beginning of a needle, by hash.
+    begins: Grams,
     /// Every place in the needles that splits are looked for in.
-    pieces: Vec<Gram>,
-    begin_table: Table,
-    piece_table: Table,
+    pieces: Grams,
+    /// How far apart the places are that are looked at: no needle is too short to have one of them in its first part.
+    stride: usize,
     /// Values with hardly a letter in them, looked for as they are.
     literal: Vec<(u16, Zeroizing<Vec<u8>>)>,
-}
-
-/// One bit for each beginning of a hash: whether it is worth a search.
-#[derive(Default)]
-struct Table(Vec<u64>);
-
-impl Table {
-    fn of(grams: &[Gram]) -> Self {
-        let mut bits = vec![0; 1 << (TABLE_BITS - 6)];
-        for gram in grams {
-            let at = gram.hash >> (64 - TABLE_BITS);
-            bits[(at >> 6) as usize] |= 1 << (at & 63);
-        }
-        Self(bits)
-    }
-
-    #[inline]
-    fn may_have(&self, hash: u64) -> bool {
-        let at = hash >> (64 - TABLE_BITS);
-        self.0.get((at >> 6) as usize).is_some_and(|bits| bits >> (at & 63) & 1 == 1)
-    }
-}
-
-#[inline]
-fn hash(register: u64) -> u64 {
-    // Its upper bits depend on all of the register; only they are looked at first.
-    register.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// A hit: whose, in which form, and where it begins and ends in the text.
@@ -100,22 +80,23 @@ impl ExactSet {
                 None => set.add(name, value),
             }
         }
-        let register = |bytes: &[u8]| bytes.iter().fold(0, |all, b| all << 8 | u64::from(*b));
+        let shortest = set.needles.iter().map(|needle| needle.squeezed.len()).min().unwrap_or(SHORTEST);
+        let room = PLACES / set.needles.len().max(1);
+        set.stride = (shortest - GRAM + 1).min(room).clamp(1, STRIDE);
+        let (mut begins, mut pieces) = (vec![], vec![]);
         for (number, needle) in (0..).zip(&set.needles) {
             let splits = matches!(needle.form, "raw" | "hex" | "base64");
-            for (at, gram) in (0..u16::MAX).zip(needle.squeezed.windows(GRAM)) {
-                let gram = Gram { hash: hash(register(gram)), needle: number, at };
-                if at == 0 {
-                    set.begins.push(gram);
+            for (at, text) in (0..u16::MAX).zip(needle.squeezed.windows(GRAM)) {
+                let gram = Gram { hash: hash_of(text), needle: number, at };
+                if usize::from(at) < set.stride {
+                    begins.push(gram);
                 }
                 if splits {
-                    set.pieces.push(gram);
+                    pieces.push(gram);
                 }
             }
         }
-        set.begins.sort_unstable();
-        set.pieces.sort_unstable();
-        (set.begin_table, set.piece_table) = (Table::of(&set.begins), Table::of(&set.pieces));
+        (set.begins, set.pieces) = (Grams::of(begins), Grams::of(pieces));
         set
     }
 
@@ -123,7 +104,7 @@ impl ExactSet {
         let secret = self.names.len() as u16;
         self.names.push(name.to_owned());
         let mut add = |form, squeezed: Zeroizing<Vec<u8>>| {
-            if squeezed.len() >= 10 {
+            if squeezed.len() >= SHORTEST {
                 self.needles.push(Needle { secret, form, squeezed });
             }
         };
@@ -135,7 +116,7 @@ impl ExactSet {
                 add("a piece", forms::squeeze(piece));
             }
         }
-        if forms::squeeze(value).len() < 10 {
+        if forms::squeeze(value).len() < SHORTEST {
             self.literal.push((secret, Zeroizing::new(value.to_vec())));
         }
     }
@@ -164,52 +145,77 @@ impl ExactSet {
     }
 
     /// Calls `found` with every hit, in order of their ends.
-    pub(crate) fn find(&self, bytes: &[u8], scratch: &mut Vec<u8>, mut found: impl FnMut(Hit)) {
+    pub(crate) fn find(&self, bytes: &[u8], scratch: &mut Squeezed, mut found: impl FnMut(Hit)) {
         for (secret, value) in &self.literal {
             for start in memchr::memmem::find_iter(bytes, value.as_slice()) {
                 found(Hit { secret: *secret, form: "raw", start, end: start + value.len() });
             }
         }
-        if self.begins.is_empty() {
+        if self.needles.is_empty() {
             return;
         }
-        squeeze_onto(bytes, scratch);
+        scratch.fill(bytes);
+        let letters = &scratch.letters;
         let mut from = 0;
-        self.each_gram(scratch, &self.begins, &self.begin_table, |at, gram| {
-            let needle = &self.needles[usize::from(gram.needle)];
-            if at >= from && scratch[at..].starts_with(&needle.squeezed) {
-                from = at + needle.squeezed.len();
-                let (start, end) = unsqueezed(bytes, at, from);
-                found(Hit { secret: needle.secret, form: needle.form, start, end });
-            }
-        });
+        for at in (0..letters.len().saturating_sub(GRAM - 1)).step_by(self.stride) {
+            self.begins.each(&letters[at..], |gram| {
+                let needle = &self.needles[usize::from(gram.needle)];
+                let Some(start) = at.checked_sub(gram.at.into()).filter(|start| *start >= from) else { return };
+                if letters[start..].starts_with(&needle.squeezed) {
+                    from = start + needle.squeezed.len();
+                    let (start, end) = (scratch.place(bytes, start), scratch.place(bytes, from - 1) + 1);
+                    found(Hit { secret: needle.secret, form: needle.form, start, end });
+                }
+            });
+        }
     }
 
-    /// Calls `found` with every eight characters that are a piece of a secret: the piece, and its place in `squeezed`.
-    pub(crate) fn pieces(&self, squeezed: &[u8], mut found: impl FnMut(Gram)) {
-        self.each_gram(squeezed, &self.pieces, &self.piece_table, |_, gram| found(*gram));
+    /// Calls `found` with the needle and the place in it of every eight characters that are a piece of a secret.
+    pub(crate) fn pieces(&self, letters: &[u8], mut found: impl FnMut(u16, usize)) {
+        letters.windows(GRAM).for_each(|text| self.pieces.each(text, |gram| found(gram.needle, gram.at.into())));
     }
 
-    #[inline]
-    fn each_gram(&self, text: &[u8], grams: &[Gram], table: &Table, mut found: impl FnMut(usize, &Gram)) {
-        let mut register = 0_u64;
-        for (n, byte) in text.iter().enumerate() {
-            register = register << 8 | u64::from(*byte);
-            let hash = hash(register);
-            if n + 1 >= GRAM && table.may_have(hash) {
-                let first = grams.partition_point(|gram| gram.hash < hash);
-                grams[first..].iter().take_while(|gram| gram.hash == hash).for_each(|g| found(n + 1 - GRAM, g));
-            }
+    /// The same of a few characters that are a piece as they are, of a secret in its own form.
+    pub(crate) fn whole(&self, letters: &[u8], mut found: impl FnMut(u16, usize)) {
+        for (number, needle) in (0..).zip(&self.needles).filter(|(_, needle)| needle.form == "raw") {
+            memchr::memmem::find_iter(&needle.squeezed, letters).for_each(|at| found(number, at));
         }
     }
 }
 
-impl Drop for ExactSet {
-    fn drop(&mut self) {
-        for gram in self.begins.iter_mut().chain(&mut self.pieces) {
-            gram.hash.zeroize();
+/// Places in needles, by what stands there.
+#[derive(Default)]
+struct Grams {
+    sorted: Vec<Gram>,
+    filter: Filter,
+}
+
+impl Grams {
+    fn of(mut grams: Vec<Gram>) -> Self {
+        grams.sort_unstable();
+        let filter = grams.iter().map(|gram| gram.hash).collect();
+        Self { sorted: grams, filter }
+    }
+
+    /// Calls `found` with each place where a text's first characters stand.
+    #[inline(always)]
+    fn each(&self, text: &[u8], mut found: impl FnMut(Gram)) {
+        let hash = hash_of(text);
+        if self.filter.may_have(hash) {
+            let first = self.sorted.partition_point(|gram| gram.hash < hash);
+            self.sorted[first..].iter().take_while(|gram| gram.hash == hash).for_each(|gram| found(*gram));
         }
     }
+}
+
+impl Drop for Grams {
+    fn drop(&mut self) {
+        self.sorted.iter_mut().for_each(|gram| gram.hash.zeroize());
+    }
+}
+
+fn hash_of(eight: &[u8]) -> u64 {
+    hash(eight.first_chunk::<GRAM>().map_or(0, |eight| u64::from_le_bytes(*eight)))
 }
 
 impl std::fmt::Debug for ExactSet {
@@ -231,52 +237,4 @@ fn reason_to_skip(value: &[u8]) -> Option<&'static str> {
         || words && value.len() < 20
         || value.iter().all(u8::is_ascii_digit) && value.len() < 16;
     low.then_some("too easily guessed: it would be found where it is not")
-}
-
-/// Letters and digits of a text, in lower case. What an escape consists of is none: the `n` of `\n`.
-pub(crate) fn squeeze_onto(bytes: &[u8], out: &mut Vec<u8>) {
-    out.clear();
-    out.resize(bytes.len(), 0);
-    let mut to = 0;
-    let mut from = 0;
-    for slash in memchr::memchr_iter(b'\\', bytes).chain([bytes.len()]) {
-        if slash < from {
-            continue;
-        }
-        for byte in &bytes[from..slash] {
-            let folded = SQUEEZED[usize::from(*byte)];
-            out[to] = folded;
-            to += usize::from(folded != 0);
-        }
-        from = slash + escape(&bytes[slash..]);
-    }
-    out.truncate(to);
-}
-
-/// The length of the escape of a line's end (`\n`, `\\n` in JSON within JSON), or of the backslashes alone.
-fn escape(bytes: &[u8]) -> usize {
-    let slashes = bytes.iter().take_while(|b| **b == b'\\').count();
-    slashes + usize::from(matches!(bytes.get(slashes), Some(b'n' | b'r' | b't')))
-}
-
-/// Where the characters `from..to` of a squeezed text stand in the text.
-fn unsqueezed(bytes: &[u8], from: usize, to: usize) -> (usize, usize) {
-    let (mut seen, mut at, mut start) = (0, 0, 0);
-    while at < bytes.len() {
-        if bytes[at] == b'\\' {
-            at += escape(&bytes[at..]);
-            continue;
-        }
-        if SQUEEZED[usize::from(bytes[at])] != 0 {
-            if seen == from {
-                start = at;
-            }
-            seen += 1;
-            if seen == to {
-                return (start, at + 1);
-            }
-        }
-        at += 1;
-    }
-    (start, bytes.len())
 }

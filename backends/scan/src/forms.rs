@@ -3,29 +3,90 @@
 //! like a whole one.
 
 use std::fmt::Write;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
-/// Letters and digits stay, letters in lower case; 0 is dropped.
-pub(crate) const SQUEEZED: [u8; 256] = {
-    let mut table = [0; 256];
+/// What a byte is squeezed to: letters and digits stay, letters in lower case; 0 is dropped. In the second table, what it
+/// is behind a backslash: the `n` of `\n`, also of `\\n` in JSON within JSON, is no letter.
+const SQUEEZED: [[u8; 256]; 2] = {
+    let mut tables = [[0; 256]; 2];
     let mut n = 0;
     while n < 256 {
         let byte = n as u8;
         if byte.is_ascii_alphanumeric() {
-            table[n] = byte.to_ascii_lowercase();
+            tables[0][n] = byte.to_ascii_lowercase();
+            tables[1][n] = if matches!(byte, b'n' | b'r' | b't') { 0 } else { tables[0][n] };
         }
         n += 1;
     }
-    table
+    tables
 };
+
+/// What a byte is squeezed to, behind another one.
+#[inline(always)]
+pub(crate) fn squeezed(before: u8, byte: u8) -> u8 {
+    SQUEEZED[usize::from(before == b'\\')][usize::from(byte)]
+}
 
 /// A form's name and its squeezed bytes.
 pub(crate) type Form = (&'static str, Zeroizing<Vec<u8>>);
 
 pub(crate) fn squeeze(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
-    let mut squeezed = Zeroizing::new(vec![]);
-    crate::exact::squeeze_onto(bytes, &mut squeezed);
-    squeezed
+    let mut squeezed = Squeezed::default();
+    squeezed.fill(bytes);
+    Zeroizing::new(std::mem::take(&mut squeezed.letters))
+}
+
+/// The letters and digits of a text, and the way back from them.
+#[derive(Default)]
+pub(crate) struct Squeezed {
+    pub(crate) letters: Vec<u8>,
+    /// How many of them are before each step of the text.
+    before: Vec<usize>,
+}
+
+/// Bytes of a text that are squeezed together.
+const STEP: usize = 256;
+
+impl Squeezed {
+    /// Squeezes a text, in place of the one before.
+    pub(crate) fn fill(&mut self, bytes: &[u8]) {
+        self.letters.clear();
+        self.before.clear();
+        self.letters.reserve(bytes.len());
+        let (mut made, mut last) = ([0; STEP], 0);
+        for step in bytes.chunks(STEP) {
+            self.before.push(self.letters.len());
+            let mut length = 0;
+            for byte in step {
+                // Without a branch: what is dropped is written over. There is always room; the remainder says so to the
+                // compiler.
+                let letter = squeezed(last, *byte);
+                made[length % STEP] = letter;
+                length += usize::from(letter != 0);
+                last = *byte;
+            }
+            self.letters.extend_from_slice(&made[..length]);
+        }
+        made.zeroize();
+    }
+
+    /// Where in the text that it was filled with the letter of this number stands.
+    pub(crate) fn place(&self, bytes: &[u8], number: usize) -> usize {
+        let step = self.before.partition_point(|before| *before <= number).saturating_sub(1);
+        let first = step * STEP;
+        let behind = bytes.iter().enumerate().skip(first).filter(|(at, byte)| {
+            let last = at.checked_sub(1).map_or(0, |before| bytes[before]);
+            squeezed(last, **byte) != 0
+        });
+        let before = self.before.get(step).copied().unwrap_or(0);
+        behind.map(|(at, _)| at).nth(number - before).unwrap_or(bytes.len())
+    }
+}
+
+impl Zeroize for Squeezed {
+    fn zeroize(&mut self) {
+        self.letters.zeroize();
+    }
 }
 
 /// All forms of a value.

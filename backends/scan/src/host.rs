@@ -13,8 +13,8 @@ pub(crate) fn finding(rule: &'static str, kind: Kind, severity: Severity, place:
     Finding { rule: rule.into(), kind, severity, place: place.into(), start: 0, end, decoders: String::new() }
 }
 
-/// Whether a name is `listed`, or below `*.listed`.
-pub(crate) fn is_listed(name: &str, listed: &str) -> bool {
+/// Whether a name is `listed`; of `*.listed` whether it is that name or below it. Letters in any case.
+pub fn is_listed(name: &str, listed: &str) -> bool {
     let name = name.trim_end_matches('.');
     match listed.strip_prefix("*.") {
         Some(apex) => {

@@ -1,28 +1,18 @@
 //! Numbers of payment cards: issuer, length and check digit, and a word beside them that says what they are.
 
-use crate::checks::luhn;
+use crate::{checks::luhn, span};
 
-const STEP: usize = 12;
+/// Digits of the shortest number.
+const LEAST: usize = 13;
 
 /// Calls `found` with the place of each, and whether something beside it names it.
 pub(crate) fn cards(bytes: &[u8], mut found: impl FnMut(usize, usize, bool)) {
-    let part = |b: u8| b.is_ascii_digit() || b == b' ' || b == b'-';
-    let mut at = STEP - 1;
-    while at < bytes.len() {
-        // Between two groups stands one character.
-        let near = bytes[at].is_ascii_digit() || bytes.get(at + 1).is_some_and(u8::is_ascii_digit);
-        if !near || !part(bytes[at]) {
-            at += STEP;
-            continue;
-        }
-        let floor = at + 1 - STEP;
-        let start = bytes[floor..at].iter().rposition(|b| !part(*b)).map_or(floor, |n| floor + n + 1);
-        let end = bytes[at..].iter().position(|b| !part(*b)).map_or(bytes.len(), |n| at + n);
-        if end - start >= 13 {
+    let part = |b: u8| b.is_ascii_digit() | (b == b' ') | (b == b'-');
+    span::each::<LEAST>(bytes, part, |start, end| {
+        if bytes[start..end].iter().filter(|b| b.is_ascii_digit()).count() >= LEAST {
             row(bytes, start, end, &mut found);
         }
-        at = end + STEP;
-    }
+    });
 }
 
 fn row(bytes: &[u8], start: usize, end: usize, found: &mut impl FnMut(usize, usize, bool)) {

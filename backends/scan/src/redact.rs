@@ -3,9 +3,8 @@
 
 use crate::{
     Context, Scanner,
-    block::{BLOCK, OVERLAP},
+    block::{Blocks, Window},
     finding::{Finding, Kind},
-    window::{Collector, Scratch},
 };
 use std::sync::Arc;
 
@@ -22,64 +21,53 @@ pub struct Redacted {
 pub struct Redactor {
     scanner: Arc<Scanner>,
     context: Context,
-    scratch: Scratch,
-    held: Vec<u8>,
-    base: u64,
+    blocks: Blocks,
 }
 
 impl Redactor {
     pub(crate) fn new(scanner: Arc<Scanner>, context: Context) -> Self {
-        Self { scanner, context, scratch: Scratch::default(), held: vec![], base: 0 }
+        Self { scanner, context, blocks: Blocks::default() }
     }
 
     /// The next bytes.
-    pub fn push(&mut self, mut bytes: &[u8]) -> Redacted {
+    pub fn push(&mut self, bytes: &[u8]) -> Redacted {
         let mut out = Redacted::default();
-        while !bytes.is_empty() {
-            let take = (BLOCK + OVERLAP - self.held.len()).min(bytes.len());
-            self.held.extend_from_slice(&bytes[..take]);
-            bytes = &bytes[take..];
-            if self.held.len() == BLOCK + OVERLAP {
-                self.judge(BLOCK, &mut out);
-            }
-        }
+        let Self { scanner, context, blocks } = self;
+        blocks.push(bytes, |window| judge(scanner, context, window, &mut out));
         out
     }
 
     /// The end.
-    pub fn finish(mut self) -> Redacted {
+    pub fn finish(self) -> Redacted {
         let mut out = Redacted::default();
-        self.judge(self.held.len(), &mut out);
+        let Self { scanner, context, blocks } = self;
+        blocks.finish(|window| judge(&scanner, &context, window, &mut out));
         out
     }
+}
 
-    fn judge(&mut self, block: usize, out: &mut Redacted) {
-        let mut collector = Collector::new(&self.scanner, &self.context, &mut self.scratch);
-        collector.limit = if block == self.held.len() { usize::MAX } else { block };
-        collector.window(&self.held, 0);
-        let mut findings = std::mem::take(&mut collector.findings);
-        findings.sort_by_key(|finding| (finding.start, std::cmp::Reverse(finding.end)));
-        let mut at = 0;
-        for finding in findings.iter().filter(|finding| finding.kind == Kind::Exact) {
-            let (start, end) = widen(&self.held, finding.start as usize, finding.end as usize);
-            if end <= at {
-                continue;
-            }
-            let start = start.max(at);
-            out.bytes.extend_from_slice(&self.held[at..start]);
-            replace(&self.held[start..end], &finding.rule, &mut out.bytes);
-            at = end;
+/// Judges a window, and gives its block without the secrets in it.
+fn judge(scanner: &Scanner, context: &Context, window: Window<'_>, out: &mut Redacted) -> usize {
+    let Window { bytes, base, block, .. } = window;
+    let mut findings = scanner.judge_window("body", context, window);
+    findings.sort_by_key(|finding| (finding.start, std::cmp::Reverse(finding.end)));
+    let mut at = 0;
+    for finding in findings.iter().filter(|finding| finding.kind == Kind::Exact) {
+        let place = |of: u64| of.saturating_sub(base) as usize;
+        let (start, end) = widen(bytes, place(finding.start), place(finding.end));
+        if end <= at {
+            continue;
         }
-        // A secret that reaches over the block's end is gone whole.
-        let done = block.max(at);
-        out.bytes.extend_from_slice(&self.held[at..done]);
-        for mut finding in findings {
-            (finding.start, finding.end) = (finding.start + self.base, finding.end + self.base);
-            out.findings.push(finding);
-        }
-        self.held.drain(..done);
-        self.base += done as u64;
+        let start = start.max(at);
+        out.bytes.extend_from_slice(&bytes[at..start]);
+        replace(&bytes[start..end], &finding.rule, &mut out.bytes);
+        at = end;
     }
+    out.findings.append(&mut findings);
+    // A secret that reaches over the block's end is gone whole.
+    let done = block.max(at);
+    out.bytes.extend_from_slice(&bytes[at..done]);
+    done
 }
 
 /// An escape belongs to what it escapes: the whole of it goes.

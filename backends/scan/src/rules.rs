@@ -1,7 +1,9 @@
-//! The rules that a scanner works with: keywords in one automaton, expressions compiled when a keyword was first seen.
+//! The rules that a scanner works with: keywords in one set, expressions compiled when a keyword was first seen.
 
-use crate::rule::{Check, Pack, Severity, Shape};
-use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+use crate::{
+    keywords::Keywords,
+    rule::{Check, Pack, Severity, Shape},
+};
 use regex::bytes::{Regex, RegexBuilder};
 use std::{borrow::Cow, sync::OnceLock};
 
@@ -69,7 +71,7 @@ fn compile(pattern: &str) -> Result<Regex, regex::Error> {
 /// All rules of a scanner.
 pub struct Rules {
     pub(crate) entries: Vec<Entry>,
-    pub(crate) keywords: AhoCorasick,
+    pub(crate) keywords: Keywords,
     /// Which rules a keyword calls.
     pub(crate) calls: Vec<Vec<u16>>,
     /// Rules that runs call, and the lengths that any of them wants: bit n is length n.
@@ -83,13 +85,11 @@ pub enum RulesError {
     /// A pack cannot be read. The text begins with `file:line`.
     #[error("{0}")]
     Pack(String),
-    /// Too many, or too large.
-    #[error("compiling the keywords of {rules} rules: {error}; remove some packs")]
-    Keywords {
+    /// A rule's number has no more than sixteen bits.
+    #[error("{rules} rules are more than 65535; remove some packs")]
+    TooMany {
         /// How many rules there are.
         rules: usize,
-        /// What the automaton says.
-        error: String,
     },
 }
 
@@ -149,20 +149,14 @@ impl Rules {
                 regex: OnceLock::from(Some(regex)),
             });
         }
-        let too_many = |error: String| RulesError::Keywords { rules: entries.len(), error };
         if entries.len() > usize::from(u16::MAX) {
-            return Err(too_many("65535 rules at most".into()));
+            return Err(RulesError::TooMany { rules: entries.len() });
         }
-        let keywords = AhoCorasick::builder()
-            .ascii_case_insensitive(true)
-            .match_kind(MatchKind::Standard)
-            .kind(Some(AhoCorasickKind::DFA))
-            .build(words.iter().map(|(word, _)| word.as_bytes()))
-            .map_err(|error| too_many(error.to_string()))?;
         let runs: Vec<u16> = (0..).zip(&entries).filter(|(_, e)| e.run.is_some()).map(|(n, _)| n).collect();
         let lengths = entries.iter().filter_map(|e| e.run);
         let run_lengths = lengths.flat_map(|(from, to)| from..=to).fold(0, |all, n| all | 1 << n.min(63));
-        Ok(Self { entries, keywords, calls: words.into_iter().map(|(_, calls)| calls).collect(), runs, run_lengths })
+        let (words, calls) = words.into_iter().unzip();
+        Ok(Self { entries, keywords: Keywords::new(words), calls, runs, run_lengths })
     }
 
     /// How many rules there are.

@@ -1,13 +1,18 @@
 //! The scanner: made once, shared by all connections.
 
 use crate::{
-    ExactSet, Rules, Stream, fields,
+    ExactSet, Rules, Stream,
+    block::Window,
+    fields,
     finding::{Finding, Kind},
     host,
     rule::Severity,
     window::{Collector, Scratch},
 };
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// What a message is, which decides what is looked for.
 #[derive(Clone, Debug)]
@@ -47,13 +52,15 @@ pub struct Options {
 pub struct Scanner {
     pub(crate) rules: Arc<Rules>,
     pub(crate) exact: ExactSet,
-    pub(crate) options: Options,
+    options: Options,
+    /// What judgements work with, as many as there were at the same time.
+    scratch: Mutex<Vec<Scratch>>,
 }
 
 impl Scanner {
     /// Of rules, which many scanners may share, and the secrets of one bottle.
     pub fn new(rules: Arc<Rules>, exact: ExactSet, options: Options) -> Self {
-        Self { rules, exact, options }
+        Self { rules, exact, options, scratch: Mutex::default() }
     }
 
     /// The secrets it knows, and those it does not look for.
@@ -149,11 +156,23 @@ impl Scanner {
         context: &Context,
         bytes: &[u8],
     ) -> Vec<Finding> {
-        let mut scratch = Scratch::default();
-        let mut collector = Collector::new(self, context, &mut scratch);
-        collector.place = place.into();
-        collector.window(bytes, 0);
-        collector.findings
+        self.judge_window(place, context, Window::whole(bytes))
+    }
+
+    /// Judges a part of a stream.
+    pub(crate) fn judge_window(
+        &self,
+        place: impl Into<Cow<'static, str>>,
+        context: &Context,
+        window: Window<'_>,
+    ) -> Vec<Finding> {
+        let waiting = || self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scratch = waiting().pop().unwrap_or_default();
+        let mut collector = Collector::new(self, context, place.into(), window, &mut scratch);
+        collector.window(window);
+        let findings = collector.findings;
+        waiting().push(scratch);
+        findings
     }
 
     /// What a message is made of: values that belong together, tools and their arguments.
@@ -178,13 +197,10 @@ impl Scanner {
         let exact = Context { patterns: false, ..context.clone() };
         findings.extend(self.judge_part(place, &exact, &all));
         if context.patterns {
-            let mut scratch = Scratch::default();
             for joined in fields::neighbours(values) {
-                let mut collector = Collector::new(self, context, &mut scratch);
-                collector.place = Cow::Borrowed(place);
-                collector.window(&joined.bytes, 0);
+                let found = self.judge_part(place, context, &joined.bytes);
                 // What is whole in one value was found there, with its right place.
-                findings.extend(collector.findings.into_iter().filter(|f| joined.crosses(f.start, f.end)));
+                findings.extend(found.into_iter().filter(|f| joined.crosses(f.start, f.end)));
             }
         }
         for finding in &mut findings {

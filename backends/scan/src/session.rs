@@ -3,14 +3,16 @@
 //!
 //! Two ways, neither of which fires on what is no piece:
 //! * eight characters of a secret, wherever they stand, mark their place in it; when three fifths of the secret are
-//!   marked, it has gone. Chance makes eight characters of a random value once in 10^12 bytes;
+//!   marked, it has gone. Chance makes eight characters of a random value once in 10^12 bytes. Of a value that is no
+//!   longer, and a piece of a secret as a whole, five are enough;
 //! * the short values of one slot (`query q`, `frame`, a label) are put one after the other: a secret that is sent
 //!   letter by letter stands there whole.
 
 use crate::{
     Scanner,
-    exact::{GRAM, squeeze_onto},
+    exact::GRAM,
     finding::{Finding, Kind},
+    forms::Squeezed,
     rule::Severity,
 };
 use std::{
@@ -27,6 +29,8 @@ const SLOTS: usize = 32;
 const TRAIL: usize = 1024;
 /// A longer value is looked at for pieces, but is no letter of a trail.
 const SHORT: usize = 96;
+/// Characters of a value that is a piece as a whole.
+const LEAST_PIECE: usize = 5;
 /// What was sent longer ago is forgotten.
 const WINDOW: Duration = Duration::from_secs(3600);
 
@@ -119,16 +123,19 @@ fn found(scanner: &Scanner, secret: u16) -> Finding {
 
 impl Host {
     fn pieces(&mut self, scanner: &Scanner, value: &[u8]) -> Vec<Finding> {
-        let mut squeezed = vec![];
-        squeeze_onto(value, &mut squeezed);
+        let mut squeezed = Squeezed::default();
+        squeezed.fill(value);
         let mut changed = vec![];
-        scanner.exact.pieces(&squeezed, |gram| {
-            let (_, length) = scanner.exact.needle(gram.needle);
-            let sent = self.sent.entry(gram.needle).or_insert_with(|| vec![false; length]);
-            let at = usize::from(gram.at);
-            sent.iter_mut().skip(at).take(GRAM).for_each(|sent| *sent = true);
-            changed.push(gram.needle);
-        });
+        let mut mark = |needle: u16, at: usize, many: usize| {
+            let (_, length) = scanner.exact.needle(needle);
+            let sent = self.sent.entry(needle).or_insert_with(|| vec![false; length]);
+            sent.iter_mut().skip(at).take(many).for_each(|sent| *sent = true);
+            changed.push(needle);
+        };
+        scanner.exact.pieces(&squeezed.letters, |needle, at| mark(needle, at, GRAM));
+        if (LEAST_PIECE..GRAM).contains(&squeezed.letters.len()) {
+            scanner.exact.whole(&squeezed.letters, |needle, at| mark(needle, at, squeezed.letters.len()));
+        }
         squeezed.zeroize();
         changed.dedup();
         let gone = |needle: &u16| {
@@ -150,7 +157,7 @@ impl Host {
         };
         let before = entry.1.len();
         entry.1.extend_from_slice(value);
-        let mut scratch = vec![];
+        let mut scratch = Squeezed::default();
         let mut findings = vec![];
         scanner.exact.find(&entry.1, &mut scratch, |hit| {
             // Whole in one value: that was found where it stands.

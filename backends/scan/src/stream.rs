@@ -2,11 +2,10 @@
 
 use crate::{
     Context, Scanner,
-    block::Blocks,
+    block::{Blocks, Window},
     decode::inflate::{Trouble, Unpacker},
     finding::{Finding, Kind},
     rule::Severity,
-    window::{Collector, Scratch},
 };
 use std::{collections::VecDeque, sync::Arc};
 
@@ -30,7 +29,6 @@ pub struct Stream {
     context: Context,
     blocks: Blocks,
     encoded: Option<Encoded>,
-    scratch: Scratch,
     trouble: Option<Trouble>,
 }
 
@@ -50,7 +48,7 @@ impl Stream {
         };
         let encoded =
             encoded.map(|unpacker| Encoded { unpacker, waiting: VecDeque::new(), marks: VecDeque::new(), made: 0 });
-        Self { scanner, context, blocks: Blocks::default(), encoded, scratch: Scratch::default(), trouble }
+        Self { scanner, context, blocks: Blocks::default(), encoded, trouble }
     }
 
     /// The next bytes.
@@ -91,22 +89,17 @@ impl Stream {
             verdict.findings.push(opaque(trouble));
             return verdict;
         }
-        let Self { scanner, context, blocks, scratch, .. } = &mut self;
-        let findings = &mut verdict.findings;
+        let Self { scanner, context, blocks, .. } = self;
         let mut plain = vec![];
-        blocks.finish(&mut plain, |bytes, base, limit, phase| {
-            findings.extend(window(scanner, context, scratch, bytes, base, limit, phase));
-        });
+        blocks.finish(|window| judge(&scanner, &context, window, &mut plain, &mut verdict.findings));
         verdict.released = encoded.map_or(plain, |encoded| encoded.waiting.into());
         verdict
     }
 
     fn plain(&mut self, bytes: &[u8], verdict: &mut Verdict) {
-        let Self { scanner, context, blocks, scratch, .. } = self;
+        let Self { scanner, context, blocks, .. } = self;
         let Verdict { released, findings } = verdict;
-        blocks.push(bytes, released, |bytes, base, limit, phase| {
-            findings.extend(window(scanner, context, scratch, bytes, base, limit, phase));
-        });
+        blocks.push(bytes, |window| judge(scanner, context, window, released, findings));
     }
 
     fn encoded(&mut self, encoded: &mut Encoded, bytes: &[u8], verdict: &mut Verdict) {
@@ -130,7 +123,9 @@ impl Stream {
         self.plain(&made, &mut plain);
         verdict.findings.append(&mut plain.findings);
         // All of whose decoded bytes are judged.
-        while let Some((made, length)) = encoded.marks.front().copied().filter(|(made, _)| *made <= self.blocks.base) {
+        while let Some((made, length)) =
+            encoded.marks.front().copied().filter(|(made, _)| *made <= self.blocks.released())
+        {
             let _ = made;
             verdict.released.extend(encoded.waiting.drain(..length));
             encoded.marks.pop_front();
@@ -138,21 +133,18 @@ impl Stream {
     }
 }
 
-fn window(
+/// Judges a window, and releases its block.
+fn judge(
     scanner: &Scanner,
     context: &Context,
-    scratch: &mut Scratch,
-    bytes: &[u8],
-    base: u64,
-    limit: usize,
-    phase: usize,
-) -> Vec<Finding> {
-    let mut collector = Collector::new(scanner, context, scratch);
-    (collector.base, collector.limit) = (base, limit);
-    collector.window(bytes, phase);
-    let mut findings = collector.findings;
-    findings.extend(scanner.judge_structure("body", context, bytes));
-    findings
+    window: Window<'_>,
+    released: &mut Vec<u8>,
+    findings: &mut Vec<Finding>,
+) -> usize {
+    findings.extend(scanner.judge_window("body", context, window));
+    findings.extend(scanner.judge_structure("body", context, window.bytes));
+    released.extend_from_slice(&window.bytes[..window.block]);
+    window.block
 }
 
 fn opaque(trouble: Trouble) -> Finding {

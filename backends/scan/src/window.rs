@@ -2,12 +2,15 @@
 //! again and again down to a bounded depth and with a bounded amount of work.
 
 use crate::{
-    Context, Scanner, checks,
-    decode::{Derived, Map, escape, fold, inflate, is_text, pairs, runs},
+    Context, Scanner,
+    block::Window,
+    checks,
+    decode::{Derived, Map, Odd, escape, fold, inflate, is_text, pairs, runs},
     finding::{Finding, Kind},
+    forms::Squeezed,
     numbers,
     rule::Severity,
-    words,
+    span, words,
 };
 use std::borrow::Cow;
 
@@ -15,13 +18,13 @@ use std::borrow::Cow;
 pub(crate) const DEPTH: usize = 5;
 /// Bytes that may be made of a window, beside eight times its own.
 const WORK: usize = 2 << 20;
-/// Texts up to this size are read word by word for seed phrases; in longer ones `mnemonic` and its like must stand.
+/// Texts up to this size are read word by word for seed phrases; in longer ones something must announce them.
 const SMALL: usize = 64 << 10;
 
 /// What is kept from one window to the next, so that nothing is allocated for each.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    squeezed: Vec<u8>,
+    squeezed: Squeezed,
     /// For each rule the stretch that waits to be searched.
     pending: Vec<(u32, u32)>,
     touched: Vec<u16>,
@@ -29,37 +32,32 @@ pub(crate) struct Scratch {
 
 /// What one judgement collects.
 pub(crate) struct Collector<'a> {
-    pub(crate) scanner: &'a Scanner,
-    pub(crate) context: &'a Context,
-    pub(crate) place: Cow<'static, str>,
-    /// Where the window begins in its stream.
-    pub(crate) base: u64,
-    /// Findings that begin behind this belong to the next window.
-    pub(crate) limit: usize,
+    scanner: &'a Scanner,
+    context: &'a Context,
+    place: Cow<'static, str>,
+    base: u64,
+    limit: usize,
     pub(crate) findings: Vec<Finding>,
-    pub(crate) scratch: &'a mut Scratch,
+    scratch: &'a mut Scratch,
     maps: Vec<(&'static str, Map)>,
     work: usize,
 }
 
 impl<'a> Collector<'a> {
-    pub(crate) fn new(scanner: &'a Scanner, context: &'a Context, scratch: &'a mut Scratch) -> Self {
-        let (maps, findings) = (vec![], vec![]);
-        Self {
-            scanner,
-            context,
-            place: Cow::Borrowed("body"),
-            base: 0,
-            limit: usize::MAX,
-            findings,
-            scratch,
-            maps,
-            work: WORK,
-        }
+    pub(crate) fn new(
+        scanner: &'a Scanner,
+        context: &'a Context,
+        place: Cow<'static, str>,
+        window: Window<'_>,
+        scratch: &'a mut Scratch,
+    ) -> Self {
+        let Window { base, limit, .. } = window;
+        let (findings, maps) = (vec![], vec![]);
+        Self { scanner, context, place, base, limit, findings, scratch, maps, work: WORK }
     }
 
-    /// Judges a window. `phase` characters of a base64 group were before it.
-    pub(crate) fn window(&mut self, bytes: &[u8], phase: usize) {
+    /// Judges the window.
+    pub(crate) fn window(&mut self, Window { bytes, phase, .. }: Window<'_>) {
         self.work = WORK + bytes.len() * 8;
         self.examine(bytes, phase);
         if self.work == 0 && self.context.patterns {
@@ -120,13 +118,16 @@ impl<'a> Collector<'a> {
             });
             pairs::decode(bytes, &mut give);
             escape::decode(bytes, &mut give);
+            let odd = Odd::of(bytes);
             // In what is no text there are marks by chance, everywhere.
-            if depth == 0 || !fold::is_binary(bytes) {
+            if odd.high && (depth == 0 || !fold::is_binary(bytes)) {
                 fold::decode(bytes, &mut give);
             }
-            fold::wide(bytes, &mut give);
+            if odd.control {
+                fold::wide(bytes, &mut give);
+            }
             if depth == 0 || bytes.len() > 256 || !is_text(bytes) {
-                inflate::embedded(bytes, room.min(WORK), &mut give);
+                inflate::embedded(bytes, room.min(WORK), odd, &mut give);
             }
         }
         self.work = self.work.saturating_sub(total);
@@ -166,30 +167,30 @@ impl<'a> Collector<'a> {
     fn patterns(&mut self, bytes: &[u8]) {
         let rules = &self.scanner.rules;
         self.scratch.pending.resize(rules.entries.len(), (u32::MAX, 0));
-        for found in rules.keywords.find_overlapping_iter(bytes) {
-            let keyword = found.start();
-            for rule in &rules.calls[found.pattern().as_usize()] {
+        rules.keywords.find(bytes, |word, keyword, end| {
+            for rule in &rules.calls[word] {
                 let entry = &rules.entries[usize::from(*rule)];
                 if !entry.may_begin(bytes, keyword) {
                     continue;
                 }
-                if entry.check == crate::rule::Check::Userinfo && !has_userinfo(&bytes[found.end()..]) {
+                if entry.check == crate::rule::Check::Userinfo && !has_userinfo(&bytes[end..]) {
                     continue;
                 }
-                let from = keyword.saturating_sub(entry.back);
-                let to = (keyword + entry.ahead).min(bytes.len());
-                let (start, end) = self.scratch.pending[usize::from(*rule)];
+                let from = keyword.saturating_sub(entry.back) as u32;
+                let to = (keyword + entry.ahead).min(bytes.len()) as u32;
+                let waiting = &mut self.scratch.pending[usize::from(*rule)];
+                let (start, end) = *waiting;
                 if start == u32::MAX {
+                    *waiting = (from, to);
                     self.scratch.touched.push(*rule);
-                    self.scratch.pending[usize::from(*rule)] = (from as u32, to as u32);
-                } else if from as u32 <= end {
-                    self.scratch.pending[usize::from(*rule)].1 = end.max(to as u32);
+                } else if from <= end && start <= to {
+                    *waiting = (start.min(from), end.max(to));
                 } else {
+                    *waiting = (from, to);
                     self.search(bytes, *rule, start as usize, end as usize);
-                    self.scratch.pending[usize::from(*rule)] = (from as u32, to as u32);
                 }
             }
-        }
+        });
         for rule in std::mem::take(&mut self.scratch.touched) {
             let (start, end) = std::mem::replace(&mut self.scratch.pending[usize::from(rule)], (u32::MAX, 0));
             self.search(bytes, rule, start as usize, end as usize);
@@ -198,31 +199,31 @@ impl<'a> Collector<'a> {
             let severity = if named { Severity::High } else { Severity::Medium };
             self.report("payment-card".into(), Kind::Pattern, severity, start, end);
         });
-        let mut phrase = |from: usize, to: usize| {
-            words::phrases(&bytes[from..to], |start, end| {
-                self.report("bip39-seed-phrase".into(), Kind::Pattern, Severity::Critical, from + start, from + end);
-            });
-        };
-        if bytes.len() < 47 {
-            // Twelve words of three letters are longer.
-        } else if bytes.len() <= SMALL {
-            phrase(0, bytes.len());
-        } else {
-            let words = ["mnemonic", "seed", "recovery"].into_iter();
-            words.flat_map(|word| memchr::memmem::find_iter(bytes, word)).for_each(|at| {
-                phrase(at, (at + 400).min(bytes.len()));
-            });
+        if bytes.len() >= words::SHORTEST {
+            let mut phrase = |from: usize, to: usize| {
+                words::phrases(&bytes[from..to], |start, end| {
+                    let (start, end) = (from + start, from + end);
+                    self.report("bip39-seed-phrase".into(), Kind::Pattern, Severity::Critical, start, end);
+                });
+            };
+            match bytes.len() <= SMALL {
+                true => phrase(0, bytes.len()),
+                false => words::announced(bytes).for_each(|at| phrase(at, (at + 400).min(bytes.len()))),
+            }
         }
     }
 
     /// Rules that a run of letters and digits calls by its length.
     fn run(&mut self, bytes: &[u8], start: usize, end: usize) {
         let rules = &self.scanner.rules;
-        let mut at = start;
-        while at < end {
-            let stop = bytes[at..end].iter().position(|b| !b.is_ascii_alphanumeric()).map_or(end, |n| at + n);
-            let length = stop - at;
-            if length >= runs::LEAST && rules.run_lengths >> length.min(63) & 1 == 1 {
+        span::each::<{ runs::LEAST }>(
+            &bytes[start..end],
+            |b| b.is_ascii_alphanumeric(),
+            |from, to| {
+                let (at, stop, length) = (start + from, start + to, to - from);
+                if rules.run_lengths >> length.min(63) & 1 == 0 {
+                    return;
+                }
                 for rule in &rules.runs {
                     let entry = &rules.entries[usize::from(*rule)];
                     let fits = |(least, most): (u8, u8)| (usize::from(least)..=usize::from(most)).contains(&length);
@@ -233,9 +234,8 @@ impl<'a> Collector<'a> {
                         self.search(bytes, *rule, at.saturating_sub(96), (stop + 96).min(bytes.len()));
                     }
                 }
-            }
-            at = stop + 1;
-        }
+            },
+        );
     }
 
     fn search(&mut self, bytes: &[u8], rule: u16, from: usize, to: usize) {

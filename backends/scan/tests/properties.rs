@@ -222,6 +222,14 @@ fn pieces_of_a_secret_are_put_together() {
     let mut session = scanner().session();
     assert!(session.observe("api.example", "header x-a", &SECRET.as_bytes()[..16]).is_empty());
     assert!(!session.observe("api.example", "body", format!("rest: {}", &SECRET[16..]).as_bytes()).is_empty());
+    // Three parts too short to be told from chance, unless each is all that stands in its place.
+    let secrets = ExactSet::new([("SHORT", &b"Xk7mQ2vR9tLw4ZpB8nYd"[..])]);
+    let rules = Arc::new(Rules::builtin().unwrap());
+    let mut session = Arc::new(Scanner::new(rules, secrets, Options::default())).session();
+    assert!(session.observe("api.example", "header x-a", b"Xk7mQ2").is_empty());
+    assert!(session.observe("api.example", "body", b"a longer text with vR9tLw4 inside").is_empty());
+    assert!(session.observe("api.example", "body", b"8nYd").is_empty());
+    assert!(!session.observe("api.example", "query b", b"vR9tLw4").is_empty());
     // To different hosts: of no use to either.
     let mut session = scanner().session();
     session.observe("one.example", "header x-a", &SECRET.as_bytes()[..16]);

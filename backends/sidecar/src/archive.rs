@@ -25,6 +25,8 @@ pub(crate) fn unpack(dest: &str) -> Result<()> {
 /// Packs a path to standard output, below its last name. Links are packed as links, what is no file as nothing.
 pub(crate) fn pack(path: &str) -> Result<()> {
     let path = Path::new(path);
+    // Before anything is written: an archive of nothing would say that there was something.
+    fs::symlink_metadata(path).with_context(|| format!("pack {}", path.display()))?;
     let mut to = Builder::new(BufWriter::with_capacity(256 << 10, io::stdout().lock()));
     to.follow_symlinks(false);
     let name = path.file_name().map_or_else(|| PathBuf::from("."), PathBuf::from);

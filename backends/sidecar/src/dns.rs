@@ -1,7 +1,7 @@
 //! The bottle's only resolver: it answers the sidecar's own names and refuses everything else at once.
 
-use crate::{daemon::DaemonUp, feed::Feed};
-use anyhow::{Context, Result};
+use crate::{daemon::DaemonUp, feed::Feed, listeners};
+use anyhow::Result;
 use bottle_api::control::{DNS_DAEMON, SIDECAR_NAMES};
 use bottle_policy::{
     message::LogLine,
@@ -18,7 +18,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::timeout,
 };
@@ -29,8 +29,7 @@ const TCP_IDLE: Duration = Duration::from_secs(5);
 
 /// Serves UDP and TCP on port 53 of `bind` for ever.
 pub(crate) async fn serve(bind: IpAddr, feed: Feed) -> Result<()> {
-    let udp = UdpSocket::bind((bind, 53)).await.context("listen for DNS over UDP")?;
-    let tcp = TcpListener::bind((bind, 53)).await.context("listen for DNS over TCP")?;
+    let (udp, tcp) = listeners::resolver(bind).await?;
     feed.report(DaemonUp::Listening);
     let tcp_feed = feed.clone();
     tokio::spawn(async move { serve_tcp(tcp, bind, tcp_feed).await });

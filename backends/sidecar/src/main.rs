@@ -17,6 +17,7 @@ mod enter;
 mod feed;
 mod helper;
 mod link;
+mod listeners;
 mod pipelock;
 mod probe;
 mod settle;

@@ -8,7 +8,7 @@ use crate::daemon;
 use anyhow::{Context, Result, bail, ensure};
 use bottle_api::control::UIDS_ENV;
 use rustix::{
-    process::{Gid, Uid, geteuid},
+    process::{Gid, Uid, geteuid, parent_process_death_signal, set_parent_process_death_signal},
     thread::{
         CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities, set_thread_groups,
         set_thread_res_gid, set_thread_res_uid,
@@ -44,7 +44,10 @@ impl Users {
     /// Ends the privilege for good. Every process that is to have another user has been started; there is one thread.
     pub(crate) fn settle(self) -> Result<()> {
         if let Some(id) = self.0 {
+            let with_parent = parent_process_death_signal()?;
             give_up(id).context("give up the bundle's privileges")?;
+            // A change of user takes that away, too, where the bundle has a parent to end with.
+            set_parent_process_death_signal(with_parent)?;
             let status = fs::read_to_string("/proc/self/status")?;
             if let Some(line) = privileged(&status, id) {
                 bail!("the bundle still has privileges: {line}");

@@ -88,6 +88,7 @@ impl Bottle for MachineBottle {
             name: self.machine.clone(),
             sidecar_host: self.sidecar.to_string(),
             sidecar_names: SIDECAR_NAMES.iter().map(|name| (*name).to_owned()).collect(),
+            ..BottleInfo::default()
         })
     }
 

@@ -48,6 +48,7 @@ struct Shown {
     egress_mode: Mode,
     presets: Vec<Preset>,
     routes: Vec<Route>,
+    blocklist: Vec<String>,
     /// Keys that `start` refuses, because they are not built yet.
     not_built: Vec<String>,
 }
@@ -106,6 +107,7 @@ impl Shown {
             egress_mode: egress.mode,
             presets: egress.presets.iter().map(|p| Preset { name: p.name(), hosts: p.hosts() }).collect(),
             routes: egress.routes.clone(),
+            blocklist: egress.blocklist.clone(),
             not_built: unbuilt::said(bottle).iter().map(|steps| Step::joined(steps)).collect(),
         })
     }
@@ -133,6 +135,9 @@ impl Shown {
         }
         egress.extend(self.routes.iter().map(route_line));
         egress.extend(self.presets.iter().map(|p| format!("{}: {}", p.name, p.hosts.join(", "))));
+        if !self.blocklist.is_empty() {
+            egress.push(format!("never {}", self.blocklist.join(", ")));
+        }
         rows.push(("egress", egress));
         if !self.not_built.is_empty() {
             rows.push(("NOT BUILT", vec![format!("start refuses this bottle for {}", self.not_built.join(", "))]));

@@ -21,7 +21,7 @@ use crate::{
     workspace::{self, Collected, Which},
 };
 use anyhow::Result;
-use bottle_api::BackendInfo;
+use bottle_api::{BackendInfo, ErrorKind, error::StdError};
 use std::path::Path;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -66,6 +66,7 @@ pub(super) fn start(
         check_terminal(args, &resolved)?;
     }
     let services = Services::from_env();
+    let unnamed = !plugin::is_named(backend);
     let backend = plugin::select(&plugin::chosen_name(backend), &services)?;
     resolved.spec.env = backend.env();
     if let Some(image) = earlier.and_then(|earlier| earlier.image.as_ref()) {
@@ -93,7 +94,8 @@ pub(super) fn start(
         let stage = tempfile::tempdir()?;
         let collected = collect(&paths, args, stage.path(), &mut resolved, cancel)?;
         asked.cwd = collected.as_ref().map(|collected| &collected.shown);
-        let plan = backend.prepare(&resolved.spec, stage.path(), cancel.fd())?;
+        let plan = backend.prepare(&resolved.spec, stage.path(), cancel.fd());
+        let plan = plan.map_err(|error| or_without_engine(error, unnamed))?;
         let says = plan.summary()?;
         let preflight = Preflight::new(&paths, &asked, &resolved, &backend.info, says);
         match args.format {
@@ -121,7 +123,8 @@ pub(super) fn start(
         left.stage(&stage, &mut resolved.spec)?;
         asked.left = Some(left.shown());
     }
-    let plan = life.backend().prepare(&resolved.spec, &stage, cancel.fd())?;
+    let plan = life.backend().prepare(&resolved.spec, &stage, cancel.fd());
+    let plan = plan.map_err(|error| or_without_engine(error, unnamed))?;
     let says = plan.summary()?;
     life.remember(&says.env)?;
     let info = &life.backend().info;
@@ -142,9 +145,24 @@ pub(super) fn start(
         headless,
         raw_terminal: args.raw_terminal,
     };
+    // Of what was asked for it is known only now.
+    let asked_for = resolved.environment.asked().filter_map(|name| Some((name, session.env.get(name)?)));
+    plan::recognised::warnings(asked_for).iter().for_each(ui::warn);
     let secrets = resolved.sidecar_secrets(&session.env)?;
     let code = life.live(plan, &resolved, &secrets, session, cancel)?;
     Ok(exit_code(code))
+}
+
+/// What is missing of the backend that nobody has named may not be needed at all.
+fn or_without_engine(error: anyhow::Error, unnamed: bool) -> anyhow::Error {
+    match error.downcast::<StdError>() {
+        Ok(StdError(mut error)) if unnamed && error.kind == ErrorKind::PREREQUISITE => {
+            let hint = error.hint.take().map(|hint| format!("{hint} Or do")).unwrap_or_else(|| "Do".into());
+            StdError(error.hint(format!("{hint} without an engine: `bottle start --backend namespace …`."))).into()
+        }
+        Ok(error) => error.into(),
+        Err(error) => error,
+    }
 }
 
 /// The working directory, where it is to come along.
@@ -180,7 +198,7 @@ fn mention_leftovers(paths: &Paths) {
 
 /// What will need a terminal, before anything is made: the session, the y/N, secrets.
 fn check_terminal(args: &Start, resolved: &Resolved) -> Result<()> {
-    let what = match resolved.environment.first_asked() {
+    let what = match resolved.environment.asked().next() {
         _ if args.prompt.is_none() && !Terminal::is_there() => {
             "there is no terminal for the session; say --prompt TEXT to run headless".into()
         }

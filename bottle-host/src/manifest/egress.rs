@@ -1,7 +1,7 @@
 //! `egress:` of a bottle: what may be reached, and with which credential.
 
 use super::{
-    names::{VARIABLE, host_name, token_variable},
+    names::{VARIABLE, host_name, listed_host, token_variable},
     read::{Checked, is_default, items, parse_word, quoted, some_texts, some_word, text, texts, word, wrong},
 };
 use bottle_policy::AuthScheme;
@@ -26,6 +26,13 @@ pub struct Egress {
     /// The hosts that may be reached, beside the model's own.
     #[serde(deserialize_with = "routes", skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
+    /// Hosts that nothing goes to, in `audit` either; `*.` before a name: that name and everything below it.
+    #[serde(deserialize_with = "blocklist", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        inner(length(min = 1, max = 255), regex(pattern = r"^(\*\.)?[A-Za-z0-9._:-]+$")),
+        extend("uniqueItems" = true)
+    )]
+    pub blocklist: Vec<String>,
 }
 
 /// `egress.mode`
@@ -178,6 +185,10 @@ fn routes<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Route>, D::Error> {
 
 fn presets<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Preset>, D::Error> {
     texts(d, parse_word)
+}
+
+fn blocklist<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
+    texts(d, listed_host)
 }
 
 fn host<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {

@@ -101,6 +101,24 @@ pub(super) fn host_name(text: &str) -> Checked<String> {
     Ok(host)
 }
 
+/// A host as [`host_name`] has it; or `*.` and a name, for that name and everything below it.
+pub(super) fn listed_host(text: &str) -> Checked<String> {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    if name.contains('*') {
+        let hint = "A name may begin with `*.`, for itself and everything below it; there is no other wildcard.";
+        return wrong(format!("{} is no host name", quoted(text)), hint);
+    }
+    if name == text {
+        return host_name(text);
+    }
+    match host_name(name)? {
+        name if name.parse::<IpAddr>().is_ok() => {
+            wrong(format!("nothing is below the address {name}"), format!("Write it without `*.`: {name}."))
+        }
+        name => Ok(format!("*.{name}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +137,18 @@ mod tests {
         }
         for text in ["", ".", "a..b", "-a.b", "a.b-", "a b", "127.1", "1.2.3.4.5", "0x7f000001", "a.b:443", "[::1]"] {
             assert!(host_name(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn listed_hosts_may_begin_with_a_wildcard_and_nothing_else() {
+        for (text, host) in
+            [("Bad.example", "bad.example"), ("*.Bad.example", "*.bad.example"), ("2001:DB8::1", "2001:db8::1")]
+        {
+            assert_eq!(listed_host(text).as_deref(), Ok(host));
+        }
+        for text in ["*", "*.", "*.*.example", "a.*.example", "*bad.example", "*.192.0.2.7", "https://bad.example"] {
+            assert!(listed_host(text).is_err(), "{text}");
         }
     }
 

@@ -49,9 +49,14 @@ impl Environment {
         Ok(out)
     }
 
-    /// A variable whose value will be asked for.
-    pub fn first_asked(&self) -> Option<&str> {
-        self.asked.keys().next().map(String::as_str)
+    /// The variables whose values will be asked for.
+    pub fn asked(&self) -> impl Iterator<Item = &str> {
+        self.asked.keys().map(String::as_str)
+    }
+
+    /// The variables whose values the host has, and its own names for them.
+    pub fn from_host(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.host.iter().map(|(name, variable)| (name.as_str(), variable.as_str()))
     }
 
     /// Asks for what is asked for and reads what the host has: after the y/N only.

@@ -6,6 +6,7 @@ pub mod environment;
 pub mod files;
 pub mod pipelock;
 pub mod policy;
+pub mod recognised;
 pub mod rules;
 pub mod unbuilt;
 pub mod upstream;
@@ -60,13 +61,14 @@ pub fn resolve(
     slug: &str,
 ) -> Result<Resolved> {
     let environment = Environment::resolve(paths, bottle)?;
-    let (policy, warnings) = policy::render(paths, bottle, &credential)?;
+    let (policy, mut warnings) = policy::render(paths, bottle, &credential)?;
     let pipelock = pipelock::program(&policy)?;
     let daemons = DAEMONS.into_iter().chain(pipelock.is_some().then_some(PIPELOCK_DAEMON));
     let presets = policy.routes.iter().filter_map(|r| Some((r.host.clone(), policy::preset_of(bottle, &r.host)?)));
     let presets = presets.collect();
     let token_refs = token_refs(paths, bottle)?;
     check_identity_files(paths, bottle)?;
+    warnings.extend(unrecognised(&environment, &token_refs, credential));
     let spec = BottleSpec {
         identity: identity.into(),
         slug: slug.into(),
@@ -103,6 +105,16 @@ fn token_refs(paths: &Paths, bottle: &Bottle) -> Result<Vec<String>> {
         names.push(name.clone());
     }
     Ok(names)
+}
+
+/// What the sidecar will be told of the host's variables and not look for. What is asked for nobody knows yet.
+fn unrecognised(environment: &Environment, token_refs: &[String], credential: ModelCredential) -> Vec<String> {
+    let injected = token_refs.iter().map(String::as_str).chain([credential.host_variable()]);
+    let mut known: Vec<(String, &str)> = injected.map(|variable| (format!("${variable}"), variable)).collect();
+    known.extend(environment.from_host().map(|(name, variable)| (name.to_owned(), variable)));
+    let value = |(name, variable): (String, &str)| Some((name, Secret::new(host_variable(variable)?)));
+    let known: BTreeMap<String, Secret> = known.into_iter().filter_map(value).collect();
+    recognised::warnings(known.iter().map(|(name, secret)| (name.as_str(), secret)))
 }
 
 /// The keys of ssh remotes are there.

@@ -5,11 +5,13 @@ use super::{
     rules, upstream,
 };
 use crate::{
-    manifest::{self, Bottle, EnvValue, egress},
+    manifest::{self, Bottle, EnvValue, Step, egress},
     paths::Paths,
+    ui::hinted,
 };
 use anyhow::Result;
 use bottle_policy::{Auth, EnvSecret, Mode, Policy, Responses, Route, Scan};
+use bottle_scan::is_listed;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// Renders the document, and says what in it is weaker than the default.
@@ -38,9 +40,13 @@ pub fn render(paths: &Paths, bottle: &Bottle, model: &ModelCredential) -> Result
         }
         routes.push(to_policy(route));
     }
+    check_blocklist(paths, bottle)?;
+    let blocklist = bottle.egress.blocklist.clone();
     for preset in &bottle.egress.presets {
-        let new: Vec<&str> =
-            preset.hosts().iter().copied().filter(|host| routes.iter().all(|r| r.host != **host)).collect();
+        let wanted = |host: &&str| {
+            routes.iter().all(|r| r.host != **host) && !blocklist.iter().any(|listed| is_listed(host, listed))
+        };
+        let new: Vec<&str> = preset.hosts().iter().copied().filter(wanted).collect();
         if !new.is_empty() {
             let (name, count) = (preset.name(), new.len());
             warnings.push(format!("the preset {name} lets the agent send anything to {count} more hosts"));
@@ -74,8 +80,25 @@ pub fn render(paths: &Paths, bottle: &Bottle, model: &ModelCredential) -> Result
             proxy.host, proxy.port
         ));
     }
-    let (own_addresses, scan) = (own_addresses(), Scan { env: env_secrets(bottle), packs: rules::packs(paths)? });
+    let scan = Scan { env: env_secrets(bottle), packs: rules::packs(paths)?, blocklist };
+    let own_addresses = own_addresses();
     Ok((Policy { mode, routes, own_addresses, upstream_ca_pem, upstream_proxy, scan, ..Policy::default() }, warnings))
+}
+
+/// What has a route of its own is not blocked besides. Hosts of a preset are: that is how one of them is taken out.
+fn check_blocklist(paths: &Paths, bottle: &Bottle) -> Result<()> {
+    for (i, listed) in bottle.egress.blocklist.iter().enumerate() {
+        let (what, hint) = match bottle.egress.routes.iter().find(|route| is_listed(&route.host, listed)) {
+            Some(route) => (format!("{} has a route", route.host), "Take one of the two out."),
+            None if is_listed(credential::HOST, listed) => {
+                (format!("no agent works without {}", credential::HOST), "Take it out of the blocklist.")
+            }
+            None => continue,
+        };
+        let place = bottle.place(paths, &[Step::Key("egress"), Step::Key("blocklist"), Step::Index(i)]);
+        return Err(hinted(format!("{place}: the blocklist names `{listed}`, and {what}"), hint));
+    }
+    Ok(())
 }
 
 fn complete(route: &mut Route, model: ModelCredential) {
@@ -252,5 +275,16 @@ mod tests {
         assert_eq!(preset_of(&bottle, "claude.ai"), Some("claude-full"));
         assert!(of("claude.ai").strip_credentials && of("claude.ai").ports == [443]);
         assert_eq!(of(credential::HOST).paths, credential::PATHS);
+    }
+
+    #[test]
+    fn a_blocklist_is_in_the_document_and_takes_hosts_out_of_a_preset() {
+        let bottle = bottle_from("egress: {presets: [claude-full], blocklist: [Sentry.io, '*.claude.ai', a.example]}");
+        let (policy, warnings) = render(&nowhere(), &bottle, &ModelCredential::ApiKey).unwrap();
+        policy.check().unwrap();
+        assert_eq!(policy.scan.blocklist, ["sentry.io", "*.claude.ai", "a.example"]);
+        assert!(policy.routes.iter().all(|r| !["sentry.io", "claude.ai"].contains(&r.host.as_str())));
+        assert_eq!(policy.routes.len(), 4);
+        assert!(warnings[0].contains("to 3 more hosts"), "{warnings:?}");
     }
 }

@@ -32,6 +32,11 @@ pub fn chosen_name(option: Option<&str>) -> String {
     option.map(str::to_owned).or(variable).unwrap_or_else(|| DEFAULT_BACKEND.into())
 }
 
+/// Has anybody named a backend?
+pub fn is_named(option: Option<&str>) -> bool {
+    option.is_some() || std::env::var(BACKEND_ENV).is_ok_and(|name| !name.is_empty())
+}
+
 /// Loads a backend by name. An unknown name lists the known ones.
 pub fn select(name: &str, services: &Arc<Services>) -> Result<Backend> {
     let found = discover::discover();

@@ -54,6 +54,8 @@ pub struct Preflight<'a> {
     pub egress_mode: Mode,
     /// What may be reached.
     pub routes: Vec<RouteShown>,
+    /// Hosts that nothing goes to, whatever else is granted.
+    pub blocklist: Vec<String>,
     /// The proxy, host and port, through which all of it is reached.
     pub upstream_proxy: Option<String>,
     /// Where the agent works, and what becomes of it.
@@ -207,6 +209,7 @@ impl<'a> Preflight<'a> {
                     shown(route, route.auth.as_ref().map(|auth| name(&auth.secret)), preset)
                 })
                 .collect(),
+            blocklist: resolved.policy.scan.blocklist.clone(),
             workspace: match (cwd, &asked.left) {
                 (_, Some(left)) => {
                     format!("{WORKSPACE}, as it was left ({left}); what is made in it is saved at the end")

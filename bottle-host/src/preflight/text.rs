@@ -37,6 +37,9 @@ impl Preflight<'_> {
         let model = format!("${}, injected by the sidecar; the bottle has a placeholder", self.model_credential);
         let mut egress: Vec<String> = self.routes.iter().map(|route| route.line(full)).collect();
         egress.extend(self.upstream_proxy.as_ref().map(|proxy| format!("all of it through the proxy {proxy}")));
+        if !self.blocklist.is_empty() {
+            egress.push(format!("never {}", self.blocklist.join(", ")));
+        }
         egress.push(match self.egress_mode {
             Mode::Enforce => "everything else is refused".into(),
             Mode::Audit => "AUDIT: everything else is written down and sent".into(),

@@ -50,7 +50,7 @@ pub fn check(
     cancel: &Cancellation,
 ) -> Result<()> {
     let report = ask(bottle, question(info, capability, env), cancel).context("probe the bottle from inside")?;
-    let open = verdict::open(&report);
+    let open = verdict::open(&report, info.unmapped_groups);
     if open.is_empty() {
         return Ok(());
     }

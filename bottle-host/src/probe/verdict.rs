@@ -4,12 +4,15 @@ use bottle_api::AGENT_UID;
 use bottle_policy::probe::{Answer, NEIGHBOURS, RESOLVER, ROUTES, ROUTES_V6, Report, STATUS, resolvers, routes_v4};
 use std::net::IpAddr;
 
-/// Everything that is open, or cannot be told, in words.
-pub(super) fn open(report: &Report) -> Vec<String> {
+/// What the kernel shows of a group that a user namespace does not have.
+const UNMAPPED: &str = "65534";
+
+/// Everything that is open, or cannot be told, in words. `unmapped_groups`: what the backend says of its bottles.
+pub(super) fn open(report: &Report, unmapped_groups: bool) -> Vec<String> {
     let text = |path: &str| report.files.get(path).and_then(Option::as_deref);
     let mut open = vec![];
     match text(STATUS) {
-        Some(status) => standing(status, &mut open),
+        Some(status) => standing(status, unmapped_groups, &mut open),
         None => open.push(unreadable(STATUS)),
     }
     match text(ROUTES).and_then(routes_v4) {
@@ -62,7 +65,7 @@ pub(super) fn open(report: &Report) -> Vec<String> {
 }
 
 /// The agent's user, and nothing more.
-fn standing(status: &str, open: &mut Vec<String>) {
+fn standing(status: &str, unmapped_groups: bool, open: &mut Vec<String>) {
     let value = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     let words = |name: &str| value(name).map(|value| value.split_whitespace().collect::<Vec<_>>());
     let own = AGENT_UID.to_string();
@@ -71,7 +74,8 @@ fn standing(status: &str, open: &mut Vec<String>) {
             open.push(format!("it runs with {name} {}", value(name).unwrap_or("unknown")));
         }
     }
-    if words("Groups").is_none_or(|groups| groups.iter().any(|group| *group != own)) {
+    let is_known = |group: &&str| *group == own || unmapped_groups && *group == UNMAPPED;
+    if words("Groups").is_none_or(|groups| !groups.iter().all(is_known)) {
         open.push(format!("it runs with the groups {}", value("Groups").unwrap_or("unknown")));
     }
     for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
@@ -112,6 +116,22 @@ mod tests {
 
     fn closed() -> Report {
         serde_json::from_str(CLOSED).unwrap()
+    }
+
+    /// What is open in a bottle of a backend that takes every group away.
+    fn open(report: &Report) -> Vec<String> {
+        super::open(report, false)
+    }
+
+    #[test]
+    fn a_group_without_a_number_in_the_bottle_is_let_be_where_the_backend_says_that_there_are_such() {
+        let report = with(STATUS, "Groups:\t1000", "Groups:\t1000 65534 65534");
+        assert_eq!(super::open(&report, true), Vec::<String>::new());
+        assert_eq!(open(&report), ["it runs with the groups 1000 65534 65534"]);
+        for other in ["999", "65533", "0", "-1", ""] {
+            let report = with(STATUS, "Groups:\t1000", &format!("Groups:\t{other} 65534 {other}"));
+            assert_eq!(super::open(&report, true).is_empty(), other.is_empty(), "{other:?}");
+        }
     }
 
     /// A closed bottle's report with one text in one file replaced.

@@ -2,6 +2,7 @@
 
 use super::Storm;
 use anyhow::Result;
+use bottle_tests::wire::Tls;
 use rustix::net::sockopt::set_socket_linger;
 use std::{
     io::{Read, Write},
@@ -52,18 +53,23 @@ pub(super) fn handshakes(storm: &Storm<'_>) {
     });
 }
 
-/// Asks for much, and takes nothing.
 pub(super) fn readers(storm: &Storm<'_>) {
     storm.again(|| {
-        let mut all = vec![];
-        for _ in 0..MANY {
-            let mut tls = storm.tls()?;
-            tls.write_all(b"GET /bytes?20000000 HTTP/1.1\r\nHost: open.example\r\n\r\n")?;
-            all.push(tls);
-        }
+        let all = unread(|| storm.tls())?;
         storm.pause(Duration::from_secs(3));
+        drop(all);
         Ok(())
     });
+}
+
+/// Many who ask for much, and take nothing.
+pub(super) fn unread(open: impl Fn() -> Result<Tls>) -> Result<Vec<Tls>> {
+    let ask = |_| {
+        let mut tls = open()?;
+        tls.write_all(b"GET /bytes?20000000 HTTP/1.1\r\nHost: open.example\r\n\r\n")?;
+        Ok(tls)
+    };
+    (0..MANY).map(ask).collect()
 }
 
 /// Says that it has nothing more to say, in the middle of it, and stays.

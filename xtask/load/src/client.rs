@@ -18,6 +18,9 @@ use tokio_rustls::{
     },
 };
 
+/// What is sent of a text at a time.
+const CHUNK: usize = 256 << 10;
+
 /// How the origin is reached.
 #[derive(Clone)]
 pub(crate) struct Way {
@@ -75,11 +78,11 @@ impl Connection {
         self.answered(bytes).await
     }
 
-    /// Sends so many bytes.
-    pub(crate) async fn post(&mut self, bytes: usize) -> Result<()> {
+    /// Sends so many bytes: of a text, again and again.
+    pub(crate) async fn post(&mut self, text: &str, bytes: usize) -> Result<()> {
         let request = format!("POST /0 HTTP/1.1\r\nHost: {}\r\nContent-Length: {bytes}\r\n\r\n", self.host);
         self.tls.write_all(request.as_bytes()).await?;
-        let chunk = vec![b'y'; 64 << 10];
+        let chunk = text.bytes().cycle().take(CHUNK).collect::<Vec<u8>>();
         for at in (0..bytes).step_by(chunk.len()) {
             self.tls.write_all(&chunk[..chunk.len().min(bytes - at)]).await?;
         }

@@ -16,6 +16,9 @@ const ASKED: usize = 2000;
 const SIZE: usize = 10 << 10;
 const NEW_CONNECTIONS: usize = 100;
 const BULK: usize = 64 << 20;
+/// What is uploaded: source, as an agent mostly does, and a run of letters, which might be base64 without end.
+const SOURCE: &str = concat!(include_str!("measure.rs"), include_str!("client.rs"), include_str!("proxies.rs"));
+const LETTERS: &str = "y";
 const STARTS: usize = 11;
 const SLOW_STARTS: usize = 3;
 
@@ -28,6 +31,7 @@ pub(crate) struct Found {
     p99_ms: f64,
     download_mb_per_second: f64,
     upload_mb_per_second: f64,
+    letters_mb_per_second: f64,
     new_connection_ms: f64,
     new_connection_p99_ms: f64,
     new_host_ms: f64,
@@ -60,6 +64,7 @@ struct Round {
     p99: f64,
     down: f64,
     up: f64,
+    letters: f64,
 }
 
 /// Measures all of them.
@@ -140,7 +145,8 @@ impl Subject {
         round.p99 = at(&mut took, 0.99);
         let megabytes = BULK as f64 / 1e6;
         round.down = megabytes / (timed(async || connection.get(BULK).await).await? / 1e3);
-        round.up = megabytes / (timed(async || connection.post(BULK).await).await? / 1e3);
+        round.up = megabytes / (timed(async || connection.post(SOURCE, BULK).await).await? / 1e3);
+        round.letters = megabytes / (timed(async || connection.post(LETTERS, BULK).await).await? / 1e3);
         Ok(round)
     }
 
@@ -158,6 +164,7 @@ impl Subject {
         found.p99_ms = median(|round| round.p99);
         found.download_mb_per_second = median(|round| round.down);
         found.upload_mb_per_second = median(|round| round.up);
+        found.letters_mb_per_second = median(|round| round.letters);
         if let Some(proxy) = proxy {
             found.rss_loaded_mb = process::megabytes(proxy.pid, "status", "VmRSS:")?;
         }

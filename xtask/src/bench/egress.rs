@@ -32,16 +32,18 @@ enum Target {
     TimesTheirs(f64),
     /// More than direct, by this at most.
     Added(f64),
+    AtLeast(f64),
     None,
 }
 
-const ROWS: [(&str, &str, Target); 13] = [
+const ROWS: [(&str, &str, Target); 14] = [
     ("requests/s at 16 kept connections", "requests_per_second", Target::TimesTheirs(15.0)),
     ("processor per request (us)", "cpu_micros_per_request", Target::None),
     ("10 KB, p50 (ms)", "p50_ms", Target::Added(0.5)),
     ("10 KB, p99 (ms)", "p99_ms", Target::Added(2.0)),
     ("download (MB/s)", "download_mb_per_second", Target::None),
-    ("upload (MB/s)", "upload_mb_per_second", Target::None),
+    ("upload, source (MB/s)", "upload_mb_per_second", Target::AtLeast(150.0)),
+    ("upload, one letter (MB/s)", "letters_mb_per_second", Target::None),
     ("new connection, p50 (ms)", "new_connection_ms", Target::None),
     ("new connection, p99 (ms)", "new_connection_p99_ms", Target::None),
     ("new host, p50 (ms)", "new_host_ms", Target::None),
@@ -85,6 +87,7 @@ fn verdict(target: Target, direct: f64, ours: f64, theirs: f64) -> String {
         Target::AtMost(most) => (format!("<= {most}"), ours <= most),
         Target::TimesTheirs(times) => (format!(">= {times}x theirs; {:.1}x", ours / theirs), ours >= times * theirs),
         Target::Added(most) => (format!("<= {most} added; {:.3}", ours - direct), ours - direct <= most),
+        Target::AtLeast(least) => (format!(">= {least}"), ours >= least),
         Target::None => return String::new(),
     };
     format!("{text}  {}", if met { "met" } else { "MISSED" })

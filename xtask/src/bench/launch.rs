@@ -2,6 +2,10 @@
 //! so that what else the machine does falls on all of them alike.
 
 use super::{Figure, active, cli, place::Place, print, raw::Recording, trace};
+use crate::{
+    run::{cargo, run},
+    setup, stage,
+};
 use anyhow::Result;
 use std::time::Instant;
 
@@ -13,6 +17,9 @@ const TRACED: usize = 5;
 
 /// Measures the package in `tree`.
 pub(super) fn bench(tree: &std::path::Path, runs: usize) -> Result<()> {
+    stage::stage()?;
+    setup::install_packages(&["bubblewrap"])?;
+    run(cargo().args(["run", "--quiet", "--locked", "--release", "-p", "bottle-tests", "--bin", "time-namespaces"]))?;
     let place = Place::open(tree)?;
     // Builds the sidecar's image, where it is not there.
     place.up_and_down(&place.engine.socket)?;

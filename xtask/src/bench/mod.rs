@@ -11,6 +11,7 @@ mod launch;
 mod place;
 mod program;
 mod raw;
+mod rival;
 mod scan;
 mod trace;
 mod workspace;

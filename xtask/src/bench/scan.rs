@@ -1,6 +1,6 @@
-//! The scanner: megabytes a second of processor time on one core, memory, start; beside gitleaks where it is installed.
+//! The scanner: megabytes a second of one core, memory, start; beside kingfisher, and gitleaks where it is installed.
 
-use super::scratch;
+use super::{rival, scratch};
 use crate::run::{self, root};
 use anyhow::{Context, Result, ensure};
 use std::{
@@ -8,7 +8,6 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Instant,
 };
 
 /// Bytes of each input.
@@ -25,38 +24,43 @@ pub(super) fn bench() -> Result<()> {
     run::run(run::cargo().args(["build", "--profile", "dist", "--package", "bottle-scan", "--example", "speed"]))?;
     let program = root().join("target/dist/examples/speed");
     let dir = scratch("scan")?;
-    println!("{:<10} {:>10} {:>10} {:>8} {:>10}", "input", "MB/s", "limit", "RSS MB", "gitleaks");
+    let rivals = rival::all()?;
+    println!("MB per second of processor time, and per second that passed while others used the machine, too;");
+    println!("the others' without what they take for nothing, with as many threads as they like.");
+    print!("{:<8} {:>8} {:>8} {:>8} {:>8}", "input", "worked", "passed", "limit", "RSS MB");
+    rivals.iter().for_each(|rival| print!(" {:>12}", rival.name));
+    println!();
     for (kind, limit) in KINDS {
         let file = dir.join(kind);
         fs::write(&file, input(kind)?)?;
-        let output = Command::new(&program).arg(kind).stdin(fs::File::open(&file)?).output()?;
-        let [_, speed, resident, _] = figures(&output.stdout)?;
-        let other = gitleaks(&file, kind)?.map_or("-".to_owned(), |speed| format!("{speed:.1}"));
-        let asked = limit.map_or("-".to_owned(), |limit| format!("{limit:.0}"));
-        let over = if limit.is_some_and(|limit| speed < limit) { "  BELOW" } else { "" };
-        println!("{kind:<10} {speed:>10.1} {asked:>10} {:>8.1} {other:>10}{over}", resident / 1024.0);
+        let output = Command::new(&program).arg(kind).arg(&file).output()?;
+        let [worked, passed, resident] = figures(&output.stdout)?;
         ensure!(resident > 0.0, "the program has said nothing of its memory");
-        if resident / 1024.0 > RESIDENT_MB {
-            println!("{:<10} more than {RESIDENT_MB} MB in memory", "");
+        let resident = resident / 1024.0;
+        let asked = limit.map_or("-".to_owned(), |limit| format!("{limit:.0}"));
+        print!("{kind:<8} {worked:>8.1} {passed:>8.1} {asked:>8} {resident:>8.1}");
+        for rival in &rivals {
+            print!(" {:>12.1}", rival.speed(&file)?);
         }
+        let slow = if limit.is_some_and(|limit| worked < limit) { "  BELOW" } else { "" };
+        println!("{slow}{}", if resident > RESIDENT_MB { "  TOO LARGE" } else { "" });
     }
     let mut starts: Vec<f64> = (0..20)
-        .map(|_| Ok(figures(&Command::new(&program).arg("start").output()?.stdout)?[1]))
+        .map(|_| Ok(figures(&Command::new(&program).arg("start").output()?.stdout)?[0]))
         .collect::<Result<_>>()?;
     starts.sort_by(f64::total_cmp);
     let median = starts[starts.len() / 2];
     let over = if median > START_MS { "  OVER" } else { "" };
-    println!("start      {median:>10.2} ms (at most {START_MS}), the median of {}{over}", starts.len());
+    println!("start    {median:>8.2} ms (at most {START_MS}), the median of {}{over}", starts.len());
     Ok(())
 }
 
-/// `name number number number`.
-fn figures(output: &[u8]) -> Result<[f64; 4]> {
+/// `name number number number`; what is not there is nothing.
+fn figures(output: &[u8]) -> Result<[f64; 3]> {
     let text = String::from_utf8_lossy(output);
     let numbers: Vec<f64> = text.split_whitespace().skip(1).map(str::parse).collect::<Result<_, _>>()?;
-    let number = |n: usize| numbers.get(n).copied().unwrap_or(0.0);
     ensure!(!numbers.is_empty(), "the scanner's program has printed {text:?}");
-    Ok([0.0, number(0), number(1), number(2)])
+    Ok([0, 1, 2].map(|n| numbers.get(n).copied().unwrap_or(0.0)))
 }
 
 fn input(kind: &str) -> Result<Vec<u8>> {
@@ -118,16 +122,4 @@ fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     }
     files.sort();
     Ok(())
-}
-
-/// The same by gitleaks, if there is one that reads standard input (8.20 and later).
-fn gitleaks(file: &Path, kind: &str) -> Result<Option<f64>> {
-    let size = fs::metadata(file)?.len() as f64;
-    let began = Instant::now();
-    let mut command = Command::new("gitleaks");
-    command.args(["stdin", "--no-banner", "--log-level", "error", "--exit-code", "0", "--redact"]);
-    let status = command.stdin(fs::File::open(file)?).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    // It does not decompress.
-    let ran = kind != "gzip" && status.is_ok_and(|status| status.success());
-    Ok(ran.then(|| size / 1e6 / began.elapsed().as_secs_f64()))
 }

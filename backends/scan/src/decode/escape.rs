@@ -2,6 +2,7 @@
 //! an escape are decoded: a text of megabytes with one of them costs no second text.
 
 use super::{Derived, Map};
+use crate::span;
 
 /// What belongs to an escape, before and after it.
 const AROUND: usize = 160;
@@ -59,17 +60,20 @@ const NAMED: [(&[u8], char); 10] = [
 
 /// Every stretch that has escapes, without them.
 pub(crate) fn decode(bytes: &[u8], give: &mut dyn FnMut(Derived)) {
-    let mut marks = memchr::memchr3_iter(b'%', b'\\', b'&', bytes).filter(|at| escape(&bytes[*at..]).is_some());
-    let mut next = marks.next();
-    while let Some(first) = next {
-        let mut last = first;
-        next = marks.next();
-        while let Some(more) = next.filter(|more| more - last <= AROUND) {
-            last = more;
-            next = marks.next();
-        }
+    let is_mark = |b: u8| (b == b'%') | (b == b'\\') | (b == b'&');
+    let counts = |at: usize| may_begin(&bytes[at..]) && escape(&bytes[at..]).is_some();
+    span::rows(bytes, AROUND, is_mark, counts, |first, last| {
         let (from, to) = (first.saturating_sub(AROUND), (last + AROUND).min(bytes.len()));
         give(stretch(bytes, from, to, first));
+    });
+}
+
+/// Whether the byte behind a mark is one that makes it an escape: behind most it is not.
+fn may_begin(bytes: &[u8]) -> bool {
+    match bytes {
+        [b'\\', next, ..] => matches!(next, b'u' | b'U' | b'x' | b'/' | b'0'..=b'3'),
+        [b'&', next, ..] => *next == b'#' || NAMED.iter().any(|(name, _)| name[1] == *next),
+        _ => true,
     }
 }
 

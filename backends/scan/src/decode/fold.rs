@@ -2,6 +2,7 @@
 //! A small table, of those that are taken for ASCII; not all of NFKC. Also text of two bytes a character.
 
 use super::{Derived, Map};
+use crate::span;
 
 const AROUND: usize = 160;
 
@@ -132,32 +133,15 @@ fn is_mark(bytes: &[u8], at: usize) -> bool {
 
 /// Every stretch that has such characters, with those that they are taken for.
 pub(crate) fn decode(bytes: &[u8], give: &mut dyn FnMut(Derived)) {
-    let mut at = 0;
-    let mut next_mark = move || {
-        while at < bytes.len() {
-            let rest = &bytes[at..];
-            // Eight bytes of ASCII at a time.
-            let (eights, _) = rest.as_chunks::<8>();
-            let ascii = eights.iter().position(|eight| u64::from_ne_bytes(*eight) & 0x8080_8080_8080_8080 != 0);
-            let from = at + ascii.unwrap_or(eights.len()) * 8;
-            let found = bytes[from..].iter().position(|b| *b >= 0x80).map(|n| from + n)?;
-            at = found + 1;
-            if is_mark(bytes, found) {
-                return Some(found);
-            }
-        }
-        None
-    };
-    let mut next = next_mark();
-    while let Some(first) = next {
-        let mut last = first;
-        next = next_mark();
-        while let Some(more) = next.filter(|more| more - last <= AROUND) {
-            last = more;
-            next = next_mark();
-        }
-        give(stretch(bytes, first.saturating_sub(AROUND), (last + AROUND).min(bytes.len())));
-    }
+    span::rows(
+        bytes,
+        AROUND,
+        |b| b >= 0x80,
+        |at| is_mark(bytes, at),
+        |first, last| {
+            give(stretch(bytes, first.saturating_sub(AROUND), (last + AROUND).min(bytes.len())));
+        },
+    );
 }
 
 fn stretch(bytes: &[u8], from: usize, to: usize) -> Derived {

@@ -1,6 +1,6 @@
 //! Compressed data: known by its first bytes inside of other data, or by a header that names its encoding.
 
-use super::{Derived, Map};
+use super::{Derived, Map, Odd};
 use brotli_decompressor::DecompressorWriter;
 use flate2::{read, write};
 use std::io::{self, Read, Write};
@@ -21,8 +21,8 @@ fn is_zlib(bytes: &[u8]) -> bool {
     matches!(bytes, [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..])
 }
 
-/// Unpacks everything compressed that begins in a text, up to `most` bytes of it.
-pub(crate) fn embedded(bytes: &[u8], most: usize, give: &mut dyn FnMut(Derived)) {
+/// Unpacks everything compressed that begins in a text, up to `most` bytes of it. In what is all plain text nothing does.
+pub(crate) fn embedded(bytes: &[u8], most: usize, odd: Odd, give: &mut dyn FnMut(Derived)) {
     let mut left = most;
     let mut try_one = |at: usize, name: &'static str, from: &mut dyn Read| {
         let mut made = vec![];
@@ -36,7 +36,11 @@ pub(crate) fn embedded(bytes: &[u8], most: usize, give: &mut dyn FnMut(Derived))
     if is_zlib(bytes) {
         try_one(0, "zlib", &mut read::ZlibDecoder::new(bytes));
     }
-    let places = |magic: &'static [u8]| memchr::memmem::find_iter(bytes, magic).take(64);
+    let places = |magic: &'static [u8]| {
+        let may = Odd::of(magic);
+        let text = if may.high && !odd.high || may.control && !odd.control { &[] } else { bytes };
+        memchr::memmem::find_iter(text, magic).take(64)
+    };
     for at in places(GZIP) {
         try_one(at, "gzip", &mut read::MultiGzDecoder::new(&bytes[at..]));
     }

@@ -56,3 +56,29 @@ pub(crate) fn is_text(bytes: &[u8]) -> bool {
     let plain = bytes.iter().filter(|b| matches!(b, b' '..=b'~' | b'\t' | b'\n' | b'\r')).count();
     !bytes.is_empty() && plain * 100 >= bytes.len() * 85
 }
+
+/// What a text has that plain ASCII has not. Most texts have none of it, and no decoder that is for it is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Odd {
+    /// Bytes above ASCII.
+    pub(crate) high: bool,
+    /// Control characters that are no white space.
+    pub(crate) control: bool,
+}
+
+impl Odd {
+    /// Of a text.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        let control = |b: u8| (b < b'\t') | (b'\x0e'..=b'\x1f').contains(&b);
+        let mut odd = Self::default();
+        for part in bytes.chunks(4096) {
+            // Without a branch, so that the compiler does many at once.
+            odd.high |= part.iter().fold(0, |all, b| all | b) >= 0x80;
+            odd.control |= part.iter().fold(false, |any, b| any | control(*b));
+            if odd.high && odd.control {
+                break;
+            }
+        }
+        odd
+    }
+}

@@ -1,41 +1,33 @@
 //! Numbers of bytes with something between them: `41:4b`, `\x41\x4b`, `0x41, 0x4b`, `=41=4B`, `65, 75`.
 
 use super::{Derived, Map, is_text};
+use crate::span;
 
 const LEAST: usize = 24;
-const STEP: usize = 20;
+/// Digits of eight numbers, which no shorter text is made of.
+const DIGITS: usize = 16;
 
-const MEMBER: [bool; 256] = {
-    let mut table = [false; 256];
-    let all = b"0123456789abcdefABCDEFxX:-, \\%=_.;|";
-    let mut n = 0;
-    while n < all.len() {
-        table[all[n] as usize] = true;
-        n += 1;
-    }
-    table
-};
+/// Digits of both bases, and what stands between numbers: `xX:-, \\%=_.;|`.
+#[inline(always)]
+fn is_member(byte: u8) -> bool {
+    let lower = byte | 0x20;
+    let between = (byte == b' ') | (byte == b'%') | (byte == b'=') | (byte == b'_') | (lower == b'|');
+    (b'0'..=b';').contains(&byte)
+        | (b','..=b'.').contains(&byte)
+        | (b'a'..=b'f').contains(&lower)
+        | (lower == b'x')
+        | between
+}
 
 /// Every row of numbers that reads as text.
 pub(crate) fn decode(bytes: &[u8], give: &mut dyn FnMut(Derived)) {
-    let member = |b: &u8| MEMBER[usize::from(*b)];
-    let mut at = STEP - 1;
-    while at < bytes.len() {
-        // Between two numbers stand four characters at most.
-        let near = bytes[at..(at + 5).min(bytes.len())].iter().any(u8::is_ascii_hexdigit);
-        if !near || !member(&bytes[at]) {
-            at += STEP;
-            continue;
-        }
-        let floor = at + 1 - STEP;
-        let start = bytes[floor..at].iter().rposition(|b| !member(b)).map_or(floor, |n| floor + n + 1);
-        let end = bytes[at..].iter().position(|b| !member(b)).map_or(bytes.len(), |n| at + n);
-        if end - start >= LEAST {
+    span::each::<LEAST>(bytes, is_member, |start, end| {
+        let digits = bytes[start..end].iter().filter(|b| b.is_ascii_hexdigit()).count();
+        if digits >= DIGITS {
             row(bytes, start, end, 16, "hex", give);
             row(bytes, start, end, 10, "decimal", give);
         }
-        at = end + STEP;
-    }
+    });
 }
 
 /// The numbers of one row in one base; what is no number of a byte ends a text.

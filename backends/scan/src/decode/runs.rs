@@ -1,31 +1,13 @@
 //! Long unbroken runs of letters, digits and `+/-_`: what base64, base32 and hex are made of.
 
 use super::{Derived, Map, base64, inflate, is_text};
+use crate::span;
 
 /// A shorter one holds no credential in any encoding.
 pub(crate) const LEAST: usize = 15;
 const LEAST_ENCODED: usize = 20;
 /// From here on a run is decoded whatever it decodes to.
 const LONG: usize = 96;
-
-/// Calls `found` with each run. Every run covers a multiple of [`LEAST`], so most bytes are never looked at.
-pub(crate) fn each(bytes: &[u8], mut found: impl FnMut(usize, usize)) {
-    let mut at = LEAST - 1;
-    while at < bytes.len() {
-        if !base64::is_digit(bytes[at]) {
-            at += LEAST;
-            continue;
-        }
-        let floor = at + 1 - LEAST;
-        let start = bytes[floor..at].iter().rposition(|b| !base64::is_digit(*b)).map_or(floor, |n| floor + n + 1);
-        // A run that began before the floor was seen from an earlier place, or is the text's beginning.
-        let end = bytes[at..].iter().position(|b| !base64::is_digit(*b)).map_or(bytes.len(), |n| at + n);
-        if end - start >= LEAST {
-            found(start, end);
-        }
-        at = end + LEAST;
-    }
-}
 
 /// What stands between the lines of a broken run: a line's end, as it is or escaped.
 fn line_end(bytes: &[u8]) -> usize {
@@ -38,7 +20,7 @@ fn line_end(bytes: &[u8]) -> usize {
 /// Joins lines of base64 to one run, and calls `found` with its pieces.
 pub(crate) fn joined(bytes: &[u8], mut found: impl FnMut(&[(usize, usize)])) {
     let mut pieces: Vec<(usize, usize)> = vec![];
-    each(bytes, |start, end| {
+    span::each::<LEAST>(bytes, base64::is_digit, |start, end| {
         let follows = pieces.last().is_some_and(|(_, last)| {
             let gap = line_end(&bytes[*last..start.max(*last)]);
             *last < start && last + gap + 1 >= start && gap > 0

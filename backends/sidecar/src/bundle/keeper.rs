@@ -10,7 +10,7 @@
 //! as the user that it had. A keeper is started before that, once, as that user, and needs no privilege. It holds
 //! nothing worth having: policy and secrets go from the bundle to the daemon by a pipe that the keeper only passes on.
 
-use crate::{daemon, users::Users};
+use crate::{daemon, listeners, users::Users};
 use anyhow::{Context, Result, bail};
 use rustix::{
     cmsg_space,
@@ -41,6 +41,10 @@ const SIGNAL: u8 = b'K';
 const DESCRIPTORS: usize = 3;
 /// Of what is told of an end.
 const LONGEST_WORD: usize = 200;
+/// One heap for all threads of a daemon, and what is large outside of it. The C library never gives back what is free in
+/// the middle of a heap, and what is free in one is of no use to the other thread: after a crowd of clients nine tenths of
+/// a daemon's memory were free, in each of them.
+const HEAP: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=131072");
 
 /// The bundle's end.
 pub(super) struct Keeper {
@@ -54,6 +58,7 @@ impl Keeper {
         let mut command = Command::new("/proc/self/exe");
         users.assign(&mut command, place)?;
         command.args(["keep", name]).env_clear().stdin(far).stdout(Stdio::null());
+        listeners::pass_on(&mut command);
         command.spawn().with_context(|| format!("start the keeper of the daemon {name}"))?;
         Ok(Self { socket })
     }
@@ -137,7 +142,8 @@ fn start(name: &str, lent: Vec<OwnedFd>) -> Result<Child> {
     let (Some(stdin), Some(stdout)) = (lent.next(), lent.next()) else { bail!("a daemon without its pipes") };
     let program = lent.next();
     let mut command = Command::new("/proc/self/exe");
-    command.args(["daemon", name]).env_clear().stdin(stdin).stdout(stdout);
+    command.args(["daemon", name]).env_clear().env(HEAP.0, HEAP.1).stdin(stdin).stdout(stdout);
+    listeners::pass_on(&mut command);
     if let Some(program) = &program {
         // The daemon finds it under the same number.
         fcntl_setfd(program, FdFlags::empty())?;

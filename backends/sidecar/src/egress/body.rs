@@ -130,7 +130,7 @@ impl HttpBody for Body {
             Self::Sent(body) => body.is_end_stream(),
             Self::Upload(upload) => upload.is_end_stream(),
             Self::Received(body) => match &body.download {
-                Some(download) => download.is_over(),
+                Some(download) => download.is_end_stream(),
                 None => body.inner.is_end_stream(),
             },
         }
@@ -142,11 +142,7 @@ impl HttpBody for Body {
             Self::Sent(body) => body.size_hint(),
             Self::Upload(upload) => upload.size_hint(),
             Self::Received(body) => match &body.download {
-                Some(download) => match download.exact() {
-                    Some(length) => SizeHint::with_exact(length),
-                    None if download.keeps_length() => body.inner.size_hint(),
-                    None => SizeHint::default(),
-                },
+                Some(download) => download.size_hint(),
                 None => body.inner.size_hint(),
             },
         }

@@ -1,6 +1,7 @@
 //! A client's connection, on the outside and within a tunnel: its protocol's bounds, and when it must make room.
 
 use super::{State, pool::InUse};
+use bottle_policy::Denial;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::{pin::Pin, time::Duration};
@@ -40,25 +41,37 @@ pub(super) fn http2() -> http2::Builder<TokioExecutor> {
 }
 
 /// Serves a connection to its end. While others wait for its place it ends with what is under way; with nothing under
-/// way it ends at once, however little of a request it has sent so far.
-pub(super) async fn attend<C: Future>(state: &State, in_use: &InUse, connection: C, finish: fn(Pin<&mut C>)) {
+/// way it ends at once, however little of a request it has sent so far. Why the last request was none, if it was none:
+/// nobody was asked about that one.
+pub(super) async fn attend<C: Future<Output = hyper::Result<()>>>(
+    state: &State,
+    in_use: &InUse,
+    connection: C,
+    finish: fn(Pin<&mut C>),
+) -> Option<Denial> {
     let mut connection = Box::pin(connection);
     let mut finishing = false;
     let young = tokio::time::sleep(SETTLED);
     tokio::select! {
-        _ = &mut connection => return,
+        ended = &mut connection => return unreadable(ended),
         () = young => {}
     }
     loop {
         tokio::select! {
-            _ = &mut connection => return,
+            ended = &mut connection => return unreadable(ended),
             () = state.pressure.notified() => {
                 if finishing && in_use.is_idle() {
-                    return;
+                    return None;
                 }
                 finish(connection.as_mut());
                 finishing = true;
             }
         }
     }
+}
+
+fn unreadable(ended: hyper::Result<()>) -> Option<Denial> {
+    let error = ended.err().filter(hyper::Error::is_parse)?;
+    let what = std::error::Error::source(&error).map_or_else(|| error.to_string(), |why| format!("{error}: {why}"));
+    Some(Denial::bad_request("unreadable", what))
 }

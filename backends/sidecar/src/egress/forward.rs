@@ -3,9 +3,7 @@
 use super::{
     Live, Place,
     body::{Body, Received, Sent},
-    deny,
-    download::Download,
-    headers,
+    deny, download, headers,
     pool::Pool,
     record::Record,
     upload, websocket,
@@ -53,14 +51,16 @@ pub(super) async fn forward(pool: Arc<Pool>, place: Place, request: Request<Inco
             Ok((mut response, lease)) => {
                 judged.note(&mut record, response.status().as_u16());
                 // What answers HEAD has a body's headers and no body: there is nothing to wait for, and HTTP/2 breaks off.
-                let of = |response| Download::of(&live, &judged.route, &pool.target.host, response).map(Box::new);
-                let mut download = if bodiless { None } else { of(&mut response) };
-                if let Some(download) = &mut download
-                    && let Err(denial) = download.begin(&mut response).await
-                {
-                    return refused(pool, record, &denial);
+                let looked_at = match bodiless {
+                    true => Ok(None),
+                    false => download::judged(&live, &judged.route, &pool.target.host, &mut response).await,
+                };
+                match looked_at {
+                    Ok(download) => {
+                        passed_back(response, |inner| Received { inner, download, record, lease, ended: false })
+                    }
+                    Err(denial) => refused(pool, record, &denial),
                 }
-                passed_back(response, |inner| Received { inner, download, record, lease, ended: false })
             }
             Err(denial) => refused(pool, record, &denial),
         },

@@ -23,45 +23,61 @@ pub(super) struct Frames {
     side: Side,
     /// A frame's head, as far as it has arrived. It is passed on whole, or not at all.
     head: Vec<u8>,
-    /// Bytes of the present frame's payload that are still to come.
-    payload: u64,
+    /// The frame whose head has arrived.
+    present: Option<Frame>,
     /// A message whose last frame has not begun.
     fragmented: bool,
-    /// The present frame is the last one.
+    /// The frame after which there is none has begun.
     closing: bool,
+}
+
+/// A frame whose head was found to be right.
+pub(super) struct Frame {
+    /// It is none of a message's.
+    pub(super) control: bool,
+    /// Its message ends with it.
+    pub(super) last: bool,
+    /// What it carries, without the mask.
+    pub(super) payload: Vec<u8>,
+    mask: [u8; 4],
+    /// Bytes of its payload that are still to come.
+    missing: u64,
 }
 
 impl Frames {
     pub(super) fn of(side: Side) -> Self {
-        Self { side, head: Vec::with_capacity(MAX_HEAD), payload: 0, fragmented: false, closing: false }
+        Self { side, head: Vec::with_capacity(MAX_HEAD), present: None, fragmented: false, closing: false }
     }
 
-    /// Appends to `out` what of `bytes` may pass. The first wrong frame is an error, and none of it passes.
-    pub(super) fn pass(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), &'static str> {
-        while !bytes.is_empty() {
-            if self.payload > 0 {
-                let length = usize::try_from(self.payload).unwrap_or(usize::MAX).min(bytes.len());
+    /// Takes bytes up to the end of a frame, and appends to `out` what of them is right. The frame, or `None` as long as
+    /// it is not there whole. A wrong head is an error, and none of it is appended.
+    pub(super) fn next(&mut self, bytes: &mut &[u8], out: &mut Vec<u8>) -> Result<Option<Frame>, &'static str> {
+        loop {
+            if let Some(frame) = self.present.take_if(|frame| frame.missing == 0) {
+                return Ok(Some(frame));
+            }
+            let Some((first, rest)) = bytes.split_first() else { return Ok(None) };
+            if let Some(frame) = &mut self.present {
+                let length = usize::try_from(frame.missing).unwrap_or(usize::MAX).min(bytes.len());
                 let (now, later) = bytes.split_at(length);
                 out.extend_from_slice(now);
-                self.payload -= length as u64;
-                bytes = later;
-                continue;
-            }
-            if self.closing && self.head.is_empty() {
+                frame.take(now);
+                *bytes = later;
+            } else if self.closing {
                 return Err("bytes after the frame that closes");
-            }
-            self.head.push(bytes[0]);
-            bytes = &bytes[1..];
-            if self.head.len() == head_length(&self.head) {
-                self.payload = self.judge()?;
-                out.append(&mut self.head);
+            } else {
+                self.head.push(*first);
+                *bytes = rest;
+                if self.head.len() == head_length(&self.head) {
+                    self.present = Some(self.judge()?);
+                    out.append(&mut self.head);
+                }
             }
         }
-        Ok(())
     }
 
-    /// A whole head: the length of its payload.
-    fn judge(&mut self) -> Result<u64, &'static str> {
+    /// A whole head: the frame that it begins.
+    fn judge(&mut self) -> Result<Frame, &'static str> {
         let (last, reserved, opcode) = (self.head[0] & 0x80 != 0, self.head[0] & 0x70, self.head[0] & 0x0f);
         let (masked, short) = (self.head[1] & 0x80 != 0, self.head[1] & 0x7f);
         let number = |bytes: &[u8]| bytes.iter().fold(0_u64, |n, b| n << 8 | u64::from(*b));
@@ -91,7 +107,17 @@ impl Frames {
             CLOSE..=10 => self.closing = opcode == CLOSE,
             _ => return Err("an unknown opcode"),
         }
-        Ok(length)
+        let mask = if masked { self.head.last_chunk().copied().unwrap_or_default() } else { [0; 4] };
+        Ok(Frame { control: opcode >= CLOSE, last, payload: vec![], mask, missing: length })
+    }
+}
+
+impl Frame {
+    fn take(&mut self, bytes: &[u8]) {
+        let at = self.payload.len();
+        let mask = self.mask.iter().cycle().skip(at % self.mask.len());
+        self.payload.extend(bytes.iter().zip(mask).map(|(byte, mask)| byte ^ mask));
+        self.missing -= bytes.len() as u64;
     }
 }
 
@@ -112,7 +138,9 @@ mod tests {
 
     fn run(side: Side, bytes: &[u8], step: usize) -> Result<Vec<u8>, &'static str> {
         let (mut frames, mut out) = (Frames::of(side), vec![]);
-        bytes.chunks(step).try_for_each(|part| frames.pass(part, &mut out))?;
+        for mut part in bytes.chunks(step) {
+            while frames.next(&mut part, &mut out)?.is_some() {}
+        }
         Ok(out)
     }
 
@@ -132,6 +160,22 @@ mod tests {
             for step in [1, 2, 3, 7, 100_000] {
                 assert_eq!(run(side, bytes, step).unwrap(), bytes, "{side:?} by {step}");
             }
+        }
+    }
+
+    #[test]
+    fn what_a_frame_carries_is_read_without_its_mask() {
+        let masked = [0x01, 0x85, 1, 2, 3, 4, b'h' ^ 1, b'e' ^ 2, b'l' ^ 3, b'l' ^ 4, b'o' ^ 1];
+        let all = [&masked[..], &[0x89, 0x80, 9, 9, 9, 9], &[0x80, 0x81, 5, 6, 7, 8, b'!' ^ 5]].concat();
+        for step in [1, 2, 5, 100] {
+            let (mut frames, mut seen) = (Frames::of(Side::Client), vec![]);
+            for mut part in all.chunks(step) {
+                while let Some(frame) = frames.next(&mut part, &mut vec![]).unwrap() {
+                    seen.push((frame.control, frame.last, frame.payload));
+                }
+            }
+            let expected = [(false, false, b"hello".to_vec()), (true, true, vec![]), (false, true, b"!".to_vec())];
+            assert_eq!(seen, expected, "by {step}");
         }
     }
 

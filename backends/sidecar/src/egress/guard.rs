@@ -3,10 +3,10 @@
 //! On the model's own host a conversation has to survive: known secrets are taken out of it (`upload`), what only looks
 //! like a credential is written down, and the entropy of names says nothing.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use bottle_api::{control::CAPABILITY, secret::Secrets};
 use bottle_policy::{Denial, EnvSecret, Mode, Policy, Route};
-use bottle_scan::{Context, ExactSet, Finding, Kind, Options, Pack, Rules, Scanner, Session};
+use bottle_scan::{Context, ExactSet, Finding, Kind, Options, Pack, Rules, Scanner, Session, is_listed};
 use hyper::{header::HeaderMap, http::request};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,7 +22,7 @@ pub(super) struct Guard {
     /// For what comes back: knows the credentials that are put in, which no agent has.
     back: Arc<Scanner>,
     /// What left in pieces, to any host.
-    session: Mutex<Session>,
+    left: Mutex<Session>,
     env: Vec<EnvSecret>,
     mode: Mode,
 }
@@ -40,11 +40,16 @@ impl Guard {
             ExactSet::new(named.map(|(name, secret)| (shown(name), secret.expose())))
         };
         let (all, injected) = (known(&|_| true), known(&|name| !name.starts_with(KINDS[0]) && name != CAPABILITY));
-        let options = Options { entropy: true, ..Options::default() };
+        let blocklist = policy.scan.blocklist.clone();
+        let named = |route: &&Route| blocklist.iter().any(|listed| is_listed(&route.host, listed));
+        if let Some(route) = policy.routes.iter().find(named) {
+            bail!("the blocklist names {}, which has a route", route.host);
+        }
+        let options = Options { entropy: true, blocklist };
         let out = Arc::new(Scanner::new(rules.clone(), all, options));
         let back = Arc::new(Scanner::new(rules, injected, Options::default()));
-        let session = Mutex::new(out.session());
-        Ok(Self { out, back, session, env: policy.scan.env.clone(), mode: policy.mode })
+        let left = Mutex::new(out.session());
+        Ok(Self { out, back, left, env: policy.scan.env.clone(), mode: policy.mode })
     }
 
     /// For what leaves.
@@ -63,7 +68,7 @@ impl Guard {
         let mut findings = self.out.judge_url(host, path, query);
         findings.extend(self.out.judge_headers(values(&head.headers)));
         if !route.conversation {
-            let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut session = self.left.lock().unwrap_or_else(PoisonError::into_inner);
             findings.extend(session.observe_url(host, path, query));
             for (name, value) in values(&head.headers) {
                 findings.extend(session.observe(host, name, value));
@@ -86,7 +91,7 @@ impl Guard {
 
     /// What has left in pieces, with this one.
     pub(super) fn pieces(&self, host: &str, slot: &str, bytes: &[u8]) -> Vec<Finding> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner).observe(host, slot, bytes)
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).observe(host, slot, bytes)
     }
 
     /// How bytes that go to this host are looked at.
@@ -103,7 +108,7 @@ impl Guard {
                 continue;
             }
             let stops = match finding.kind {
-                Kind::Exact | Kind::Split => true,
+                Kind::Exact | Kind::Split | Kind::Listed => true,
                 _ => !route.conversation && self.mode == Mode::Enforce && finding.blocks(),
             };
             if stops {
@@ -132,13 +137,13 @@ pub(super) fn note(noted: &mut Noted, finding: &Finding) {
 pub(super) fn denial(finding: &Finding) -> Denial {
     let (rule, what) = match finding.kind {
         Kind::Exact => ("dlp-secret", "the secret"),
-        Kind::Split => ("dlp-secret", "with what was sent before, the secret"),
+        Kind::Split => ("dlp-secret", "with what went before, the secret"),
         Kind::Pattern => ("dlp-pattern", "what looks like a credential,"),
         Kind::Entropy => ("dlp-entropy", "what looks like encoded data,"),
         Kind::Opaque => ("dlp-opaque", "what cannot be looked into,"),
         Kind::Injection => ("dlp-injection", "orders to an agent,"),
         Kind::Structure => ("dlp-structure", "what no tool should be asked,"),
-        Kind::Listed => ("dlp-blocklist", "a host of the blocklist,"),
+        Kind::Listed => return Denial::forbidden("dlp-blocklist", "this bottle's blocklist names the host"),
     };
     Denial::forbidden(rule, format!("it holds {what} {finding}"))
 }
@@ -193,6 +198,36 @@ mod tests {
             ] {
                 assert_eq!(head(&guard, route, &path).map(drop), expected, "{} {path}", route.host);
             }
+        }
+    }
+
+    #[test]
+    fn a_listed_host_is_refused_in_audit_mode_too_and_never_has_a_route() {
+        let of = |mode, listed: &[&str], routes: &[&str]| {
+            let mut policy = Policy { mode, ..Policy::default() };
+            policy.routes = routes.iter().map(|host| Route::to(*host)).collect();
+            policy.scan.blocklist = listed.iter().map(|listed| (*listed).to_owned()).collect();
+            Guard::new(&policy, &Secrets::default())
+        };
+        for mode in [Mode::Enforce, Mode::Audit] {
+            let guard = of(mode, &["bad.example", "*.worse.example"], &["good.example"]).unwrap();
+            for (host, expected) in [
+                ("bad.example", Err("dlp-blocklist")),
+                ("BAD.example", Err("dlp-blocklist")),
+                ("worse.example", Err("dlp-blocklist")),
+                ("a.b.worse.example", Err("dlp-blocklist")),
+                ("notbad.example", Ok(())),
+                ("a.bad.example", Ok(())),
+                ("noworse.example", Ok(())),
+            ] {
+                let model = Route { conversation: true, ..Route::to(host) };
+                for route in [Route { host: host.into(), ..Route::to(host) }, model] {
+                    assert_eq!(head(&guard, &route, "/").map(drop), expected, "{mode:?} {host}");
+                }
+            }
+        }
+        for (listed, route) in [("bad.example", "bad.example"), ("*.bad.example", "a.bad.example")] {
+            assert!(of(Mode::Enforce, &[listed], &[route]).is_err_and(|e| e.to_string().contains(route)), "{listed}");
         }
     }
 

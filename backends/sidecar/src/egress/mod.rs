@@ -20,6 +20,7 @@ mod frames;
 mod guard;
 mod headers;
 mod idle;
+mod inspect;
 mod messages;
 mod passthrough;
 mod pool;
@@ -34,10 +35,11 @@ mod websocket;
 use crate::{
     daemon::{DaemonStart, DaemonUp, Reloads},
     feed::Feed,
+    listeners,
 };
 use anyhow::{Context, Result};
 use bottle_api::{
-    control::{CAPABILITY, PROXY_PORT},
+    control::CAPABILITY,
     secret::{Secret, Secrets},
 };
 use bottle_policy::Policy;
@@ -119,7 +121,7 @@ pub(crate) async fn serve(start: DaemonStart, secrets: Secrets, reloads: Reloads
         feed,
         pressure: Notify::new(),
     });
-    let listener = TcpListener::bind((start.bind, PROXY_PORT)).await.context("listen for the proxy")?;
+    let listener = listeners::proxy(start.bind).await?;
     state.feed.report(DaemonUp::Listening);
     tokio::select! {
         never = accept(&state, &listener) => never,

@@ -99,12 +99,17 @@ async fn serve_inside(
         async move { Ok::<_, Infallible>(response.await) }
     });
     let io = TokioIo::new(tls);
-    if speaks_http2 {
+    let unreadable = if speaks_http2 {
         let served = connection::http2().serve_connection(io, service);
-        connection::attend(&pool.state, &pool.in_use, served, |c| c.graceful_shutdown()).await;
+        connection::attend(&pool.state, &pool.in_use, served, |c| c.graceful_shutdown()).await
     } else {
         let served = connection::http1().serve_connection(io, service).with_upgrades();
-        connection::attend(&pool.state, &pool.in_use, served, |c| c.graceful_shutdown()).await;
+        connection::attend(&pool.state, &pool.in_use, served, |c| c.graceful_shutdown()).await
+    };
+    if let Some(denial) = unreadable {
+        spoke.store(true, Ordering::Relaxed);
+        let State { feed, secrets, .. } = &*pool.state;
+        Record::begin(feed, secrets, &pool.target.name, "", "").denied(&denial);
     }
     Ok(())
 }

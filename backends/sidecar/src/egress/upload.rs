@@ -8,9 +8,10 @@ use super::{
     Live,
     body::{Body, Broken, Sent},
     guard::{Guard, Noted},
+    inspect::{Inspected, Inspector},
 };
 use bottle_policy::{Denial, Route};
-use bottle_scan::{Finding, Kind, Redactor, Stream};
+use bottle_scan::{Finding, Kind};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::{
@@ -21,7 +22,7 @@ use hyper::{
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -35,31 +36,40 @@ const PLACES: usize = 96 << 20;
 
 /// What the scanner has said of a body so far.
 #[derive(Clone, Default)]
-pub(super) struct Findings(Arc<Mutex<(Option<Denial>, Noted)>>);
+pub(super) struct Findings(Arc<Mutex<Said>>);
+
+#[derive(Default)]
+struct Said {
+    refusal: Option<Denial>,
+    noted: Noted,
+}
 
 impl Findings {
     /// Why the body breaks off, if it does.
     pub(super) fn refusal(&self) -> Option<Denial> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+        self.said().refusal.clone()
     }
 
     /// What was found in it and went on.
     pub(super) fn noted(&self) -> Noted {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+        self.said().noted.clone()
     }
 
     fn add(&self, decided: Result<Noted, Denial>) -> Result<(), Denial> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match decided {
             Ok(noted) => {
-                all.1.extend(noted);
+                self.said().noted.extend(noted);
                 Ok(())
             }
             Err(denial) => {
-                all.0 = Some(denial.clone());
+                self.said().refusal = Some(denial.clone());
                 Err(denial)
             }
         }
+    }
+
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -77,17 +87,9 @@ struct Judge {
     live: Arc<Live>,
     route: Route,
     host: String,
-    /// Taken when the body has ended.
-    by: Option<By>,
+    inspector: Inspector,
     findings: Findings,
     _place: OwnedSemaphorePermit,
-}
-
-enum By {
-    /// Refuses.
-    Stream(Box<Stream>),
-    /// Takes out what it knows.
-    Redactor(Box<Redactor>),
 }
 
 /// Judges the beginning of a request's body, and has the rest judged while it is sent.
@@ -108,14 +110,14 @@ pub(super) async fn judged(
     let context = Guard::context(host, &head.headers);
     // Nothing can be taken out of what is compressed: there a secret refuses the request, as everywhere else.
     let redacts = route.conversation && encoding.is_empty();
-    let (by, first) = match redacts {
-        true => (By::Redactor(Box::new(live.guard.out().redactor(context))), CONVERSATION),
-        false => (By::Stream(Box::new(live.guard.out().stream(context, &encoding))), FIRST),
+    let (inspector, first) = match redacts {
+        true => (Inspector::redacting(live.guard.out(), context), CONVERSATION),
+        false => (Inspector::judging(live.guard.out(), context, &encoding), FIRST),
     };
     let known = inner.size_hint().upper().and_then(|length| usize::try_from(length).ok());
     let place = place(known.unwrap_or(first).min(first)).await;
     let (live, route, host) = (live.clone(), route.clone(), host.to_owned());
-    let judge = Judge { live, route, host, by: Some(by), findings: findings.clone(), _place: place };
+    let judge = Judge { live, route, host, inspector, findings: findings.clone(), _place: place };
     let length = (!redacts).then(|| inner.size_hint().exact()).flatten();
     let mut upload = Upload { inner, judge, ready: VecDeque::new(), ended: false, length };
 
@@ -146,14 +148,10 @@ pub(super) async fn judged(
 
 /// Waits until there is room for as many bytes.
 async fn place(bytes: usize) -> OwnedSemaphorePermit {
-    static ROOM: Mutex<Option<Arc<Semaphore>>> = Mutex::new(None);
     const UNIT: usize = 64 << 10;
-    let room = {
-        let mut room = ROOM.lock().unwrap_or_else(PoisonError::into_inner);
-        room.get_or_insert_with(|| Arc::new(Semaphore::new(PLACES / UNIT))).clone()
-    };
+    static ROOM: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(PLACES / UNIT)));
     let units = u32::try_from(bytes.div_ceil(UNIT).max(1)).unwrap_or(u32::MAX);
-    match room.acquire_many_owned(units).await {
+    match ROOM.clone().acquire_many_owned(units).await {
         Ok(place) => place,
         // Nobody closes it.
         Err(_) => std::future::pending().await,
@@ -163,27 +161,13 @@ async fn place(bytes: usize) -> OwnedSemaphorePermit {
 impl Judge {
     /// What of a piece may go on; `None` is the end.
     fn judge(&mut self, piece: Option<&[u8]>) -> Result<Vec<u8>, Denial> {
-        let (released, mut findings) = match (self.by.take(), piece) {
-            (None, _) => return Ok(vec![]),
-            (Some(By::Stream(mut stream)), Some(piece)) => {
-                let verdict = stream.push(piece);
-                self.by = Some(By::Stream(stream));
-                (verdict.released, verdict.findings)
-            }
-            (Some(By::Stream(stream)), None) => {
-                let verdict = stream.finish();
-                (verdict.released, verdict.findings)
-            }
-            (Some(By::Redactor(mut redactor)), Some(piece)) => {
-                let redacted = redactor.push(piece);
-                self.by = Some(By::Redactor(redactor));
-                (redacted.bytes, self.taken_out(redacted.findings))
-            }
-            (Some(By::Redactor(redactor)), None) => {
-                let redacted = redactor.finish();
-                (redacted.bytes, self.taken_out(redacted.findings))
-            }
+        let Inspected { released, mut findings } = match piece {
+            Some(piece) => self.inspector.push(piece),
+            None => self.inspector.finish(),
         };
+        if self.inspector.redacts() {
+            findings = self.taken_out(findings);
+        }
         if let Some(piece) = piece.filter(|_| !self.route.conversation) {
             findings.extend(self.live.guard.pieces(&self.host, "body", piece));
         }

@@ -1,0 +1,112 @@
+//! The sidecar's own namespaces: everything but the network, which is this machine's. It sees its program, its own
+//! processes, and what resolves names; it can change nothing, and speak with nobody on this machine but through the
+//! network, whose addresses the bundle judges.
+
+use crate::{
+    confine,
+    ids::Ids,
+    init, seccomp,
+    sources::{Source, take},
+    sys::{self, NO_DEVICES, NO_EXEC, NO_SETUID},
+    tree,
+    wire::{self, File, Order, Sidecar},
+};
+use anyhow::{Context, Result, bail, ensure};
+use bottle_api::control::{BIND_ENV, BUNDLE_ARGUMENT, DAEMONS_ENV, LISTENERS_ENV, UIDS_ENV};
+use rustix::{
+    fs::Mode,
+    process::{Resource, umask},
+    thread::CapabilitySet,
+};
+use std::{
+    os::{fd::OwnedFd, unix::process::CommandExt},
+    path::Path,
+    process::Command,
+};
+
+/// The bundle's user, inside; its daemons' follow, where there are any to hand out.
+pub(crate) const UID: u32 = 65200;
+/// What the bundle needs for that, and gives up before it reads anything. As in a container of Docker's.
+const HANDING_OUT: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID).union(CapabilitySet::SETPCAP);
+/// Where its program is, inside.
+const PROGRAM: &str = "/bottle-sidecar";
+/// Of this machine's settings: how names are resolved.
+const NAMES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/gai.conf"];
+const DEVICES: [&str; 3] = ["/dev/null", "/dev/random", "/dev/urandom"];
+/// The first number of its listeners: the proxy's, the resolver's over UDP, and over TCP.
+const FIRST_LISTENER: i32 = 3;
+const PROCESSES: u64 = 256;
+const MEMORY: u64 = 512 << 20;
+
+/// Everything from the clone on. Returns where the bundle cannot be run.
+pub(crate) fn run(sidecar: &Sidecar, ids: Ids, control: &OwnedFd, channel: &OwnedFd, errors: &OwnedFd) -> i32 {
+    let Err(error) = become_it(sidecar, ids, control, channel, errors);
+    let line = format!("{error:#}\n");
+    let _ = rustix::io::write(errors, line.as_bytes());
+    1
+}
+
+fn become_it(
+    sidecar: &Sidecar,
+    ids: Ids,
+    control: &OwnedFd,
+    channel: &OwnedFd,
+    errors: &OwnedFd,
+) -> Result<std::convert::Infallible> {
+    init::die_with_parent()?;
+    let Some((Order::Mapped, _)) = wire::receive(control)? else { bail!("the launcher is gone") };
+    umask(Mode::from_raw_mode(0o022));
+    confine::hide(true)?;
+    tree::part()?;
+    let sources = sources(sidecar)?;
+    // Where the bundle has users to hand out it begins as the namespace's root, who is nobody outside.
+    init::become_agent(ids, 0)?;
+    confine::hide(true)?;
+    let early = tree::Early::processes()?;
+    tree::turn()?;
+    let order = File { path: "/etc/nsswitch.conf".into(), mode: 0o644, text: "hosts: files dns\n".into() };
+    tree::put_up_bare(&sources, &early, &[order])?;
+    drop((sources, early));
+    tree::seal()?;
+    for (resource, value) in [(Resource::Core, 0), (Resource::Nproc, PROCESSES), (Resource::Data, MEMORY)] {
+        confine::limit(resource, value)?;
+    }
+    confine::give_up_capabilities(if ids.apart { HANDING_OUT } else { CapabilitySet::empty() })?;
+    confine::landlock(&["/dev"])?;
+    let filters = seccomp::compile(seccomp::For::Sidecar)?;
+    let Some((Order::Serve, listeners)) = wire::receive(control)? else { bail!("there are no listeners") };
+    ensure!(listeners.len() == 3, "{} listeners came", listeners.len());
+    // Their numbers may be taken by what is placed: first out of the way.
+    let apart = |fd: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, 100);
+    let listeners = listeners.iter().map(apart).collect::<Result<Vec<_>, _>>()?;
+    let (channel, errors) = (apart(channel)?, apart(errors)?);
+    sys::place(&channel, 0)?;
+    sys::place(&channel, 1)?;
+    sys::place(&errors, 2)?;
+    for (number, listener) in (FIRST_LISTENER..).zip(&listeners) {
+        sys::place(listener, number)?;
+    }
+    sys::close_from(FIRST_LISTENER + 3)?;
+    sys::unblock_signals()?;
+    confine::filter(&filters)?;
+    let mut bundle = Command::new(PROGRAM);
+    bundle.arg0("bottle-sidecar").arg(BUNDLE_ARGUMENT).env_clear();
+    bundle.env(BIND_ENV, "127.0.0.1").env(DAEMONS_ENV, &sidecar.daemons);
+    bundle.env(LISTENERS_ENV, FIRST_LISTENER.to_string());
+    if ids.apart {
+        bundle.env(UIDS_ENV, UID.to_string());
+    }
+    Err(bundle.exec()).context("run the bundle")
+}
+
+fn sources(sidecar: &Sidecar) -> Result<Vec<Source>> {
+    let attributes = NO_SETUID | NO_DEVICES;
+    let mut taken = vec![take(Path::new(&sidecar.program), Path::new(PROGRAM), attributes)?];
+    for path in NAMES.map(Path::new).into_iter().filter(|path| path.exists()) {
+        taken.push(take(path, path, attributes | NO_EXEC)?);
+    }
+    for path in DEVICES.map(Path::new) {
+        taken.push(take(path, path, NO_SETUID | NO_EXEC)?);
+    }
+    Ok(taken)
+}

@@ -1,0 +1,142 @@
+//! Bytes of one class: unbroken runs of them (digits of base64, parts of a number), and marks that stand together (the
+//! beginnings of escapes). Sixty-four bytes at a time become the bits of one word, and most words have nothing in them
+//! that is wanted, as a few shifts say.
+
+const BLOCK: usize = 64;
+
+/// One bit for each byte: whether it is of the class. Without a branch, so that the compiler does many at once.
+#[inline(always)]
+fn mask(block: &[u8; BLOCK], is: impl Fn(u8) -> bool) -> u64 {
+    let mut flags = [0_u8; BLOCK];
+    for (flag, byte) in flags.iter_mut().zip(block) {
+        *flag = u8::from(is(*byte));
+    }
+    let (eights, _) = flags.as_chunks::<8>();
+    // The product has the lowest bits of eight bytes side by side in its uppermost byte.
+    let bits = |eight: &[u8; 8]| u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+    eights.iter().rev().fold(0, |all, eight| all << 8 | bits(eight))
+}
+
+/// Calls `with` with the mask of every block and where it begins. The last block is shorter than the others.
+#[inline(always)]
+fn masks(bytes: &[u8], is: impl Fn(u8) -> bool + Copy, mut with: impl FnMut(usize, u64)) {
+    let (blocks, rest) = bytes.as_chunks::<BLOCK>();
+    for (n, block) in blocks.iter().enumerate() {
+        with(n * BLOCK, mask(block, is));
+    }
+    let mut last = [0; BLOCK];
+    last[..rest.len()].copy_from_slice(rest);
+    with(blocks.len() * BLOCK, mask(&last, is) & ((1 << rest.len()) - 1));
+}
+
+/// The places in a mask from which on at least so many bits are set.
+#[inline(always)]
+fn followed_by(mut mask: u64, least: usize) -> u64 {
+    let mut known = 1;
+    while known < least {
+        let more = known.min(least - known);
+        mask &= mask >> more;
+        known += more;
+    }
+    mask
+}
+
+/// Calls `found` with the beginning and the end of each run of at least `LEAST` bytes, which is at most 64.
+#[inline(always)]
+pub(crate) fn each<const LEAST: usize>(
+    bytes: &[u8],
+    is: impl Fn(u8) -> bool + Copy,
+    mut found: impl FnMut(usize, usize),
+) {
+    // Where the run began that reaches the end of the block before.
+    let mut open = None;
+    masks(bytes, is, |base, mut here| {
+        if here == u64::MAX {
+            open.get_or_insert(base);
+            return;
+        }
+        if let Some(start) = open.take() {
+            let end = base + here.trailing_ones() as usize;
+            if end - start >= LEAST {
+                found(start, end);
+            }
+            here &= here + 1;
+        }
+        let tail = here.leading_ones();
+        if tail > 0 {
+            open = Some(base + BLOCK - tail as usize);
+            here = here << tail >> tail;
+        }
+        let mut starts = followed_by(here, LEAST);
+        while starts != 0 {
+            let start = starts.trailing_zeros();
+            let length = (here >> start).trailing_ones();
+            found(base + start as usize, base + (start + length) as usize);
+            starts &= u64::MAX << (start + length);
+        }
+    });
+}
+
+/// Calls `found` with the first and the last mark of each row of marks that are at most `gap` bytes from one to the
+/// next. Bytes of the class that `counts` denies are none.
+#[inline(always)]
+pub(crate) fn rows(
+    bytes: &[u8],
+    gap: usize,
+    is: impl Fn(u8) -> bool + Copy,
+    counts: impl Fn(usize) -> bool,
+    mut found: impl FnMut(usize, usize),
+) {
+    let mut row = None;
+    masks(bytes, is, |base, mut here| {
+        while here != 0 {
+            let at = base + here.trailing_zeros() as usize;
+            here &= here - 1;
+            if counts(at) {
+                let near = row.filter(|(_, last)| at - last <= gap);
+                if let (None, Some((first, last))) = (near, row) {
+                    found(first, last);
+                }
+                row = Some((near.map_or(at, |(first, _)| first), at));
+            }
+        }
+    });
+    if let Some((first, last)) = row {
+        found(first, last);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Runs, byte by byte.
+    fn plainly(bytes: &[u8], least: usize) -> Vec<(usize, usize)> {
+        let mut runs = vec![];
+        let mut start = 0;
+        for run in bytes.split(|b| !b.is_ascii_digit()) {
+            if run.len() >= least {
+                runs.push((start, start + run.len()));
+            }
+            start += run.len() + 1;
+        }
+        runs
+    }
+
+    proptest! {
+        #[test]
+        fn every_run_is_found_wherever_it_stands(parts in prop::collection::vec((0_usize..90, 1_usize..90), 0..12)) {
+            let text: String = parts.iter().map(|(run, gap)| "7".repeat(*run) + &"x".repeat(*gap)).collect();
+            for end in [text.len(), text.len() / 2, text.len().min(64), text.len().min(128)] {
+                let bytes = &text.as_bytes()[..end];
+                let mut found = vec![];
+                each::<13>(bytes, |b| b.is_ascii_digit(), |start, end| found.push((start, end)));
+                prop_assert_eq!(found, plainly(bytes, 13));
+                let mut found = vec![];
+                each::<24>(bytes, |b| b.is_ascii_digit(), |start, end| found.push((start, end)));
+                prop_assert_eq!(found, plainly(bytes, 24));
+            }
+        }
+    }
+}
