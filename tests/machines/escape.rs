@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use bottle_tests::{
     bottle::{Run, eventually, report},
     lab::{Listeners, Target},
-    running::{self, Running},
+    running,
 };
 use std::{
     net::{IpAddr, Ipv4Addr, UdpSocket},

@@ -25,7 +25,7 @@ use rustix::{
 };
 use std::{
     fs::File,
-    io::{Read, Write},
+    io::{self, Read, Write},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -272,8 +272,8 @@ impl Process for NamespaceProcess {
 
     fn signal(&self, req: &SignalRequest) -> Result<()> {
         match wire::send(&self.0.socket, &Signal { signal: req.signal }, &[]) {
-            // One that has ended needs none any more.
-            Err(_) if self.0.status.lock().unwrap_or_else(PoisonError::into_inner).is_some() => Ok(()),
+            // PID 1 closes the socket of one that has ended, which needs none any more.
+            Err(error) if [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset].contains(&error.kind()) => Ok(()),
             sent => sent.with_context(|| format!("send signal {}", req.signal)),
         }
     }

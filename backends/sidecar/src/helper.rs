@@ -16,7 +16,7 @@ use std::{
     env,
     ffi::OsString,
     fs::{self, File},
-    io::{self, ErrorKind, Write},
+    io::{ErrorKind, Write},
     os::unix::{ffi::OsStringExt, process::CommandExt},
     path::PathBuf,
     process::{Command, ExitCode},
@@ -46,33 +46,54 @@ pub(crate) fn init() -> Result<()> {
 
 /// Reads what to become from standard input, and becomes it; on a terminal, becomes its keeper.
 pub(crate) fn run() -> ExitCode {
-    let (code, why) = match command() {
-        Ok(mut command) => {
-            let ended = if isatty(stdio::stdin()) { keep(&mut command) } else { Err(command.exec()) };
-            let program = command.get_program().to_string_lossy();
-            match ended {
-                Ok(code) => return code,
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    (NOT_FOUND, format!("{program}: not found in the bottle"))
-                }
-                Err(error) => (NOT_RUN, format!("{program}: {error}")),
-            }
-        }
-        Err(error) => (FAILED, format!("{error:#}")),
-    };
+    let ended = command().and_then(|mut command| match isatty(stdio::stdin()) {
+        true => keep(command),
+        false => Ok(become_it(&mut command)),
+    });
+    ended.unwrap_or_else(|error| refuse(FAILED, &format!("{error:#}")))
+}
+
+/// Stops until [`keep`] has given it the terminal, and becomes the program: one that ran before it had the terminal could
+/// neither read from it nor be interrupted.
+pub(crate) fn front(program: &str, arguments: &[&str]) -> ExitCode {
+    match kill_process(getpid(), Signal::STOP) {
+        Ok(()) => become_it(Command::new(program).args(arguments)),
+        Err(error) => refuse(FAILED, &format!("wait for the terminal: {error}")),
+    }
+}
+
+/// Returns only where the program cannot be run.
+fn become_it(command: &mut Command) -> ExitCode {
+    let error = command.exec();
+    let program = command.get_program().to_string_lossy();
+    match error.kind() {
+        ErrorKind::NotFound => refuse(NOT_FOUND, &format!("{program}: not found in the bottle")),
+        _ => refuse(NOT_RUN, &format!("{program}: {error}")),
+    }
+}
+
+fn refuse(code: u8, why: &str) -> ExitCode {
     eprintln!("bottle-helper: {why}");
     ExitCode::from(code)
 }
 
 /// Runs a program in the terminal's foreground, and has it go on whenever it stops: ^Z makes Claude Code stop itself,
 /// and no shell is there to continue it.
-fn keep(command: &mut Command) -> io::Result<ExitCode> {
-    let pid = Pid::from_child(&command.process_group(0).spawn()?);
-    tcsetpgrp(stdio::stdin(), pid)?;
+fn keep(command: Command) -> Result<ExitCode> {
+    let mut front = Command::new(env::current_exe()?);
+    front.arg("front").arg(command.get_program()).args(command.get_args()).env_clear().process_group(0);
+    front.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let pid = Pid::from_child(&front.spawn().context("start a process")?);
+    let mut has_terminal = false;
     loop {
         let Some((_, status)) = waitpid(Some(pid), WaitOptions::UNTRACED)? else { continue };
         if status.stopped() {
-            thread::sleep(STOPPED); // one that stops again at once must not keep a processor busy
+            if has_terminal {
+                thread::sleep(STOPPED); // one that stops again at once must not keep a processor busy
+            } else {
+                tcsetpgrp(stdio::stdin(), pid).context("hand the terminal over")?;
+                has_terminal = true;
+            }
             kill_process_group(pid, Signal::CONT)?;
         } else {
             let killed = status.terminating_signal().map(|signal| 128 + signal);

@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         ["tied", program, ref words @ ..] => pipelock::become_program(program, words),
         ["init"] => helper::init(),
         ["run"] => return helper::run(),
+        ["front", program, ref arguments @ ..] => return helper::front(program, arguments),
         ["probe"] => probe::run(),
         ["signal", mark, number] => helper::signal(mark, number),
         [ATTEND_ARGUMENT] => return attend::run(),
