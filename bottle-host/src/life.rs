@@ -188,7 +188,7 @@ impl Life {
     }
 
     fn say_saved(&self) {
-        self.saved.iter().flat_map(|saved| saved.lines(&self.identity)).for_each(ui::say);
+        self.saved.iter().flat_map(|saved| saved.lines(&self.identity)).for_each(ui::say_at_last);
     }
 }
 
@@ -212,7 +212,7 @@ impl Drop for Life {
             // A resume that came to nothing: all is as it was.
             true if state.is_preserved() && self.saved.is_none() => {
                 let kept = state.keep().map(drop);
-                ui::say(format!("resume with: bottle resume {}", self.identity));
+                ui::say_at_last(format!("resume with: bottle resume {}", self.identity));
                 kept
             }
             true if state.egress_log().exists() => self.keep(state, "the session did not end by itself"),

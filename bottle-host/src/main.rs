@@ -8,6 +8,7 @@ fn main() -> ExitCode {
         return probe::answer(&plugin).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
     let cli = cli::parse();
+    let _last_words = ui::LastWords;
     let own_error = cli.command.own_error_code();
     match commands::run(cli) {
         Ok(code) => ExitCode::from(code),

@@ -62,6 +62,23 @@ pub fn say(text: impl fmt::Display) {
     let _ = io::stderr().write_all(out.as_bytes());
 }
 
+static LAST: Mutex<Vec<String>> = Mutex::new(vec![]);
+
+/// Keeps a line for the end, after everything else and errors too: what to type next.
+pub fn say_at_last(line: String) {
+    LAST.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+}
+
+/// Says, once it goes, what was kept for the end. `main` has one: a panic goes through it, too.
+pub struct LastWords;
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        let lines = std::mem::take(&mut *LAST.lock().unwrap_or_else(PoisonError::into_inner));
+        lines.iter().for_each(say);
+    }
+}
+
 /// Says a line that must not be overlooked: bold on a terminal, unless `NO_COLOR` is set (no-color.org).
 pub fn stand_out(line: impl fmt::Display) {
     let plain = printable(&line.to_string());
