@@ -15,6 +15,7 @@ use serde::Serialize;
 use std::{
     collections::{BTreeMap, HashSet},
     mem::take,
+    path::PathBuf,
     sync::Arc,
     thread,
     time::Duration,
@@ -304,12 +305,17 @@ fn rows(paths: &Paths, plans: &[Planned], abandoned: &[Abandoned]) -> Vec<Row> {
             foreign: item.foreign,
         })
         .collect();
-    rows.extend(abandoned.iter().filter(|bottle| !bottle.is_preserved()).map(|bottle| Row {
-        backend: bottle.metadata.backend.clone(),
-        identity: bottle.identity.clone(),
-        kind: "state".into(),
-        name: paths.short(&paths.state().join(&bottle.identity)),
-        foreign: bottle.metadata.holder.is_foreign(),
+    rows.extend(abandoned.iter().map(|bottle| {
+        // Work stays. What its launch has left is forgotten, or nobody could resume it.
+        let (kind, below) = if bottle.is_preserved() { ("ledger", state::LEDGER) } else { ("state", "") };
+        let path: PathBuf = paths.state().join(&bottle.identity).join(below).components().collect();
+        Row {
+            backend: bottle.metadata.backend.clone(),
+            identity: bottle.identity.clone(),
+            kind: kind.into(),
+            name: paths.short(&path),
+            foreign: bottle.metadata.holder.is_foreign(),
+        }
     }));
     rows
 }

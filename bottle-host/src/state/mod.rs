@@ -47,7 +47,8 @@ const MAX_SLUG: usize = 40;
 const HIDDEN: char = '.';
 /// Held for as long as the owning process lives.
 const LOCK: &str = "lock";
-const LEDGER: &str = "ledger.jsonl";
+/// What was created and must be removed.
+pub const LEDGER: &str = "ledger.jsonl";
 const METADATA: &str = "metadata.json";
 const STAGE: &str = "stage";
 /// Where the owner answers other commands.
