@@ -1,7 +1,7 @@
 //! A bottle from its launch to its end: whatever happens in between, nothing of it is left behind.
 //!
 //! ```text
-//! launch ─▶ channel, log ─▶ probe ─▶ session ─▶ save work ─▶ close ─▶ settle
+//! launch ─▶ channel, log ─▶ probe ─▶ session (saves now and then) ─▶ save work ─▶ close ─▶ settle
 //!    └────────── an error, a panic, a signal ──────▶ drop: the ledger's entries are taken away
 //! ```
 
@@ -28,7 +28,14 @@ use bottle_api::{
     control::{CAPABILITY, PIPELOCK_DAEMON},
     secret::Secrets,
 };
-use std::{collections::BTreeMap, fs::File, panic::resume_unwind, sync::Arc, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    panic::resume_unwind,
+    sync::{Arc, mpsc::channel},
+    thread::{self, ScopedJoinHandle},
+    time::Duration,
+};
 
 /// How long a bottle may take to be torn down.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(60);
@@ -127,7 +134,11 @@ impl Life {
         let streams = Streams { input, unfiltered: session.raw_terminal };
         ui::progress("look from inside whether the bottle is closed", "");
         let mut served = None;
+        let (session_ended, over) = channel();
         let ended = thread::scope(|scope| {
+            // Dropped on any way out.
+            let session_ended = session_ended;
+            let mut saving = None;
             // What it sends there is refused until it serves.
             let delivered = scope.spawn(|| match &resolved.pipelock {
                 Some(program) => {
@@ -140,15 +151,21 @@ impl Life {
                 point("probe")?;
                 probe::check(&bottle, &info, capability, &resolved.spec.env, cancel)
             });
-            session::run(&bottle, &program, streams, cancel, || {
+            let ended = session::run(&bottle, &program, streams, cancel, || {
                 let verdict = probe.join().map_err(|_| anyhow!("the launch probe panicked"))?;
                 ui::clear_progress();
                 verdict?;
                 delivered.join().map_err(|_| anyhow!("the delivery of pipelock panicked"))??;
                 // No command gets into a bottle that is not known to be closed either.
                 served = Some(Served::begin(state.dir(), surroundings)?);
+                let (bottle, dir, came) = (&bottle, state.dir(), session.came());
+                saving = Some(scope.spawn(move || work::keep_saving(bottle, dir, came, &over)));
                 point("session")
-            })
+            });
+            drop(session_ended);
+            // Its panic is no reason to go without the last save.
+            let _ = saving.map(ScopedJoinHandle::join);
+            ended
         });
         drop(served);
         // Nobody needs the sidecar any more: it ends, and forgets what it knows, while work is saved.

@@ -1,5 +1,5 @@
-//! What runs in the bottle to save its work, and to restore it, as the agent and with the agent's own programs. Whatever comes out is the
-//! guest's word.
+//! What runs in the bottle to save its work, and to restore it, as the agent and with the agent's own programs. Whatever
+//! comes out is the guest's word.
 
 use crate::{fault, plugin::Bottle};
 use anyhow::{Context, Result, bail};
@@ -106,7 +106,7 @@ impl Deadline {
     }
 }
 
-/// A bottle whose session is over.
+/// A bottle whose session is over, or goes on while its work is saved now and then.
 pub(super) struct Inside<'a> {
     bottle: &'a Bottle,
     /// Ignored files are its work, too.
@@ -170,8 +170,15 @@ impl<'a> Inside<'a> {
         max: u64,
     ) -> Result<bool> {
         let unignored = if self.ignored { "" } else { "--exclude-standard" };
-        let variables =
-            [("PATH", PATH), ("HOME", HOME), ("LC_ALL", "C"), ("GIT_CONFIG_NOSYSTEM", "1"), ("UNIGNORED", unignored)];
+        let variables = [
+            ("PATH", PATH),
+            ("HOME", HOME),
+            ("LC_ALL", "C"),
+            ("GIT_CONFIG_NOSYSTEM", "1"),
+            // The agent may be at work: looking must not keep it from its index.
+            ("GIT_OPTIONAL_LOCKS", "0"),
+            ("UNIGNORED", unignored),
+        ];
         let req = StartRequest {
             argv: vec!["/bin/sh".into(), "-c".into(), format!("{NAMES}{script}")],
             env: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),

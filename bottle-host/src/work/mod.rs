@@ -1,5 +1,5 @@
-//! What an agent has made is saved before its bottle is removed: new commits as a git bundle, other changes as an
-//! archive, the conversation beside them.
+//! What an agent has made is saved before its bottle is removed, and now and then before that: new commits as a git
+//! bundle, other changes as an archive, the conversation beside them.
 //!
 //! ```text
 //! state/<identity>/.preserve                what is here goes by no cleanup
@@ -24,15 +24,25 @@ pub use changes::{Item, items};
 pub use restore::Left;
 
 use crate::{fault, plugin::Bottle, state, ui, workspace::Came};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use bottle_api::{HOME, WORKSPACE};
 use inside::{Deadline, Inside};
-use std::{fs::File, path::Path, time::Duration};
+use std::{
+    fs::File,
+    path::Path,
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    time::{Duration, Instant},
+};
 use store::{Draft, Store};
 
-/// To find out what there is; and then for each of commits, changes and the whole.
+/// To find out what there is; and then for each of commits, changes and the whole. While the session goes on, each has
+/// the shorter one: who ends it waits for that.
 const SURVEY_TIME: Duration = Duration::from_secs(20);
 const SAVE_TIME: Duration = Duration::from_secs(60);
+/// How long a session goes on between two saves; and how many times as long as the last one took, so that a large
+/// workspace is not saved all the time.
+const EVERY: Duration = Duration::from_secs(60);
+const AT_LEAST: u32 = 20;
 /// Bytes of a bundle, and of an archive.
 const MAX_WORK: u64 = 1 << 30;
 const MAX_TRANSCRIPT: u64 = 64 << 20;
@@ -64,7 +74,7 @@ impl Saved {
 pub fn save(bottle: &Bottle, state: &Path, came: &Came, whole: bool) -> Saved {
     let mut saved = Saved::default();
     let done = Store::open(state).and_then(|store| {
-        let saver = Saver { bottle, state, came, store };
+        let saver = Saver { bottle, state, came, store, session: false };
         let saving = saver.work(&mut saved).and_then(|()| saver.store.complete());
         saving.with_context(|| format!("what could be saved is in {}", saver.store.dir.display()))
     });
@@ -81,6 +91,23 @@ pub fn save(bottle: &Bottle, state: &Path, came: &Came, whole: bool) -> Saved {
     saved
 }
 
+/// Saves now and then while a session goes on, until the other end of `over` is dropped: where a bottle dies with its
+/// owner (namespaces, a power cut), that is what `cleanup` finds. Says nothing, for the terminal is the agent's; a save
+/// that fails leaves the one before.
+pub fn keep_saving(bottle: &Bottle, state: &Path, came: &Came, over: &Receiver<()>) {
+    let mut wait = fault::patience(EVERY);
+    while over.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+        let began = Instant::now();
+        let _ = Store::open(state).and_then(|store| {
+            let saver = Saver { bottle, state, came, store, session: true };
+            saver.work(&mut Saved::default())?;
+            saver.store.complete()?;
+            transcript(bottle, state)
+        });
+        wait = fault::patience(EVERY.max(began.elapsed() * AT_LEAST));
+    }
+}
+
 /// What Claude Code keeps of its conversations; `false` where there is none.
 fn transcript(bottle: &Bottle, state: &Path) -> Result<bool> {
     let mut draft = Draft::create(&state.join(TRANSCRIPT), "projects.tar")?;
@@ -88,10 +115,7 @@ fn transcript(bottle: &Bottle, state: &Path) -> Result<bool> {
     let inside = Inside::new(bottle, false, SURVEY_TIME)?;
     match inside.get(&path, &draft.file, draft.room(MAX_TRANSCRIPT)?) {
         Ok(true) => {}
-        Ok(false) => {
-            ui::warn(format!("the conversation is more than {} MiB: it is lost", MAX_TRANSCRIPT >> 20));
-            return Ok(false);
-        }
+        Ok(false) => bail!("it is more than {} MiB", MAX_TRANSCRIPT >> 20),
         // None was held.
         Err(_) => return Ok(false),
     }
@@ -114,9 +138,21 @@ struct Saver<'a> {
     state: &'a Path,
     came: &'a Came,
     store: Store,
+    /// The session goes on: nothing is said, and only what git and tar make of the workspace is saved.
+    session: bool,
 }
 
 impl Saver<'_> {
+    fn time(&self) -> Duration {
+        if self.session { SURVEY_TIME } else { SAVE_TIME }
+    }
+
+    fn progress(&self, step: &str) {
+        if !self.session {
+            ui::progress(step, "");
+        }
+    }
+
     fn inside(&self, time: Duration) -> Result<Inside<'_>> {
         Inside::new(self.bottle, self.came.ignored, time)
     }
@@ -127,6 +163,7 @@ impl Saver<'_> {
         let bases: String = self.came.bases.iter().map(|id| format!("^{id}\n")).collect();
         match self.by_git(saved, bases.as_bytes()) {
             Ok(true) => return Ok(()),
+            failed if self.session => bail!("git or tar fails in the bottle: {:?}", failed.err()),
             Ok(false) => ui::warn("git or tar fails in the bottle; its workspace is saved as it is"),
             Err(error) => {
                 ui::warn_of("git or a shell does not answer in the bottle; its workspace is saved as it is", &error);
@@ -169,9 +206,9 @@ impl Saver<'_> {
     }
 
     fn commits(&self, saved: &mut Saved, bases: &[u8]) -> Result<bool> {
-        ui::progress("save the agent's commits", "");
+        self.progress("save the agent's commits");
         let draft = Draft::create(&self.store.dir, COMMITS)?;
-        let whole = self.inside(SAVE_TIME)?.commits(bases, &draft.file, draft.room(MAX_WORK)?)?;
+        let whole = self.inside(self.time())?.commits(bases, &draft.file, draft.room(MAX_WORK)?)?;
         if whole {
             self.keep(draft)?;
             saved.commits = true;
@@ -186,12 +223,12 @@ impl Saver<'_> {
         name: &'static str,
         fetch: impl FnOnce(&Inside<'_>, &File, u64) -> Result<bool>,
     ) -> Result<changes::Found> {
-        ui::progress("save the agent's changes", "");
+        self.progress("save the agent's changes");
         let mut draft = Draft::create(&self.store.dir, name)?;
-        let whole = fetch(&self.inside(SAVE_TIME)?, &draft.file, draft.room(MAX_WORK)?)?;
-        let mut found = changes::read(&mut draft.file, self.came, &Deadline::after(SAVE_TIME)?)?;
+        let whole = fetch(&self.inside(self.time())?, &draft.file, draft.room(MAX_WORK)?)?;
+        let mut found = changes::read(&mut draft.file, self.came, &Deadline::after(self.time())?)?;
         found.cut |= !whole;
-        if found.cut && (found.any || name == WHOLE) {
+        if found.cut && !self.session && (found.any || name == WHOLE) {
             let what = "the agent's changes are too many or too large, and were cut off: what is large is lost first";
             ui::warn(what);
         }
