@@ -6,6 +6,7 @@
 //! @@bash COMMAND          a call of the tool Bash
 //! @@tool NAME {"json":1}  a call of that tool
 //! @@say TEXT              ends the turn with that text
+//! @@fail                  refuses the request, as the API does (403): the agent ends with 1
 //! ```
 //!
 //! When they are used up the turn ends with JSON, `{"results":[{"is_error":…,"text":…}]}`: what every tool gave back.
@@ -145,7 +146,9 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
 }
 
 fn messages(body: &Value) -> Response<Full<Bytes>> {
-    let (content, stop) = turn(body);
+    let Some((content, stop)) = turn(body) else {
+        return error(StatusCode::FORBIDDEN, "permission_error", "stand-in: told to fail");
+    };
     // The client joins messages that have one id, in another order than they came in.
     let id = format!("msg_{:024}", body["messages"].as_array().map_or(0, Vec::len));
     let message = json!({
@@ -191,9 +194,9 @@ fn events(message: &Value) -> String {
     out
 }
 
-/// The model's next turn: its content, and why it stops.
-fn turn(body: &Value) -> (Value, &'static str) {
-    let said = |text: String| (json!([{"type": "text", "text": text}]), "end_turn");
+/// The model's next turn: its content, and why it stops; none where it is to fail.
+fn turn(body: &Value) -> Option<(Value, &'static str)> {
+    let said = |text: String| Some((json!([{"type": "text", "text": text}]), "end_turn"));
     let empty = vec![];
     let users: Vec<&Value> =
         body["messages"].as_array().unwrap_or(&empty).iter().filter(|m| m["role"] == "user").collect();
@@ -218,23 +221,24 @@ fn turn(body: &Value) -> (Value, &'static str) {
             let (name, input) = rest.split_once(' ').unwrap_or((rest, "{}"));
             (name, serde_json::from_str(input).unwrap_or_default())
         }
+        "fail" => return None,
         _ => return said(rest.to_owned()),
     };
     // Of its own in the whole conversation, which may be an earlier session's: the client drops what it knows already.
     let id = format!("toolu_{:024}", users.iter().flat_map(|m| tool_results(m)).count());
-    (json!([{"type": "tool_use", "id": id, "name": name, "input": input}]), "tool_use")
+    Some((json!([{"type": "tool_use", "id": id, "name": name, "input": input}]), "tool_use"))
 }
 
 /// What a person, or the test, wrote: no results of tools, none of the reminders that the client adds.
 fn prompt(message: &Value) -> String {
-    if !tool_results(message).is_empty() {
-        return String::new();
-    }
     let mut rest = text(&message["content"]);
     while let (Some(from), Some(to)) = (rest.find("<system-reminder>"), rest.find("</system-reminder>")) {
         rest.replace_range(from..(to + "</system-reminder>".len()).max(from), "");
     }
-    rest.trim().to_owned()
+    let rest = rest.trim();
+    // After a request that failed the next prompt stands beside the last results.
+    let is_one = tool_results(message).is_empty() || rest.lines().any(|line| line.starts_with("@@"));
+    if is_one { rest.to_owned() } else { String::new() }
 }
 
 fn tool_results(message: &Value) -> Vec<&Value> {

@@ -3,6 +3,7 @@
 //! comes along in an image that goes with the bottle.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests
 
+mod image;
 mod place;
 mod resume;
 mod save;

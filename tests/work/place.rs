@@ -48,12 +48,16 @@ impl Place {
 
     /// `start` with `--cwd` in the repository, the agent playing these lines.
     pub(crate) fn command(&self, cwd: bool, lines: &[&str]) -> Command {
-        let prompt: String = lines.iter().map(|line| format!("@@bash {line}\n")).collect();
-        let mut command = self.home.command(&["start", "dev", "--yes", "--prompt", &prompt]);
+        let mut command = self.home.command(&["start", "dev", "--yes", "--prompt", &prompt(lines)]);
         if cwd {
             command.arg("--cwd").current_dir(self.path("repo"));
         }
         command
+    }
+
+    /// What is there of a bottle outside of its state directory.
+    pub(crate) fn left(&self, identity: &str) -> Result<Vec<String>> {
+        self.home.target().left(self.lab, identity)
     }
 
     pub(crate) fn play(&self, cwd: bool, lines: &[&str]) -> Result<(Run, Kept)> {
@@ -62,6 +66,14 @@ impl Place {
         let kept = Kept { dir: self.home.state().join(identity) };
         Ok((run, kept))
     }
+}
+
+/// Commands of the agent's shell, and what else the stand-in plays.
+pub(crate) fn prompt(lines: &[&str]) -> String {
+    lines
+        .iter()
+        .map(|line| if line.starts_with("@@") { format!("{line}\n") } else { format!("@@bash {line}\n") })
+        .collect()
 }
 
 /// What is left of a bottle.

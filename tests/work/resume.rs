@@ -1,8 +1,11 @@
 //! An agent goes on where it left off, however its session ended: with its conversation, its commits, its files.
 
-use crate::place::{MAKE, Place, check_made};
+use crate::place::{MAKE, Place, check_made, prompt};
 use anyhow::{Context, Result, ensure};
-use bottle_tests::bottle::{Run, assert_nothing_left, eventually, identity_in, left_in_engine};
+use bottle_tests::{
+    bottle::{Run, assert_nothing_left, eventually, identity_in},
+    target::Target,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 
@@ -17,8 +20,20 @@ const THIRD: &str = "echo four > tracked; git -c user.name=A -c user.email=a@exa
 
 impl Place {
     fn resume(&self, identity: &str, lines: &[&str]) -> Result<Run> {
-        let prompt: String = lines.iter().map(|line| format!("@@bash {line}\n")).collect();
-        self.home.run(&["resume", identity, "--yes", "--prompt", &prompt])
+        self.home.run(&["resume", identity, "--yes", "--prompt", &prompt(lines)])
+    }
+
+    /// Waits until what is there now has been saved, by a save that begins after this call: the second one that ends.
+    fn wait_for_saves(&self, identity: &str) -> Result<()> {
+        let file = self.home.state().join(identity).join("transcript/projects.tar");
+        let mut ended = vec![fs::metadata(&file).and_then(|saved| saved.modified()).ok()];
+        eventually("it is saved", || {
+            let now = fs::metadata(&file).and_then(|saved| saved.modified()).ok();
+            if ended.last() != Some(&now) && now.is_some() {
+                ended.push(now);
+            }
+            (ended.len() > 2).then_some(())
+        })
     }
 
     /// A resumed agent finds its conversation and its files; ends with 0 and leaves the same work.
@@ -31,7 +46,7 @@ impl Place {
         let last = self.standin.seen().into_iter().rev().find(|seen| seen.path.starts_with("/v1/messages"));
         let body = String::from_utf8_lossy(&last.context("nothing was asked")?.body).into_owned();
         ensure!(body.contains("git checkout -qb side"), "the conversation does not go on: {body}");
-        ensure!(left_in_engine(self.lab, identity)?.is_empty());
+        ensure!(self.left(identity)?.is_empty());
         check_made(self, identity)?;
         fs::remove_dir_all(self.path(&format!("repo-{identity}")))?;
         Ok(())
@@ -42,19 +57,30 @@ impl Place {
 fn an_agent_goes_on_with_its_files_and_its_conversation_however_its_session_ended() -> Result<()> {
     let place = Place::new()?;
     let wait = "until [ -e /nowhere ]; do sleep 0.1; done";
-    for signal in [None, Some(Signal::HUP), Some(Signal::KILL)] {
-        let lines = [MAKE, "touch /tmp/ready", wait];
-        let lines = if signal.is_some() { &lines[..] } else { &lines[..1] };
-        let child = place.command(true, lines).spawn()?;
+    let by_signal = [MAKE, "touch /tmp/ready", wait];
+    for (lines, signal, code) in [
+        (&[MAKE][..], None, Some(0)),
+        (&[MAKE, "@@fail"], None, Some(1)),
+        (&by_signal, Some(Signal::HUP), Some(128 + 1)),
+        (&by_signal, Some(Signal::KILL), None),
+    ] {
+        // Processes die with their owner: of theirs there is what was saved meanwhile.
+        let dies = signal == Some(Signal::KILL) && place.home.target() != Target::Docker;
+        let often = dies.then_some(("CLAUDE_BOTTLE_FAULT_PATIENCE", "5000"));
+        let child = place.command(true, lines).envs(often).spawn()?;
         if let Some(signal) = signal {
-            eventually("the agent is at its last line", || {
+            let identity = eventually("the agent is at its last line", || {
                 let identity = place.home.listed().pop()?;
                 let at = place.home.run(&["exec", &identity, "--", "test", "-e", "/tmp/ready"]).ok()?;
-                (at.code == Some(0)).then_some(())
+                (at.code == Some(0)).then_some(identity)
             })?;
+            if dies {
+                place.wait_for_saves(&identity)?;
+            }
             kill_process(Pid::from_child(&child), signal)?;
         }
         let run: Run = child.wait_with_output()?.into();
+        ensure!(run.code == code, "{run:?}");
         let identity = identity_in(&run.stderr)?;
         if signal == Some(Signal::KILL) {
             let early = place.resume(&identity, &["true"])?;
@@ -65,9 +91,9 @@ fn an_agent_goes_on_with_its_files_and_its_conversation_however_its_session_ende
             let last = run.stderr.lines().last().unwrap_or_default();
             ensure!(last == format!("bottle: resume with: bottle resume {identity}"), "{run:?}");
         }
-        check_made(&place, &identity).with_context(|| format!("{signal:?}"))?;
+        check_made(&place, &identity).with_context(|| format!("{lines:?} {signal:?}"))?;
         fs::remove_dir_all(place.path(&format!("repo-{identity}")))?;
-        place.check_resumed(&identity).with_context(|| format!("{signal:?}"))?;
+        place.check_resumed(&identity).with_context(|| format!("{lines:?} {signal:?}"))?;
         // And once more: work of a session stands on the one before.
         let more = place.resume(&identity, &[THIRD])?;
         ensure!(more.code == Some(0), "{more:?}");
@@ -93,7 +119,7 @@ fn one_resume_at_a_time_and_one_that_comes_to_nothing_loses_nothing() -> Result<
         let run: Run = command.env("CLAUDE_BOTTLE_FAULT", fault).output()?.into();
         ensure!(run.code == code, "{fault}: {run:?}");
         let cleanup = place.home.run(&["cleanup", "--yes"])?;
-        ensure!(cleanup.code == Some(0) && left_in_engine(place.lab, &identity)?.is_empty(), "{fault}: {cleanup:?}");
+        ensure!(cleanup.code == Some(0) && place.left(&identity)?.is_empty(), "{fault}: {cleanup:?}");
         assert_eq!(kept.names(), names, "{fault}: {cleanup:?}");
     }
     let unknown = place.resume("dev-00000", &[])?;

@@ -154,10 +154,12 @@ fn tables_on(target: &str) -> Result<Counts> {
     let tables: Vec<&str> = TABLES.iter().flat_map(|table| ["--test", *table]).collect();
     let whole =
         cargo_test_with(&[&variable], &[&["-p", "bottle-tests"], &tables[..], &["--", "--test-threads=2"]].concat())?;
+    let work = ["-p", "bottle-tests", "--test", "work", "--", "--test-threads=2", "--skip", "image::"];
+    let work = cargo_test_with(&[&variable], &work)?;
     let programs = ["-p", "bottle-tests", "--test", "escape", "--test", "leftovers", "--", "--test-threads=2"];
     let rows = cargo_test_with(&[&variable], &[&programs[..], &SHARED_ROWS].concat())?;
     anyhow::ensure!(rows.passed + rows.failed == 4, "{SHARED_ROWS:?} name other tests than they did");
-    Ok(whole.and(rows))
+    Ok(whole.and(work).and(rows))
 }
 
 /// Against the real smolvm, in an emulated machine.
