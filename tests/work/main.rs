@@ -3,7 +3,9 @@
 //! comes along in an image that goes with the bottle.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests
 
+mod disk;
 mod image;
+mod malicious;
 mod place;
 mod resume;
 mod save;

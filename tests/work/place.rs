@@ -42,7 +42,9 @@ impl Place {
 
     pub(crate) fn git(&self, dir: &str, args: &[&str]) -> Result<String> {
         let mut command = Command::new("git");
-        command.args(["-c", "user.name=T", "-c", "user.email=t@example.com"]).args(args).current_dir(self.path(dir));
+        // The home may be another user's than the test's.
+        command.args(["-c", "user.name=T", "-c", "user.email=t@example.com", "-c", "safe.directory=*"]);
+        command.args(args).current_dir(self.path(dir));
         Ok(output(command.env("HOME", self.home.path()))?.trim().to_owned())
     }
 
