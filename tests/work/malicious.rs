@@ -40,7 +40,8 @@ impl Place {
     fn plant(&self, at: &str) -> Result<()> {
         let to = self.path(at);
         fs::create_dir_all(to.parent().context("it has a directory")?)?;
-        Ok(drop(fs::copy(self.path("trap"), to)?))
+        fs::copy(self.path("trap"), to)?;
+        Ok(())
     }
 
     /// A command line as its user would type it in the repository.

@@ -1,7 +1,7 @@
 //! What is saved, and within which bounds.
 
 use crate::place::{Kept, MAKE, Place, bring_home, check_made};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use bottle_tests::{
     bottle::{Run, assert_nothing_left, contains, eventually, identity_in},
     lab::output,
