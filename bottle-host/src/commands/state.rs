@@ -41,7 +41,9 @@ fn list(states: &[Kept], json: bool) -> Result<u8> {
         let row = |kept: &Kept| {
             let holds = if kept.holds.is_empty() { "-".into() } else { kept.holds.join(",") };
             let size = ui::size(kept.bytes);
-            let cells = [&kept.identity, &kept.agent, &kept.backend, kept.state, &kept.started, &holds, &size];
+            // To the second, in UTC, as it was written down.
+            let started = kept.started.split_once('.').map_or(kept.started.clone(), |(second, _)| format!("{second}Z"));
+            let cells = [&kept.identity, &kept.agent, &kept.backend, kept.state, &started, &holds, &size];
             cells.map(|cell: &str| cell.to_owned()).to_vec()
         };
         let header = ["IDENTITY", "AGENT", "BACKEND", "STATE", "STARTED", "HOLDS", "SIZE"];
