@@ -74,12 +74,9 @@ mod tests {
     fn every_number_gets_its_own_answer_and_no_other() {
         let (yes, no) = (SeccompAction::Allow, SeccompAction::Errno(1));
         let otherwise = SeccompAction::Errno(38);
-        for (allowed, refused) in [
-            (&[][..], &[][..]),
-            (&[0], &[]),
-            (&[0, 1, 2, 7], &[3, 5]),
-            (&[4, 6, 8, 1000], &[5, 7, 999]),
-        ] {
+        for (allowed, refused) in
+            [(&[][..], &[][..]), (&[0], &[]), (&[0, 1, 2, 7], &[3, 5]), (&[4, 6, 8, 1000], &[5, 7, 999])]
+        {
             let answers = allowed.iter().map(|n| (*n, yes.clone())).chain(refused.iter().map(|n| (*n, no.clone())));
             let answers = BTreeMap::from_iter(answers);
             let program = compile(&answers, otherwise.clone()).unwrap();

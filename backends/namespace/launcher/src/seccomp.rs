@@ -102,8 +102,9 @@ const NETLINK: u64 = AF_NETLINK as u64;
 /// The filters, in the order in which they are set: the one that allows least is last.
 pub(crate) fn compile(whom: For) -> Result<Vec<BpfProgram>> {
     let arch = TargetArch::try_from(ARCH)?;
-    let by_arguments =
-        |rules, found| Ok::<BpfProgram, anyhow::Error>(SeccompFilter::new(rules, SeccompAction::Allow, found, arch)?.try_into()?);
+    let by_arguments = |rules, found| {
+        Ok::<BpfProgram, anyhow::Error>(SeccompFilter::new(rules, SeccompAction::Allow, found, arch)?.try_into()?)
+    };
     Ok(vec![
         by_arguments(families(whom)?, refuse(EAFNOSUPPORT))?,
         by_arguments(arguments()?, refuse(EPERM))?,
