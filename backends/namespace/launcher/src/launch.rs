@@ -42,9 +42,7 @@ impl First {
         mapped?;
         Ok(wire::send(&self.control, &Order::Mapped, &[])?)
     }
-}
 
-impl First {
     /// When the first process is gone, so is every other of its namespaces.
     fn kill(&self) {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
