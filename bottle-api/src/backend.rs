@@ -14,14 +14,20 @@
 //! touches the terminal: [`Host`] is there for all of that.
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     host::{Cancel, Host},
     provision::{FileEntry, Provision, pack},
     request::*,
     secret::Secrets,
     spec::*,
 };
-use std::{fs::File, os::fd::OwnedFd, path::Path, time::Duration};
+use std::{
+    fs::File,
+    os::fd::OwnedFd,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 /// A kind of place in which bottles run.
 #[diagnostic::on_unimplemented(
@@ -182,6 +188,27 @@ pub trait Bottle: Send + Sync + 'static {
     /// Tears the bottle down in reverse order of creation. Called once at most; on drop too, unless the bottle was
     /// detached, or attached to in the first place.
     fn close(&self, deadline: Duration) -> Result<()>;
+}
+
+/// The control channel of a sidecar, for [`Bottle::channel`]: with whoever launched the bottle, until it is taken.
+#[derive(Debug, Default)]
+pub struct SidecarChannel(Mutex<Option<OwnedFd>>);
+
+impl SidecarChannel {
+    /// What was requested, once. A bottle that was attached to, whose channel is its owner's, has a default one.
+    pub fn take(&self, req: &ChannelRequest) -> Result<OwnedFd> {
+        if req.name != "sidecar" {
+            return Err(Error::unsupported(&format!("a channel named {}", req.name)));
+        }
+        let taken = || Error::new(ErrorKind::CONFLICT, "the sidecar's channel was taken already");
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(taken)
+    }
+}
+
+impl From<OwnedFd> for SidecarChannel {
+    fn from(channel: OwnedFd) -> Self {
+        Self(Mutex::new(Some(channel)))
+    }
 }
 
 /// A process in a bottle.

@@ -42,8 +42,8 @@ pub const DAEMONS_ENV: &str = "CLAUDE_BOTTLE_SIDECAR_DAEMONS";
 /// bundle is then started as root with the capabilities SETUID, SETGID and SETPCAP and no other; all three and root are
 /// given up before it reads anything.
 pub const UIDS_ENV: &str = "CLAUDE_BOTTLE_SIDECAR_UIDS";
-/// The bundle's variable, where it has been given its listeners: the number of the first of three descriptors that follow
-/// one another, the proxy's, the resolver's for UDP and its for TCP. It then binds nothing.
+/// The bundle's variable, where it is given its listeners: the number of a socket from which one message comes with them,
+/// those of each daemon of [`DAEMONS_ENV`] in its order, as [`listeners_of`] says. It then binds nothing.
 pub const LISTENERS_ENV: &str = "CLAUDE_BOTTLE_SIDECAR_LISTENERS";
 /// The proxy, on [`PROXY_PORT`]. Cannot be left out.
 pub const EGRESS_DAEMON: &str = "egress";
@@ -52,6 +52,14 @@ pub const DNS_DAEMON: &str = "dns";
 /// A program of the host's own behind the proxy, [`PIPELOCK_PORT`] on the loopback alone. Optional: it comes over the
 /// channel once the bundle serves, and until then nothing passes.
 pub const PIPELOCK_DAEMON: &str = "pipelock";
+/// The host's repositories, on [`GIT_GATE_PORT`]. Optional.
+pub const GIT_GATE_DAEMON: &str = "git-gate";
+/// Git's port.
+pub const GIT_GATE_PORT: u16 = 9418;
+/// The agent's questions to the operator, on [`SUPERVISE_PORT`]. Optional.
+pub const SUPERVISE_DAEMON: &str = "supervise";
+/// The port of these questions.
+pub const SUPERVISE_PORT: u16 = 9100;
 /// Pipelock's port.
 pub const PIPELOCK_PORT: u16 = 8888;
 /// The bundle's variable that names an empty directory, in memory, which the daemon [`PIPELOCK_DAEMON`] owns by its user
@@ -60,6 +68,27 @@ pub const PIPELOCK_PORT: u16 = 8888;
 pub const SCRATCH_ENV: &str = "CLAUDE_BOTTLE_SIDECAR_SCRATCH";
 /// The proxy's port.
 pub const PROXY_PORT: u16 = 9099;
+
+/// A socket of the bottle's own leg that a daemon listens at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listener {
+    /// Of that port.
+    Tcp(u16),
+    /// Of that port.
+    Udp(u16),
+}
+
+/// All that a daemon listens at there; nothing, where it is none that a bottle speaks with.
+pub fn listeners_of(daemon: &str) -> &'static [Listener] {
+    match daemon {
+        EGRESS_DAEMON => &[Listener::Tcp(PROXY_PORT)],
+        DNS_DAEMON => &[Listener::Udp(53), Listener::Tcp(53)],
+        GIT_GATE_DAEMON => &[Listener::Tcp(GIT_GATE_PORT)],
+        SUPERVISE_DAEMON => &[Listener::Tcp(SUPERVISE_PORT)],
+        _ => &[],
+    }
+}
+
 /// Names by which a bottle knows its sidecar, and the only ones that its resolver answers.
 pub const SIDECAR_NAMES: [&str; 4] = ["egress", "git-gate", "supervise", "sidecar"];
 /// The secret that every daemon of a bottle asks for: the proxy's password.
@@ -196,6 +225,22 @@ fn too_long(len: usize) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_daemon_that_a_bottle_speaks_with_listens_and_at_no_port_of_another() {
+        let ports = |daemon| listeners_of(daemon).iter().map(|listener| format!("{listener:?}")).collect::<Vec<_>>();
+        for (daemon, expected) in [
+            (EGRESS_DAEMON, &["Tcp(9099)"][..]),
+            (DNS_DAEMON, &["Udp(53)", "Tcp(53)"]),
+            (GIT_GATE_DAEMON, &["Tcp(9418)"]),
+            (SUPERVISE_DAEMON, &["Tcp(9100)"]),
+            // Behind the proxy, on a loopback that is not the bottle's.
+            (PIPELOCK_DAEMON, &[]),
+            ("", &[]),
+        ] {
+            assert_eq!(ports(daemon), expected, "{daemon}");
+        }
+    }
 
     #[test]
     fn frames_follow_one_another() {

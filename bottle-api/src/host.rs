@@ -6,7 +6,10 @@ use crate::{
     request::{ArtifactRequest, LedgerEntry, Progress},
 };
 use abi_stable::std_types::RVec;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
 use std::{
     ffi::OsString,
     os::{
@@ -15,6 +18,7 @@ use std::{
     },
     path::PathBuf,
     sync::Arc,
+    time::Instant,
 };
 
 /// The host's services. Cheap to clone.
@@ -126,8 +130,63 @@ impl Cancel {
         if self.is_cancelled() { Err(Self::error()) } else { Ok(()) }
     }
 
+    /// Waits until something can be read from `fd`, its end among that. Being cancelled is an error, and so is `until`.
+    pub fn wait_readable(&self, fd: BorrowedFd<'_>, until: Option<Instant>) -> Result<()> {
+        loop {
+            let mut fds = vec![PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+            fds.extend(self.fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            // More than a kernel can count is no bound.
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            match poll(&mut fds, left.as_ref()) {
+                Err(Errno::INTR) => continue,
+                result => drop(result?),
+            }
+            if !fds[0].revents().is_empty() {
+                return Ok(());
+            }
+            self.check()?;
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Err(Error::new(ErrorKind::DEADLINE, "nothing came in time"));
+            }
+        }
+    }
+
     /// The error of a cancelled call.
     pub fn error() -> Error {
         Error::new(ErrorKind::CANCELLED, "cancelled")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::pipe::pipe;
+    use std::time::Duration;
+
+    #[test]
+    fn a_wait_ends_by_what_comes_by_its_end_by_a_cancellation_and_by_its_time() {
+        let (cancelled, cancels) = pipe().unwrap();
+        let (silent, _open) = pipe().unwrap();
+        let (speaking, says) = pipe().unwrap();
+        let (closed, ends) = pipe().unwrap();
+        rustix::io::write(&says, b"x").unwrap();
+        drop(ends);
+        let cancel = Cancel::from_fd(cancelled);
+        let now = Some(Instant::now());
+        let kind = |fd: &OwnedFd, until| cancel.wait_readable(fd.as_fd(), until).err().map(|error| error.kind);
+        for (fd, until, expected) in [
+            (&speaking, None, None),
+            (&closed, None, None),
+            (&speaking, now, None),
+            (&silent, now, Some(ErrorKind::DEADLINE)),
+        ] {
+            assert_eq!(kind(fd, until), expected);
+        }
+        drop(cancels);
+        for until in [None, now, Some(Instant::now() + Duration::from_secs(600))] {
+            assert_eq!(kind(&silent, until), Some(ErrorKind::CANCELLED));
+        }
+        assert_eq!(kind(&speaking, None), None, "what is there is read");
     }
 }

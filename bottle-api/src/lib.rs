@@ -40,7 +40,7 @@ pub mod spec;
 
 #[cfg(feature = "abi")]
 pub use crate::{
-    backend::{Backend, Bottle, CleanupPlan, Plan, Process, Stdio},
+    backend::{Backend, Bottle, CleanupPlan, Plan, Process, SidecarChannel, Stdio},
     error::{Error, ErrorKind, Result},
     host::{Cancel, Host},
     provision::{FileEntry, Provision},

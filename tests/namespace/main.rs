@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests
 
 mod attacks;
+mod descriptors;
 mod ends;
 mod kernels;
 mod session;

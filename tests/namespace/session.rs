@@ -13,9 +13,10 @@ use bottle_tests::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
+    ffi::OsStr,
     fs,
     os::unix::fs::PermissionsExt,
-    process::Command,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -36,6 +37,13 @@ impl Place {
 
     fn running(&self) -> Result<Running<'_>> {
         Running::start(self.lab, &self.home)
+    }
+
+    /// Has its bottles limited.
+    fn limit(&self) -> Result<()> {
+        let routes = format!("  routes:\n    - {{host: api.anthropic.com, address: {}}}\n", self.standin.address);
+        let limits = "limits: {memory: 600m, cpus: 1, pids: 300}\n";
+        self.home.write(".claude-bottle/bottles/box.md", &format!("---\n{limits}egress:\n{routes}---\n"))
     }
 
     /// One `cleanup` takes everything away, and another has nothing to do.
@@ -119,13 +127,8 @@ fn a_killed_owner_leaves_nothing_that_runs_and_one_cleanup_takes_the_rest() -> R
 
 #[test]
 fn limits_hold_or_are_refused() -> Result<()> {
-    let limited = |place: &Place| {
-        let routes = format!("  routes:\n    - {{host: api.anthropic.com, address: {}}}\n", place.standin.address);
-        let limits = "limits: {memory: 600m, cpus: 1, pids: 300}\n";
-        place.home.write(".claude-bottle/bottles/box.md", &format!("---\n{limits}egress:\n{routes}---\n"))
-    };
     let place = Place::new(Who::Root)?;
-    limited(&place)?;
+    place.limit()?;
     let bottle = place.running()?;
     let run = bottle.sh("ulimit -u; perl -e 'my $x = \"x\" x 900_000_000; print \"had\"'; echo rc=$?")?;
     assert_eq!(run.stdout, "300\nrc=137\n", "{run:?}");
@@ -136,10 +139,38 @@ fn limits_hold_or_are_refused() -> Result<()> {
     assert_eq!(left.filter(|name| name.to_string_lossy().starts_with("claude-bottle.")).count(), 0);
 
     let place = Place::new(Who::User)?;
-    limited(&place)?;
+    place.limit()?;
     let run = place.home.run(&["start", "dev", "--yes", "--prompt", "hello"])?;
     assert_eq!(run.code, Some(125), "{run:?}");
     assert!(run.stderr.contains("no control group can be made here") && run.stderr.contains("hint:"), "{run:?}");
+    Ok(())
+}
+
+/// On a machine that has control groups of version 2 alone, played by a mount: they limit, or nothing does, though those
+/// of version 1 are there.
+#[test]
+fn control_groups_of_version_2_without_controllers_are_no_limits() -> Result<()> {
+    let place = Place::new(Who::Root)?;
+    place.limit()?;
+    let in_version_2 = |words: &[&OsStr]| {
+        let mut command = Command::new("unshare");
+        let script = "mount -t cgroup2 none /sys/fs/cgroup && exec \"$0\" \"$@\"";
+        command.args(["--mount", "sh", "-c", script]).args(words);
+        command
+    };
+    let controllers = output(&mut in_version_2(&["cat", "/sys/fs/cgroup/cgroup.subtree_control"].map(OsStr::new)))?;
+    let plain = place.home.command(&["start", "dev", "--yes", "--prompt", "x"]);
+    let words: Vec<&OsStr> = [plain.get_program()].into_iter().chain(plain.get_args()).collect();
+    let mut command = in_version_2(&words);
+    command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let run: Run = command.current_dir(place.home.path()).stdin(Stdio::null()).output()?.into();
+    if ["cpu", "memory"].iter().all(|wanted| controllers.split_whitespace().any(|has| has == *wanted)) {
+        assert_eq!(run.code, Some(0), "{run:?}");
+    } else {
+        assert_eq!(run.code, Some(125), "{run:?}");
+        let said = "want memory and cpu to be limited, and no control group can be made here";
+        assert!(run.stderr.contains(said) && place.home.identities().is_empty(), "{run:?}");
+    }
     Ok(())
 }
 

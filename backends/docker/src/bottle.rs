@@ -2,7 +2,7 @@
 
 use bottle_api::{
     AttachRequest, Bottle, BottleInfo, BottleSpec, Cancel, ChannelRequest, CleanupRequest, Error, ErrorKind,
-    GetRequest, Host, PutRequest, Result, StartRequest, Stdio, control::SIDECAR_NAMES,
+    GetRequest, Host, PutRequest, Result, SidecarChannel, StartRequest, Stdio, control::SIDECAR_NAMES,
 };
 use bottle_kit::{
     bundle::Bundle,
@@ -12,12 +12,7 @@ use bottle_kit::{
     names::{Family, IDENTITY, OWNER, Role},
     sweep,
 };
-use std::{
-    fs::File,
-    os::fd::OwnedFd,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fs::File, os::fd::OwnedFd, time::Duration};
 
 pub(crate) struct DockerBottle {
     host: Host,
@@ -27,7 +22,7 @@ pub(crate) struct DockerBottle {
     container: String,
     info: BottleInfo,
     /// With whoever launched the bottle, until it is taken.
-    channel: Mutex<Option<OwnedFd>>,
+    channel: SidecarChannel,
 }
 
 impl DockerBottle {
@@ -38,7 +33,7 @@ impl DockerBottle {
         (container, name): (String, String),
         bundle: Bundle,
     ) -> Self {
-        let channel = Mutex::new(Some(bundle.channel.into()));
+        let channel = OwnedFd::from(bundle.channel).into();
         let info = info(name, bundle.address.to_string());
         let (identity, owner) = (spec.identity.clone(), spec.owner.clone());
         Self { host, engine, identity, owner, container, info, channel }
@@ -54,7 +49,7 @@ impl DockerBottle {
         let found = found.ok_or_else(missing)?;
         let info = info(found.name, found.resolver);
         let (identity, owner) = (req.identity.clone(), req.owner.clone());
-        Ok(Self { host, engine, identity, owner, container: found.id, info, channel: Mutex::new(None) })
+        Ok(Self { host, engine, identity, owner, container: found.id, info, channel: SidecarChannel::default() })
     }
 }
 
@@ -85,11 +80,7 @@ impl Bottle for DockerBottle {
     }
 
     fn channel(&self, req: &ChannelRequest) -> Result<OwnedFd> {
-        if req.name != "sidecar" {
-            return Err(Error::unsupported(&format!("a channel named {}", req.name)));
-        }
-        let taken = || Error::new(ErrorKind::CONFLICT, "the sidecar's channel was taken already");
-        self.channel.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(taken)
+        self.channel.take(req)
     }
 
     fn close(&self, deadline: Duration) -> Result<()> {

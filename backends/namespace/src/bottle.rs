@@ -7,7 +7,7 @@ use crate::{
 };
 use bottle_api::{
     AGENT_UID, Bottle, BottleInfo, Cancel, ChannelRequest, Error, ErrorKind, GetRequest, HELPER_PATH, HOME, Process,
-    PutRequest, Result, StartRequest, Stdio,
+    PutRequest, Result, SidecarChannel, StartRequest, Stdio,
     attend::{PACK_ARGUMENT, UNPACK_ARGUMENT},
     control::SIDECAR_NAMES,
 };
@@ -19,7 +19,7 @@ use rustix::{
 use std::{
     fs::File,
     io::{self, Read, Write},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     sync::{Mutex, PoisonError},
     thread,
     time::Duration,
@@ -36,7 +36,7 @@ pub(crate) struct NamespaceBottle {
     /// Where this process launched it.
     owned: Mutex<Option<Owned>>,
     /// With whoever launched the bottle, until it is taken.
-    channel: Mutex<Option<OwnedFd>>,
+    channel: SidecarChannel,
 }
 
 impl NamespaceBottle {
@@ -44,11 +44,11 @@ impl NamespaceBottle {
     pub(crate) fn of(launcher: Launcher) -> Self {
         let name = format!("claude-bottle-{}", launcher.label("identity"));
         let door = Door { path: launcher.label("socket").into(), launcher: launcher.pid.unsigned_abs() };
-        Self { name, door, owned: Mutex::default(), channel: Mutex::default() }
+        Self { name, door, owned: Mutex::default(), channel: SidecarChannel::default() }
     }
 
     pub(crate) fn owned(name: String, door: Door, owned: Owned, channel: OwnedFd) -> Self {
-        Self { name, door, owned: Mutex::new(Some(owned)), channel: Mutex::new(Some(channel)) }
+        Self { name, door, owned: Mutex::new(Some(owned)), channel: channel.into() }
     }
 
     /// Runs the helper to its end: what it reads, and what is done with what it says.
@@ -74,7 +74,7 @@ impl NamespaceBottle {
         });
         let (mut from, mut chunk) = (File::from(from), vec![0; CHUNK]);
         let passed = loop {
-            if let Err(error) = readable(&from, cancel) {
+            if let Err(error) = cancel.wait_readable(from.as_fd(), None) {
                 break Err(error);
             }
             match from.read(&mut chunk) {
@@ -102,23 +102,6 @@ impl NamespaceBottle {
                 Err(Error::new(ErrorKind::RUNTIME, format!("{what} in the bottle ended with {code}: {said}")))
             }
         }
-    }
-}
-
-fn readable(from: &File, cancel: &Cancel) -> Result<()> {
-    use rustix::event::{PollFd, PollFlags, poll};
-    use std::os::fd::AsFd;
-    loop {
-        let mut fds = vec![PollFd::from_borrowed_fd(from.as_fd(), PollFlags::IN)];
-        fds.extend(cancel.fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        match poll(&mut fds, None) {
-            Err(rustix::io::Errno::INTR) => continue,
-            result => drop(result?),
-        }
-        if !fds[0].revents().is_empty() {
-            return Ok(());
-        }
-        cancel.check()?;
     }
 }
 
@@ -178,11 +161,7 @@ impl Bottle for NamespaceBottle {
     }
 
     fn channel(&self, req: &ChannelRequest) -> Result<OwnedFd> {
-        if req.name != "sidecar" {
-            return Err(Error::unsupported(&format!("a channel named {}", req.name)));
-        }
-        let taken = || Error::new(ErrorKind::CONFLICT, "the sidecar's channel was taken already");
-        self.channel.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(taken)
+        self.channel.take(req)
     }
 
     fn close(&self, deadline: Duration) -> Result<()> {

@@ -26,7 +26,6 @@ use bottle_namespace::wire::{self, File as RootFile, Finish, Launch, Sidecar, Wo
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
-    io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, socketpair},
     pipe::{PipeFlags, pipe_with},
     process::{Pid, PidfdFlags, pidfd_open},
@@ -122,7 +121,7 @@ impl Owner {
     }
 
     fn word_within(&self, time: Duration, cancel: &Cancel) -> Result<Option<Word>> {
-        wait_readable(self.socket.as_fd(), cancel, Instant::now() + time).context("wait for the launcher")?;
+        cancel.wait_readable(self.socket.as_fd(), Some(Instant::now() + time)).context("wait for the launcher")?;
         Ok(wire::receive::<Word>(&self.socket)?.map(|(word, _)| word))
     }
 
@@ -283,7 +282,8 @@ struct Patient<'a> {
 
 impl Read for Patient<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        wait_readable(self.channel.as_fd(), self.cancel, self.until)
+        self.cancel
+            .wait_readable(self.channel.as_fd(), Some(self.until))
             .map_err(|error| io::Error::other(error.into_std()))?;
         self.channel.read(into)
     }
@@ -296,26 +296,6 @@ impl Write for Patient<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.channel.flush()
-    }
-}
-
-fn wait_readable(fd: BorrowedFd<'_>, cancel: &Cancel, until: Instant) -> Result<()> {
-    loop {
-        let mut fds = vec![PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-        fds.extend(cancel.fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        let left = until.saturating_duration_since(Instant::now());
-        let left = Timespec { tv_sec: left.as_secs().try_into().unwrap_or(60), tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut fds, Some(&left)) {
-            Err(Errno::INTR) => continue,
-            result => drop(result?),
-        }
-        if !fds[0].revents().is_empty() {
-            return Ok(());
-        }
-        cancel.check()?;
-        if Instant::now() >= until {
-            return Err(Error::new(ErrorKind::DEADLINE, "nothing came in time"));
-        }
     }
 }
 

@@ -251,16 +251,7 @@ impl Process for NamespaceProcess {
             if let Some(status) = &*self.0.status.lock().unwrap_or_else(PoisonError::into_inner) {
                 return status.clone();
             }
-            let cancelled = cancel.fd();
-            let mut fds = vec![PollFd::from_borrowed_fd(self.0.ended.as_fd(), PollFlags::IN)];
-            fds.extend(cancelled.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-            match poll(&mut fds, None) {
-                Err(Errno::INTR) => {}
-                result => drop(result?),
-            }
-            if fds[0].revents().is_empty() {
-                cancel.check()?;
-            }
+            cancel.wait_readable(self.0.ended.as_fd(), None)?;
         }
     }
 

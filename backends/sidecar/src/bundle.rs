@@ -17,7 +17,7 @@ pub(crate) use keeper::run as keep;
 use crate::{
     daemon::{self, DaemonUp},
     egress::ca,
-    pipelock,
+    listeners, pipelock,
     users::Users,
 };
 use anyhow::{Context, Result, bail};
@@ -92,6 +92,7 @@ fn start(up: &Channel) -> Result<Supervisor> {
     let keepers = names.iter().enumerate().map(|(place, name)| Keeper::start(name, place, &users));
     let keepers = keepers.collect::<Result<Vec<_>>>()?;
     users.settle()?;
+    let listeners = listeners::given(&names)?;
 
     let mut stdin = io::stdin().lock();
     let hello: Start = read_frame(&mut stdin)?.context("the channel closed before the first frame")?;
@@ -116,7 +117,7 @@ fn start(up: &Channel) -> Result<Supervisor> {
     thread::spawn(reap);
     // Held until `First` is sent: a daemon's log line must not come before it.
     let mut first = up.lock().unwrap_or_else(PoisonError::into_inner);
-    let daemons = names.into_iter().zip(keepers);
+    let daemons = names.into_iter().zip(keepers).zip(listeners).map(|((name, keeper), own)| (name, keeper, own));
     let given = Given { bind, policy, secrets, behind, scratch };
     let mut supervisor = Supervisor::new(given, daemons, up.clone(), events, events_to)?;
     supervisor.await_all()?;

@@ -71,9 +71,9 @@ pub(crate) fn known(list: &str) -> Result<Vec<&'static str>> {
 /// Policies that replace the one that a daemon began with.
 pub(crate) type Reloads = UnboundedReceiver<Policy>;
 
-/// Runs one daemon until its standard input closes, or it is told to end. `program`: the number of the descriptor of what
-/// it runs in turn.
-pub(crate) fn run(name: &str, program: Option<&str>) -> Result<()> {
+/// Runs one daemon until its standard input closes, or it is told to end. `lent`: the numbers of descriptors that it is
+/// lent, its listeners or the program that it runs in turn.
+pub(crate) fn run(name: &str, lent: &[&str]) -> Result<()> {
     harden()?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let told_to_end = heed_signals()?;
@@ -95,7 +95,7 @@ pub(crate) fn run(name: &str, program: Option<&str>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let served = runtime.block_on(async {
         tokio::select! {
-            served = serve(name, program, start, secrets, reloads, feed.clone()) => served,
+            served = serve(name, lent, start, secrets, reloads, feed.clone()) => served,
             _ = told_to_end => Ok(()),
         }
     });
@@ -107,16 +107,16 @@ pub(crate) fn run(name: &str, program: Option<&str>) -> Result<()> {
 
 async fn serve(
     name: &str,
-    program: Option<&str>,
+    lent: &[&str],
     start: DaemonStart,
     secrets: Secrets,
     reloads: Reloads,
     feed: Feed,
 ) -> Result<()> {
     match name {
-        EGRESS => egress::serve(start, secrets, reloads, feed).await,
-        DNS => dns::serve(start.bind, feed).await,
-        PIPELOCK => pipelock::serve(start, program.context("it has not got its program")?, reloads, feed).await,
+        EGRESS => egress::serve(start, lent, secrets, reloads, feed).await,
+        DNS => dns::serve(start.bind, lent, feed).await,
+        PIPELOCK => pipelock::serve(start, lent.first().context("it has not got its program")?, reloads, feed).await,
         other => bail!("this sidecar has no daemon `{other}`"),
     }
 }

@@ -27,9 +27,9 @@ const TTL_SECONDS: u32 = 60;
 const MAX_TCP_CONNECTIONS: usize = 64;
 const TCP_IDLE: Duration = Duration::from_secs(5);
 
-/// Serves UDP and TCP on port 53 of `bind` for ever.
-pub(crate) async fn serve(bind: IpAddr, feed: Feed) -> Result<()> {
-    let (udp, tcp) = listeners::resolver(bind).await?;
+/// Serves UDP and TCP on port 53 of `bind` for ever, or what it is lent.
+pub(crate) async fn serve(bind: IpAddr, lent: &[&str], feed: Feed) -> Result<()> {
+    let (udp, tcp) = listeners::resolver(bind, lent).await?;
     feed.report(DaemonUp::Listening);
     let tcp_feed = feed.clone();
     tokio::spawn(async move { serve_tcp(tcp, bind, tcp_feed).await });

@@ -1,42 +1,51 @@
 //! Where daemons listen: at addresses that they bind, or at sockets that the bundle was given, in a network that it is not
 //! in itself ([`LISTENERS_ENV`]).
 //!
-//! The sockets keep their numbers through every program that the bundle starts. A daemon takes its own by asking the
-//! kernel for a descriptor of its own process's: a number alone would be nobody's.
+//! The bundle has them from one message, and lends each daemon its own for each of its lives. No other process has them:
+//! what stays open in all under the number of [`LISTENERS_ENV`] is a socket with nothing in it and nobody behind it. A
+//! daemon takes its own by asking the kernel for a descriptor of its own process's: a number alone would be nobody's.
 
-use anyhow::{Context, Result};
-use bottle_api::control::{LISTENERS_ENV, PROXY_PORT};
+use crate::rights;
+use anyhow::{Context, Result, bail, ensure};
+use bottle_api::control::{LISTENERS_ENV, PROXY_PORT, listeners_of};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
-use std::{env, net::IpAddr, os::fd::OwnedFd, process::Command};
+use std::{env, net::IpAddr, os::fd::OwnedFd};
 use tokio::net::{TcpListener, UdpSocket};
 
-/// Their order behind the first.
-const PROXY: i32 = 0;
-const RESOLVER_UDP: i32 = 1;
-const RESOLVER_TCP: i32 = 2;
-
-/// Passes on, in an environment that is cleared, where they are.
-pub(crate) fn pass_on(command: &mut Command) {
-    command.envs(env::var_os(LISTENERS_ENV).map(|first| (LISTENERS_ENV, first)));
+/// Of each of these daemons, in their order; none, where they bind their own.
+pub(crate) fn given(daemons: &[&str]) -> Result<Vec<Vec<OwnedFd>>> {
+    let Some(number) = env::var_os(LISTENERS_ENV) else { return Ok(daemons.iter().map(|_| vec![]).collect()) };
+    let socket = take(number.to_str().context(LISTENERS_ENV)?)?;
+    let (_, listeners) = rights::receive(&socket)?.context("no listeners came")?;
+    let expected: usize = daemons.iter().map(|name| listeners_of(name).len()).sum();
+    ensure!(listeners.len() == expected, "{} listeners came, {expected} are needed", listeners.len());
+    let mut listeners = listeners.into_iter();
+    Ok(daemons.iter().map(|name| listeners.by_ref().take(listeners_of(name).len()).collect()).collect())
 }
 
-/// The proxy's.
-pub(crate) async fn proxy(bind: IpAddr) -> Result<TcpListener> {
-    match given(PROXY)? {
-        Some(socket) => tcp(socket),
-        None => TcpListener::bind((bind, PROXY_PORT)).await.context("listen for the proxy"),
+/// The proxy's. `lent`: the numbers of a daemon's own.
+pub(crate) async fn proxy(bind: IpAddr, lent: &[&str]) -> Result<TcpListener> {
+    match lent {
+        [] => TcpListener::bind((bind, PROXY_PORT)).await.context("listen for the proxy"),
+        [socket] => tcp(take(socket)?),
+        _ => bail!("{} listeners for the proxy", lent.len()),
     }
 }
 
 /// The resolver's two.
-pub(crate) async fn resolver(bind: IpAddr) -> Result<(UdpSocket, TcpListener)> {
-    if let (Some(udp), Some(tcp_socket)) = (given(RESOLVER_UDP)?, given(RESOLVER_TCP)?) {
-        let udp = std::net::UdpSocket::from(udp);
-        udp.set_nonblocking(true)?;
-        return Ok((UdpSocket::from_std(udp)?, tcp(tcp_socket)?));
+pub(crate) async fn resolver(bind: IpAddr, lent: &[&str]) -> Result<(UdpSocket, TcpListener)> {
+    match lent {
+        [] => {
+            let udp = UdpSocket::bind((bind, 53)).await.context("listen for DNS over UDP")?;
+            Ok((udp, TcpListener::bind((bind, 53)).await.context("listen for DNS over TCP")?))
+        }
+        [udp, stream] => {
+            let udp = std::net::UdpSocket::from(take(udp)?);
+            udp.set_nonblocking(true)?;
+            Ok((UdpSocket::from_std(udp)?, tcp(take(stream)?)?))
+        }
+        _ => bail!("{} listeners for the resolver", lent.len()),
     }
-    let udp = UdpSocket::bind((bind, 53)).await.context("listen for DNS over UDP")?;
-    Ok((udp, TcpListener::bind((bind, 53)).await.context("listen for DNS over TCP")?))
 }
 
 fn tcp(socket: OwnedFd) -> Result<TcpListener> {
@@ -45,10 +54,9 @@ fn tcp(socket: OwnedFd) -> Result<TcpListener> {
     Ok(TcpListener::from_std(listener)?)
 }
 
-fn given(place: i32) -> Result<Option<OwnedFd>> {
-    let Some(first) = env::var_os(LISTENERS_ENV) else { return Ok(None) };
-    let first: i32 = first.to_str().and_then(|text| text.parse().ok()).context("the number of the listeners")?;
+/// What this process has under that number.
+fn take(number: &str) -> Result<OwnedFd> {
+    let number: i32 = number.parse().with_context(|| format!("{number} is no descriptor's number"))?;
     let own = pidfd_open(getpid(), PidfdFlags::empty())?;
-    let socket = pidfd_getfd(own, first + place, PidfdGetfdFlags::empty()).context("take a listener")?;
-    Ok(Some(socket))
+    pidfd_getfd(own, number, PidfdGetfdFlags::empty()).with_context(|| format!("take descriptor {number}"))
 }

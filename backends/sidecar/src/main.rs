@@ -20,6 +20,7 @@ mod link;
 mod listeners;
 mod pipelock;
 mod probe;
+mod rights;
 mod settle;
 mod users;
 
@@ -35,8 +36,7 @@ fn main() -> ExitCode {
     let result = match words[..] {
         [BUNDLE_ARGUMENT] => bundle::run(),
         ["keep", name] => bundle::keep(name),
-        ["daemon", name] => daemon::run(name, None),
-        ["daemon", name, program] => daemon::run(name, Some(program)),
+        ["daemon", name, ref lent @ ..] => daemon::run(name, lent),
         ["tied", program, ref words @ ..] => pipelock::become_program(program, words),
         ["init"] => helper::init(),
         ["run"] => return helper::run(),

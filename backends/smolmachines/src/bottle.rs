@@ -8,20 +8,12 @@ use crate::{
 };
 use bottle_api::{
     AttachRequest, Bottle, BottleInfo, Cancel, ChannelRequest, CleanupRequest, Error, ErrorKind, GetRequest,
-    HELPER_PATH, Host, PutRequest, Result, StartRequest, Stdio,
+    HELPER_PATH, Host, PutRequest, Result, SidecarChannel, StartRequest, Stdio,
     attend::{Attend, PACK_ARGUMENT, SETTLE_ARGUMENT, UNPACK_ARGUMENT},
     control::SIDECAR_NAMES,
 };
 use bottle_kit::engine::block_on;
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::Write,
-    net::Ipv4Addr,
-    os::fd::OwnedFd,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs::File, io::Write, net::Ipv4Addr, os::fd::OwnedFd, time::Duration};
 
 pub(crate) struct MachineBottle {
     host: Host,
@@ -34,7 +26,7 @@ pub(crate) struct MachineBottle {
     /// How many processes the agent may have.
     pids: Option<u64>,
     /// With whoever launched the bottle, until it is taken.
-    channel: Mutex<Option<OwnedFd>>,
+    channel: SidecarChannel,
 }
 
 /// Whose bottle it is, and what leads to it.
@@ -55,7 +47,17 @@ impl MachineBottle {
         channel: Option<OwnedFd>,
     ) -> Self {
         let Whose { env, identity, owner } = whose;
-        Self { host, smolvm, env, identity, owner, machine, sidecar, pids, channel: Mutex::new(channel) }
+        Self {
+            host,
+            smolvm,
+            env,
+            identity,
+            owner,
+            machine,
+            sidecar,
+            pids,
+            channel: channel.map(Into::into).unwrap_or_default(),
+        }
     }
 
     /// A bottle that somebody launched, by the labels of its running machine.
@@ -130,11 +132,7 @@ impl Bottle for MachineBottle {
     }
 
     fn channel(&self, req: &ChannelRequest) -> Result<OwnedFd> {
-        if req.name != "sidecar" {
-            return Err(Error::unsupported(&format!("a channel named {}", req.name)));
-        }
-        let taken = || Error::new(ErrorKind::CONFLICT, "the sidecar's channel was taken already");
-        self.channel.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(taken)
+        self.channel.take(req)
     }
 
     fn close(&self, deadline: Duration) -> Result<()> {

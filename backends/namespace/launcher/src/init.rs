@@ -1,7 +1,7 @@
 //! PID 1 of a bottle: makes it, gives up everything that making it took, and then starts what it is asked to start.
 //!
 //! ```text
-//! users mapped ─ sources, tree, masks ─ loopback, listeners ─▶ launcher ─ last files ─ sealed, no privileges ─▶ ready
+//! users mapped ─ loopback, listeners ─▶ launcher; sources, tree, masks ─ last files ─ sealed, no privileges ─▶ ready
 //! ```
 //!
 //! What a process must not have PID 1 has given up before there is any, so nothing can be forgotten later: one Landlock
@@ -18,12 +18,12 @@ use crate::{
     wire::{self, Exec, Launch, Order, Signal, Told, Word},
 };
 use anyhow::{Context, Result, bail};
-use bottle_api::{AGENT_UID, control::PROXY_PORT};
+use bottle_api::{AGENT_UID, control::Listener};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{Gid, Uid},
     io::Errno,
-    net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt::set_socket_reuseaddr},
+    net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with},
     process::{Resource, WaitOptions, set_parent_process_death_signal, umask, wait},
     system::sethostname,
     thread::{CapabilitySet, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
@@ -69,6 +69,16 @@ fn make(launch: &Launch, ids: Ids, control: &OwnedFd, filters: &[BpfProgram], st
     umask(rustix::fs::Mode::from_raw_mode(0o022));
     fs::write("/proc/self/oom_score_adj", OOM_SCORE).context("set oom_score_adj")?;
     confine::hide(launch.has("hide"))?;
+    // First of all: while the rest is made the sidecar comes to serve.
+    at("network");
+    let hostname = launch.hostname.get(..launch.hostname.len().min(63)).unwrap_or("bottle");
+    sethostname(hostname.as_bytes()).context("name the bottle")?;
+    sys::loopback_up().context("switch the loopback on")?;
+    if let Some(sidecar) = &launch.sidecar {
+        let listeners = sidecar.listeners().map(listener).collect::<Result<Vec<_>>>()?;
+        let lent: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+        wire::send(control, &Word::Listeners, &lent)?;
+    }
     at("sources");
     tree::part()?;
     let sources = Sources::take(launch)?;
@@ -84,13 +94,6 @@ fn make(launch: &Launch, ids: Ids, control: &OwnedFd, filters: &[BpfProgram], st
     if launch.has("masks") {
         masks::cover()?;
     }
-    at("network");
-    let hostname = launch.hostname.get(..launch.hostname.len().min(63)).unwrap_or("bottle");
-    sethostname(hostname.as_bytes()).context("name the bottle")?;
-    sys::loopback_up().context("switch the loopback on")?;
-    let listeners = [tcp(PROXY_PORT)?, udp(53)?, tcp(53)?];
-    wire::send(control, &Word::Listeners, &listeners.each_ref().map(AsFd::as_fd))?;
-    drop(listeners);
     at("files");
     let Some((Order::Finish(finish), _)) = wire::receive(control)? else { bail!("the launcher is gone") };
     finish.files.iter().try_for_each(tree::write)?;
@@ -134,17 +137,18 @@ pub(crate) fn become_agent(ids: Ids, inner: u32) -> Result<()> {
     Ok(())
 }
 
-fn tcp(port: u16) -> Result<OwnedFd> {
-    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    set_socket_reuseaddr(&socket, true)?;
-    bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).with_context(|| format!("bind TCP port {port}"))?;
-    listen(&socket, BACKLOG)?;
-    Ok(socket)
-}
-
-fn udp(port: u16) -> Result<OwnedFd> {
-    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).with_context(|| format!("bind UDP port {port}"))?;
+/// A socket of the bottle's own network that the sidecar listens at.
+fn listener(what: Listener) -> Result<OwnedFd> {
+    let attempt = || format!("listen for the sidecar: {what:?}");
+    let (kind, port) = match what {
+        Listener::Tcp(port) => (SocketType::STREAM, port),
+        Listener::Udp(port) => (SocketType::DGRAM, port),
+    };
+    let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None).with_context(attempt)?;
+    bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).with_context(attempt)?;
+    if kind == SocketType::STREAM {
+        listen(&socket, BACKLOG).with_context(attempt)?;
+    }
     Ok(socket)
 }
 

@@ -13,7 +13,7 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{Mode, OFlags, open},
     io::Errno,
-    net::{AddressFamily, SocketFlags, SocketType, accept_with, socketpair, sockopt::socket_peercred},
+    net::{SocketFlags, accept_with, sockopt::socket_peercred},
     process::{Pid, Signal, WaitId, WaitIdOptions, geteuid, pidfd_send_signal, waitid},
 };
 use std::{
@@ -30,7 +30,7 @@ struct First {
 impl First {
     /// A clone of this process, which goes on in `inside` with its end of the socket, and never comes back.
     fn clone(namespaces: i32, inside: impl FnOnce(&OwnedFd) -> i32) -> Result<(Pid, Self)> {
-        let (control, theirs) = pair()?;
+        let (control, theirs) = wire::pair()?;
         match sys::clone_into(namespaces)? {
             None => sys::exit(inside(&theirs)),
             Some((pid, pidfd)) => Ok((pid, Self { pidfd, control })),
@@ -42,18 +42,18 @@ impl First {
         mapped?;
         Ok(wire::send(&self.control, &Order::Mapped, &[])?)
     }
-}
 
-impl Drop for First {
     /// When the first process is gone, so is every other of its namespaces.
-    fn drop(&mut self) {
+    fn kill(&self) {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
-        let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
     }
 }
 
-fn pair() -> Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+impl Drop for First {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
+    }
 }
 
 /// The exit code.
@@ -105,7 +105,10 @@ fn serve(owner: &OwnedFd) -> Result<(), (&'static str, anyhow::Error)> {
     }
     // With a copy of its end open here the sidecar's channel would never end.
     drop(side_ends);
-    run_on(owner, &door, &signals, &bottle, sidecar.as_ref()).map_err(as_step("serve"))
+    let over = run_on(owner, &door, &signals, &bottle, sidecar.as_ref()).map_err(as_step("serve"));
+    // Both at once: each is waited for when it is dropped.
+    sidecar.iter().chain([&bottle]).for_each(First::kill);
+    over
 }
 
 /// What the backend sends along.

@@ -14,7 +14,7 @@
 //! * [`wire`]: what backend, launcher and PID 1 say to each other.
 //! * `launch`: the launcher; `ids`: whom a bottle runs as.
 //! * `init`: PID 1, from its first to its last instruction; `sources`, `tree`, `masks`: what stands in the bottle;
-//!   `confine`, `seccomp`: what no process in it can do; `exec`: its processes.
+//!   `confine`, `seccomp`, `numbers`: what no process in it can do; `exec`: its processes.
 //! * `side`: the sidecar's own namespaces.
 //! * `sys`: the system calls that no crate has a safe form of.
 
@@ -24,6 +24,7 @@ mod ids;
 mod init;
 mod launch;
 mod masks;
+mod numbers;
 mod seccomp;
 mod side;
 mod sources;

@@ -2,11 +2,15 @@
 
 use crate::{
     sources::take,
-    sys::{NO_DEVICES, NO_EXEC, NO_SETUID, READ_ONLY},
+    sys::{NO_DEVICES, NO_EXEC, NO_SETUID},
     tree,
 };
 use anyhow::{Context, Result};
-use std::{fs::File, io::Write, path::Path};
+use rustix::{
+    fs::CWD,
+    mount::{OpenTreeFlags, open_tree},
+};
+use std::{fs::File, io::Write, os::fd::OwnedFd, path::Path};
 
 /// Settings of the whole machine: read-only.
 const READ_ONLY_DIRS: [&str; 5] = ["/proc/sys", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sysrq-trigger"];
@@ -29,7 +33,11 @@ const EMPTY_FILES: [&str; 16] = [
     "/proc/timer_list",
     "/proc/vmallocinfo",
 ];
+/// The bottle's own, restricted as it is put up. Whatever is opened there holds nothing.
+const EMPTY_FILE: &str = "/dev/null";
 const EMPTY_DIRS: [&str; 4] = ["/proc/acpi", "/proc/asound", "/proc/driver", "/proc/scsi"];
+/// The bottle's own, which is empty as long as nobody can write to its root.
+const EMPTY_DIR: &str = "/sys";
 /// How many namespaces a user namespace may make.
 const COUNTS: [&str; 8] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"];
 
@@ -39,12 +47,18 @@ pub(crate) fn cover() -> Result<()> {
         tree::attach(&take(path, path, NO_SETUID | NO_DEVICES | NO_EXEC)?)?;
     }
     for path in EMPTY_FILES.map(Path::new).into_iter().filter(|path| path.exists()) {
-        tree::attach(&take(Path::new("/dev/null"), path, NO_SETUID | NO_EXEC)?)?;
+        tree::attach_at(&again(EMPTY_FILE)?, path)?;
     }
-    for path in EMPTY_DIRS.into_iter().filter(|path| Path::new(path).exists()) {
-        tree::mount("tmpfs", &[("size", "4k")], READ_ONLY | NO_SETUID | NO_DEVICES | NO_EXEC, path)?;
+    for path in EMPTY_DIRS.map(Path::new).into_iter().filter(|path| path.exists()) {
+        tree::attach(&take(Path::new(EMPTY_DIR), path, NO_SETUID | NO_DEVICES | NO_EXEC)?)?;
     }
     Ok(())
+}
+
+/// What stands at a path of the bottle's, once more, as it is.
+fn again(path: &str) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(CWD, path, flags).with_context(|| format!("take {path} once more"))
 }
 
 /// The last namespaces of this user namespace: there will be none in it. Opened before `/proc/sys` is read-only, closed

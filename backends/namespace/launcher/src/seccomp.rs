@@ -1,9 +1,11 @@
 //! The system calls that a process in a bottle has, and those of its sidecar.
 //!
 //! What is in no list does not exist (ENOSYS): a call that a later kernel brings is not there before somebody has thought
-//! about it. What is refused says so (EPERM). Calls whose arguments lie in memory cannot be judged: of these there is
-//! `clone` instead of `clone3`. Another architecture's calls end the process. Four filters, each with one answer.
+//! about it. What is refused says so (EPERM). Calls whose arguments lie in memory cannot be judged, and are in no list, too:
+//! programs try `clone3` and `openat2`, and go on with the older call. Another architecture's calls end the process. Three
+//! filters: of families of sockets, of other arguments, and of numbers; of their answers the one that allows least counts.
 
+use crate::numbers;
 use anyhow::{Context, Result};
 use libc::*;
 use seccompiler::{
@@ -84,9 +86,6 @@ const REFUSED: &[i64] = &[
     SYS_userfaultfd, SYS_vhangup,
 ];
 
-/// Their arguments lie in memory; programs try them, and go on with the older call.
-const UNKNOWN: &[i64] = &[SYS_clone3, SYS_openat2];
-
 /// Flags of `clone` that make namespaces; the time's is not in its word.
 const NAMESPACES: [i32; 7] =
     [CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWNET, CLONE_NEWPID, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWCGROUP];
@@ -102,24 +101,26 @@ const NETLINK: u64 = AF_NETLINK as u64;
 
 /// The filters, in the order in which they are set: the one that allows least is last.
 pub(crate) fn compile(whom: For) -> Result<Vec<BpfProgram>> {
-    let (mut known, mut refused): (Rules, Rules) = (Rules::new(), Rules::new());
-    let all = ALLOWED.iter().chain(ALLOWED_OLD).chain(REFUSED).chain(UNKNOWN);
-    known.extend(all.map(|call| (*call, vec![])));
-    refused.extend(REFUSED.iter().map(|call| (*call, vec![])));
-    if whom == For::Sidecar {
-        // Its daemons take their listeners by it, of themselves.
-        refused.remove(&SYS_pidfd_getfd);
-    }
-    refuse_arguments(&mut refused)?;
-    let filters = [
-        (families(whom)?, SeccompAction::Allow, refuse(EAFNOSUPPORT)),
-        (UNKNOWN.iter().map(|call| (*call, vec![])).collect(), SeccompAction::Allow, refuse(ENOSYS)),
-        (refused, SeccompAction::Allow, refuse(EPERM)),
-        (known, refuse(ENOSYS), SeccompAction::Allow),
-    ];
     let arch = TargetArch::try_from(ARCH)?;
-    let compile = |(rules, otherwise, found)| Ok(SeccompFilter::new(rules, otherwise, found, arch)?.try_into()?);
-    filters.into_iter().map(compile).collect()
+    let by_arguments = |rules, found| {
+        Ok::<BpfProgram, anyhow::Error>(SeccompFilter::new(rules, SeccompAction::Allow, found, arch)?.try_into()?)
+    };
+    Ok(vec![
+        by_arguments(families(whom)?, refuse(EAFNOSUPPORT))?,
+        by_arguments(arguments()?, refuse(EPERM))?,
+        numbers::compile(&answers(whom), refuse(ENOSYS))?,
+    ])
+}
+
+/// Of calls that are judged by their numbers.
+fn answers(whom: For) -> BTreeMap<i64, SeccompAction> {
+    let allowed = ALLOWED.iter().chain(ALLOWED_OLD).map(|call| (*call, SeccompAction::Allow));
+    let mut answers: BTreeMap<_, _> = allowed.chain(REFUSED.iter().map(|call| (*call, refuse(EPERM)))).collect();
+    if whom == For::Sidecar {
+        // It takes its listeners by it, of itself.
+        answers.insert(SYS_pidfd_getfd, SeccompAction::Allow);
+    }
+    answers
 }
 
 /// Sets them, for this process and all that it will start.
@@ -144,7 +145,9 @@ fn rule(conditions: impl IntoIterator<Item = Result<SeccompCondition>>) -> Resul
     Ok(SeccompRule::new(conditions.into_iter().collect::<Result<_>>()?)?)
 }
 
-fn refuse_arguments(refused: &mut Rules) -> Result<()> {
+/// What is refused of calls that are allowed otherwise.
+fn arguments() -> Result<Rules> {
+    let mut refused = Rules::new();
     let mut add = |call: i64, rule: SeccompRule| refused.entry(call).or_default().push(rule);
     for flag in NAMESPACES {
         add(SYS_clone, rule([bit(0, u64::from(flag as u32))])?);
@@ -171,7 +174,7 @@ fn refuse_arguments(refused: &mut Rules) -> Result<()> {
             }
         }
     }
-    Ok(())
+    Ok(refused)
 }
 
 /// Sockets of other families reach the kernel's rarer parts, and some of them the machine below this one.
@@ -199,9 +202,9 @@ mod tests {
     #[test]
     fn every_filter_compiles_and_no_call_is_in_two_lists() {
         for whom in [For::Bottle, For::Sidecar] {
-            assert_eq!(compile(whom).unwrap().len(), 4);
+            assert_eq!(compile(whom).unwrap().len(), 3);
         }
-        let mut all: Vec<i64> = [ALLOWED, ALLOWED_OLD, REFUSED, UNKNOWN].concat();
+        let mut all: Vec<i64> = [ALLOWED, ALLOWED_OLD, REFUSED].concat();
         let count = all.len();
         all.sort_unstable();
         all.dedup();

@@ -6,12 +6,12 @@ use crate::{
     confine,
     ids::Ids,
     init, seccomp,
-    sources::{Source, take},
+    sources::{Source, take, take_if_there},
     sys::{self, NO_DEVICES, NO_EXEC, NO_SETUID},
     tree,
     wire::{self, File, Order, Sidecar},
 };
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use bottle_api::control::{BIND_ENV, BUNDLE_ARGUMENT, DAEMONS_ENV, LISTENERS_ENV, UIDS_ENV};
 use rustix::{
     fs::Mode,
@@ -19,7 +19,10 @@ use rustix::{
     thread::CapabilitySet,
 };
 use std::{
-    os::{fd::OwnedFd, unix::process::CommandExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     path::Path,
     process::Command,
 };
@@ -33,8 +36,8 @@ const PROGRAM: &str = "/bottle-sidecar";
 /// Of this machine's settings: how names are resolved.
 const NAMES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/gai.conf"];
 const DEVICES: [&str; 3] = ["/dev/null", "/dev/random", "/dev/urandom"];
-/// The first number of its listeners: the proxy's, the resolver's over UDP, and over TCP.
-const FIRST_LISTENER: i32 = 3;
+/// The number of the socket from which its listeners come.
+const LISTENERS: i32 = 3;
 const PROCESSES: u64 = 256;
 const MEMORY: u64 = 512 << 20;
 
@@ -75,24 +78,24 @@ fn become_it(
     confine::landlock(&["/dev"])?;
     let filters = seccomp::compile(seccomp::For::Sidecar)?;
     let Some((Order::Serve, listeners)) = wire::receive(control)? else { bail!("there are no listeners") };
-    ensure!(listeners.len() == 3, "{} listeners came", listeners.len());
+    let (near, far) = wire::pair()?;
+    let lent: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+    // All that the bundle wants of the message is what comes along.
+    wire::send(&near, &0, &lent)?;
     // Their numbers may be taken by what is placed: first out of the way.
     let apart = |fd: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, 100);
-    let listeners = listeners.iter().map(apart).collect::<Result<Vec<_>, _>>()?;
-    let (channel, errors) = (apart(channel)?, apart(errors)?);
+    let (channel, errors, far) = (apart(channel)?, apart(errors)?, apart(&far)?);
     sys::place(&channel, 0)?;
     sys::place(&channel, 1)?;
     sys::place(&errors, 2)?;
-    for (number, listener) in (FIRST_LISTENER..).zip(&listeners) {
-        sys::place(listener, number)?;
-    }
-    sys::close_from(FIRST_LISTENER + 3)?;
+    sys::place(&far, LISTENERS)?;
+    sys::close_from(LISTENERS + 1)?;
     sys::unblock_signals()?;
     confine::filter(&filters)?;
     let mut bundle = Command::new(PROGRAM);
     bundle.arg0("bottle-sidecar").arg(BUNDLE_ARGUMENT).env_clear();
     bundle.env(BIND_ENV, "127.0.0.1").env(DAEMONS_ENV, &sidecar.daemons);
-    bundle.env(LISTENERS_ENV, FIRST_LISTENER.to_string());
+    bundle.env(LISTENERS_ENV, LISTENERS.to_string());
     if ids.apart {
         bundle.env(UIDS_ENV, UID.to_string());
     }
@@ -102,8 +105,8 @@ fn become_it(
 fn sources(sidecar: &Sidecar) -> Result<Vec<Source>> {
     let attributes = NO_SETUID | NO_DEVICES;
     let mut taken = vec![take(Path::new(&sidecar.program), Path::new(PROGRAM), attributes)?];
-    for path in NAMES.map(Path::new).into_iter().filter(|path| path.exists()) {
-        taken.push(take(path, path, attributes | NO_EXEC)?);
+    for path in NAMES.map(Path::new) {
+        taken.extend(take_if_there(path, path, attributes | NO_EXEC)?);
     }
     for path in DEVICES.map(Path::new) {
         taken.push(take(path, path, NO_SETUID | NO_EXEC)?);

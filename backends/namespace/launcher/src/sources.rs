@@ -11,11 +11,12 @@ use crate::{
 use anyhow::{Context, Result};
 use bottle_api::HELPER_PATH;
 use rustix::{
-    fs::CWD,
+    fs::{CWD, fstat},
+    io::Errno,
     mount::{OpenTreeFlags, open_tree},
 };
 use std::{
-    fs,
+    fs::{self, FileType},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
@@ -73,16 +74,14 @@ impl Sources {
     pub(crate) fn take(launch: &Launch) -> Result<Self> {
         let mut taken = Self { mounts: vec![], links: vec![], late: vec![] };
         for path in SYSTEM {
-            taken.system(Path::new(path), NO_SETUID | NO_DEVICES)?;
+            taken.system(Path::new(path))?;
         }
         for path in OWN {
             taken.entries(Path::new(path))?;
         }
         for name in SETTINGS {
             let path = Path::new("/etc").join(name);
-            if path.exists() {
-                taken.mounts.push(take(&path, &path, NO_SETUID | NO_DEVICES | NO_EXEC)?);
-            }
+            taken.mounts.extend(take_if_there(&path, &path, NO_SETUID | NO_DEVICES | NO_EXEC)?);
         }
         for name in DEVICES {
             let path = Path::new("/dev").join(name);
@@ -97,12 +96,19 @@ impl Sources {
     }
 
     /// A directory or file where it is on the machine; a link as a link; nothing where there is none.
-    fn system(&mut self, path: &Path, attributes: u64) -> Result<()> {
-        let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
-        if metadata.is_symlink() {
-            self.links.push((path.to_owned(), fs::read_link(path)?));
-        } else if metadata.is_dir() || metadata.is_file() {
-            self.mounts.push(take(path, path, attributes)?);
+    fn system(&mut self, path: &Path) -> Result<()> {
+        match fs::symlink_metadata(path) {
+            Ok(metadata) => self.entry(path.to_owned(), metadata.file_type()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn entry(&mut self, path: PathBuf, kind: FileType) -> Result<()> {
+        if kind.is_symlink() {
+            let to = fs::read_link(&path)?;
+            self.links.push((path, to));
+        } else if kind.is_dir() || kind.is_file() {
+            self.mounts.push(take(&path, &path, NO_SETUID | NO_DEVICES)?);
         }
         Ok(())
     }
@@ -111,9 +117,9 @@ impl Sources {
     fn entries(&mut self, dir: &Path) -> Result<()> {
         let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
         for entry in entries {
-            let path = entry?.path();
-            if !OWN.iter().any(|own| Path::new(own) == path) {
-                self.system(&path, NO_SETUID | NO_DEVICES)?;
+            let entry = entry?;
+            if !OWN.iter().any(|own| Path::new(own) == entry.path()) {
+                self.entry(entry.path(), entry.file_type()?)?;
             }
         }
         Ok(())
@@ -122,10 +128,18 @@ impl Sources {
 
 /// Takes a file or a directory, with all that is mounted below it, read-only.
 pub(crate) fn take(from: &Path, to: &Path, attributes: u64) -> Result<Source> {
+    take_if_there(from, to, attributes)?.with_context(|| format!("take {}: it is not there", from.display()))
+}
+
+/// The same. `None`: there is none, or none that this user may reach.
+pub(crate) fn take_if_there(from: &Path, to: &Path, attributes: u64) -> Result<Option<Source>> {
     let attempt = || format!("take {} into the bottle", from.display());
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    let is_dir = fs::metadata(from).with_context(attempt)?.is_dir();
-    let mount = open_tree(CWD, from, flags).with_context(attempt)?;
+    let mount = match open_tree(CWD, from, flags) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(None),
+        mount => mount.with_context(attempt)?,
+    };
     sys::restrict(&mount, READ_ONLY | attributes, true).with_context(attempt)?;
-    Ok(Source { mount, to: to.to_owned(), is_dir })
+    let is_dir = rustix::fs::FileType::from_raw_mode(fstat(&mount).with_context(attempt)?.st_mode).is_dir();
+    Ok(Some(Source { mount, to: to.to_owned(), is_dir }))
 }

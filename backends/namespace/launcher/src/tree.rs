@@ -12,7 +12,7 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use bottle_api::{AGENT_UID, HOME, WORKSPACE, control::SIDECAR_NAMES};
 use rustix::{
-    fs::CWD,
+    fs::{CWD, FileType, Mode, mknodat},
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
         fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, unmount,
@@ -21,7 +21,7 @@ use rustix::{
 };
 use std::{
     fs::{self, OpenOptions, Permissions},
-    io::Write,
+    io::{self, ErrorKind, Write},
     os::{
         fd::OwnedFd,
         unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink},
@@ -97,8 +97,7 @@ pub(crate) fn put_up(launch: &Launch, sources: Sources, early: Early) -> Result<
         directory(Path::new(dir))?;
     }
     for (at, to) in sources.links.iter().chain(&DEVICE_LINKS.map(|(at, to)| (at.into(), to.into()))) {
-        directory(at.parent().unwrap_or(Path::new("/")))?;
-        symlink(to, at).with_context(|| format!("link {}", at.display()))?;
+        in_directory(at, || symlink(to, at)).with_context(|| format!("link {}", at.display()))?;
     }
     sources.mounts.iter().try_for_each(stand)?;
     attach_at(&early.proc, Path::new("/proc"))?;
@@ -131,10 +130,9 @@ pub(crate) fn write(file: &File) -> Result<()> {
     let attempt = || format!("write {}", file.path);
     let path = Path::new(&file.path);
     ensure!(path.is_absolute() && !path.components().any(|part| part.as_os_str() == ".."), "{} is no path", file.path);
-    directory(path.parent().unwrap_or(Path::new("/")))?;
     let mut open = OpenOptions::new();
     open.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    let mut to = open.open(path).with_context(attempt)?;
+    let mut to = in_directory(path, || open.open(path)).with_context(attempt)?;
     to.write_all(file.text.as_bytes()).with_context(attempt)?;
     to.set_permissions(Permissions::from_mode(file.mode & 0o777)).with_context(attempt)
 }
@@ -142,7 +140,7 @@ pub(crate) fn write(file: &File) -> Result<()> {
 /// From now on nothing in the root itself can change.
 pub(crate) fn seal() -> Result<()> {
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
-    let root = rustix::fs::open("/", flags, rustix::fs::Mode::empty())?;
+    let root = rustix::fs::open("/", flags, Mode::empty())?;
     sys::restrict(&root, READ_ONLY | NO_SETUID | NO_DEVICES, false).context("seal the root")
 }
 
@@ -191,10 +189,12 @@ pub(crate) fn mount(kind: &str, options: &[(&str, &str)], attributes: u64, at: &
 fn stand(source: &Source) -> Result<()> {
     if source.is_dir {
         directory(&source.to)?;
-    } else if !source.to.exists() {
-        directory(source.to.parent().unwrap_or(Path::new("/")))?;
-        let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o444).open(&source.to);
-        made.with_context(|| format!("make {}", source.to.display()))?;
+    } else {
+        let make = || Ok(mknodat(CWD, &source.to, FileType::RegularFile, Mode::from_raw_mode(0o444), 0)?);
+        match in_directory(&source.to, make) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            made => made.with_context(|| format!("make {}", source.to.display()))?,
+        }
     }
     attach(source)
 }
@@ -204,11 +204,26 @@ pub(crate) fn attach(source: &Source) -> Result<()> {
     attach_at(&source.mount, &source.to)
 }
 
-fn attach_at(mount: &OwnedFd, at: &Path) -> Result<()> {
+pub(crate) fn attach_at(mount: &OwnedFd, at: &Path) -> Result<()> {
     move_mount(mount, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .with_context(|| format!("put up {}", at.display()))
 }
 
 fn directory(path: &Path) -> Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(path).with_context(|| format!("make {}", path.display()))
+    new_directory(path).with_context(|| format!("make {}", path.display()))
+}
+
+fn new_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
+}
+
+/// Makes what stands in a directory, and the directory first where there is none.
+fn in_directory<T>(path: &Path, make: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    match make() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            new_directory(path.parent().unwrap_or(Path::new("/")))?;
+            make()
+        }
+        made => made,
+    }
 }

@@ -1,12 +1,13 @@
 //! What backend, launcher and PID 1 say to each other: one JSON document and descriptors per message, over sockets that
 //! keep messages apart. All of them are ours; nothing of the agent's is ever read here.
 
+use bottle_api::control::{Listener, listeners_of};
 use rustix::{
     cmsg_space,
     io::{Errno, retry_on_intr},
     net::{
-        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-        SendFlags, recvmsg, sendmsg,
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
     },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -71,6 +72,13 @@ pub struct Sidecar {
     pub program: String,
     /// Its daemons, as the bundle's variable has them.
     pub daemons: String,
+}
+
+impl Sidecar {
+    /// What its daemons listen at, in the order in which the bundle is to have it.
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = Listener> {
+        self.daemons.split(',').flat_map(listeners_of).copied()
+    }
 }
 
 /// A file or directory of this machine in the bottle.
@@ -173,6 +181,11 @@ pub enum Told {
     },
 }
 
+/// Two ends of a socket that keeps messages apart.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
 /// Sends one message.
 pub fn send<T: Serialize>(socket: impl AsFd, value: &T, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let bytes = serde_json::to_vec(value)?;
@@ -223,15 +236,10 @@ fn invalid(why: String) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-
-    fn pair() -> (OwnedFd, OwnedFd) {
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
-    }
 
     #[test]
     fn a_message_arrives_with_its_descriptors_and_the_end_is_seen() {
-        let (ours, theirs) = pair();
+        let (ours, theirs) = pair().unwrap();
         let long = Exec { argv: vec!["x".repeat(100_000)], ..Exec::default() };
         send(&ours, &long, &[ours.as_fd(), theirs.as_fd()]).unwrap();
         send(&ours, &Order::Mapped, &[]).unwrap();
@@ -245,7 +253,7 @@ mod tests {
 
     #[test]
     fn last_words_are_heard_though_ours_were_not() {
-        let (ours, theirs) = pair();
+        let (ours, theirs) = pair().unwrap();
         send(&ours, &Order::Mapped, &[]).unwrap();
         send(&theirs, &Told::Started, &[]).unwrap();
         drop(theirs);
@@ -255,7 +263,7 @@ mod tests {
 
     #[test]
     fn what_is_no_message_is_an_error() {
-        let (ours, theirs) = pair();
+        let (ours, theirs) = pair().unwrap();
         assert!(send(&ours, &"x".repeat(MAX_MESSAGE), &[]).is_err());
         rustix::io::write(&ours, b"{").unwrap();
         assert!(receive::<Exec>(&theirs).is_err());

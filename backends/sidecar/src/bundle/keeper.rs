@@ -10,24 +10,18 @@
 //! as the user that it had. A keeper is started before that, once, as that user, and needs no privilege. It holds
 //! nothing worth having: policy and secrets go from the bundle to the daemon by a pipe that the keeper only passes on.
 
-use crate::{daemon, listeners, users::Users};
+use crate::{daemon, rights, users::Users};
 use anyhow::{Context, Result, bail};
 use rustix::{
-    cmsg_space,
     io::{FdFlags, fcntl_setfd, retry_on_intr},
-    net::{
-        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-        SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socketpair,
-    },
+    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair},
     pipe::{PipeFlags, pipe_with},
     process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, set_parent_process_death_signal, waitid},
     stdio,
 };
 use std::{
     fs::File,
-    io::{IoSlice, IoSliceMut},
-    mem::MaybeUninit,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -37,8 +31,6 @@ use std::{
 const START: u8 = b'S';
 /// Send it the signal whose number is the second byte.
 const SIGNAL: u8 = b'K';
-/// A daemon's standard input and output, and for some the program that it runs.
-const DESCRIPTORS: usize = 3;
 /// Of what is told of an end.
 const LONGEST_WORD: usize = 200;
 /// One heap for all threads of a daemon, and what is large outside of it. The C library never gives back what is free in
@@ -58,24 +50,18 @@ impl Keeper {
         let mut command = Command::new("/proc/self/exe");
         users.assign(&mut command, place)?;
         command.args(["keep", name]).env_clear().stdin(far).stdout(Stdio::null());
-        listeners::pass_on(&mut command);
         command.spawn().with_context(|| format!("start the keeper of the daemon {name}"))?;
         Ok(Self { socket })
     }
 
-    /// Has the daemon started. Returns what leads to its standard input, and comes from its output.
-    pub(super) fn begin(&self, program: Option<&OwnedFd>) -> Result<(File, File)> {
+    /// Has the daemon started, with what it is lent beside its pipes. Returns what leads to its standard input, and comes
+    /// from its output.
+    pub(super) fn begin<'a>(&self, lent: impl Iterator<Item = &'a OwnedFd>) -> Result<(File, File)> {
         let (stdin, to) = pipe_with(PipeFlags::CLOEXEC)?;
         let (from, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
-        let mut lent = vec![stdin.as_fd(), stdout.as_fd()];
-        lent.extend(program.map(AsFd::as_fd));
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !ancillary.push(SendAncillaryMessage::ScmRights(&lent)) {
-            bail!("a daemon has more descriptors than its keeper takes");
-        }
-        // Whoever is broken into may stop its keeper: that must not stop the bundle.
-        sendmsg(&self.socket, &[IoSlice::new(&[START])], &mut ancillary, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+        let mut all = vec![stdin.as_fd(), stdout.as_fd()];
+        all.extend(lent.map(|descriptor| descriptor.as_fd()));
+        rights::send(&self.socket, &[START], &all)?;
         Ok((to.into(), from.into()))
     }
 
@@ -102,7 +88,7 @@ pub(crate) fn run(name: &str) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let socket = stdio::stdin();
     let running: Arc<Mutex<Option<Child>>> = Arc::default();
-    while let Some((order, lent)) = receive(socket)? {
+    while let Some((order, lent)) = rights::receive(socket)? {
         let mut slot = running.lock().unwrap_or_else(PoisonError::into_inner);
         match (&order[..], slot.as_ref()) {
             ([START], None) => {
@@ -123,31 +109,16 @@ pub(crate) fn run(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn receive(socket: BorrowedFd<'_>) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
-    let (mut space, mut order) = ([MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))], [0; 2]);
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received =
-        retry_on_intr(|| recvmsg(socket, &mut [IoSliceMut::new(&mut order)], &mut ancillary, RecvFlags::CMSG_CLOEXEC))?;
-    let mut lent = vec![];
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-            lent.extend(descriptors);
-        }
-    }
-    Ok((received.bytes > 0).then(|| (order[..received.bytes].to_vec(), lent)))
-}
-
 fn start(name: &str, lent: Vec<OwnedFd>) -> Result<Child> {
     let mut lent = lent.into_iter();
     let (Some(stdin), Some(stdout)) = (lent.next(), lent.next()) else { bail!("a daemon without its pipes") };
-    let program = lent.next();
     let mut command = Command::new("/proc/self/exe");
     command.args(["daemon", name]).env_clear().env(HEAP.0, HEAP.1).stdin(stdin).stdout(stdout);
-    listeners::pass_on(&mut command);
-    if let Some(program) = &program {
+    let lent: Vec<OwnedFd> = lent.collect();
+    for descriptor in &lent {
         // The daemon finds it under the same number.
-        fcntl_setfd(program, FdFlags::empty())?;
-        command.arg(program.as_raw_fd().to_string());
+        fcntl_setfd(descriptor, FdFlags::empty())?;
+        command.arg(descriptor.as_raw_fd().to_string());
     }
     command.spawn().with_context(|| format!("start the daemon {name}"))
 }

@@ -27,6 +27,7 @@ use std::{
     fs::File,
     io::{BufReader, Write},
     net::IpAddr,
+    os::fd::OwnedFd,
     path::PathBuf,
     sync::{
         Arc,
@@ -77,6 +78,8 @@ pub(super) struct Supervisor {
 struct Daemon {
     name: &'static str,
     keeper: Arc<Keeper>,
+    /// What it listens at, where the bundle was given that.
+    listeners: Vec<OwnedFd>,
     restarts: Restarts,
     /// How many it has begun.
     lives: u64,
@@ -118,7 +121,7 @@ impl Supervisor {
     /// Begins every daemon.
     pub(super) fn new(
         given: Given,
-        daemons: impl Iterator<Item = (&'static str, Keeper)>,
+        daemons: impl Iterator<Item = (&'static str, Keeper, Vec<OwnedFd>)>,
         up: Channel,
         events: Receiver<Event>,
         wake: Sender<Event>,
@@ -136,12 +139,13 @@ impl Supervisor {
             events,
             wake,
         };
-        for (place, (name, keeper)) in daemons.enumerate() {
+        for (place, (name, keeper, listeners)) in daemons.enumerate() {
             let keeper = Arc::new(keeper);
             supervisor.watch(place, keeper.clone());
             supervisor.daemons.push(Daemon {
                 name,
                 keeper,
+                listeners,
                 restarts: Restarts::default(),
                 lives: 0,
                 now: Now::Awaited,
@@ -355,7 +359,8 @@ impl Supervisor {
         let frames = [encode(&start).map(Zeroizing::new)?, SecretsFrame::encode(&self.secrets_of(name))?];
         let daemon = &mut self.daemons[place];
         daemon.lives += 1;
-        let (stdin, stdout) = daemon.keeper.begin(self.delivery.program().filter(|_| name == PIPELOCK_DAEMON))?;
+        let program = self.delivery.program().filter(|_| name == PIPELOCK_DAEMON);
+        let (stdin, stdout) = daemon.keeper.begin(daemon.listeners.iter().chain(program))?;
         let (down, to_write) = channel::<Frame>();
         thread::spawn(move || write_all(stdin, &to_write));
         frames.into_iter().for_each(|frame| drop(down.send(frame)));

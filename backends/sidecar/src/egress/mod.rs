@@ -109,8 +109,14 @@ impl State {
     }
 }
 
-/// Serves the proxy on `start.bind` for ever.
-pub(crate) async fn serve(start: DaemonStart, secrets: Secrets, reloads: Reloads, feed: Feed) -> Result<()> {
+/// Serves the proxy on `start.bind` for ever, or at the listener that it is lent.
+pub(crate) async fn serve(
+    start: DaemonStart,
+    lent: &[&str],
+    secrets: Secrets,
+    reloads: Reloads,
+    feed: Feed,
+) -> Result<()> {
     let capability = secrets.get(CAPABILITY).context("the host sent no capability")?.clone();
     let key = secrets.get(ca::KEY_SECRET).context("the bundle sent no CA key")?;
     let state = Arc::new(State {
@@ -121,7 +127,7 @@ pub(crate) async fn serve(start: DaemonStart, secrets: Secrets, reloads: Reloads
         feed,
         pressure: Notify::new(),
     });
-    let listener = listeners::proxy(start.bind).await?;
+    let listener = listeners::proxy(start.bind, lent).await?;
     state.feed.report(DaemonUp::Listening);
     tokio::select! {
         never = accept(&state, &listener) => never,
