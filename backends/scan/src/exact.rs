@@ -57,6 +57,8 @@ pub struct ExactSet {
     pieces: Grams,
     /// How far apart the places are that are looked at: no needle is too short to have one of them in its first part.
     stride: usize,
+    /// Letters of the longest needle.
+    longest: usize,
     /// Values with hardly a letter in them, looked for as they are.
     literal: Vec<(u16, Zeroizing<Vec<u8>>)>,
 }
@@ -81,6 +83,7 @@ impl ExactSet {
             }
         }
         let shortest = set.needles.iter().map(|needle| needle.squeezed.len()).min().unwrap_or(SHORTEST);
+        set.longest = set.needles.iter().map(|needle| needle.squeezed.len()).max().unwrap_or(0);
         let room = PLACES / set.needles.len().max(1);
         set.stride = (shortest - GRAM + 1).min(room).clamp(1, STRIDE);
         let (mut begins, mut pieces) = (vec![], vec![]);
@@ -144,8 +147,8 @@ impl ExactSet {
         self.needles.get(usize::from(number)).map_or((0, usize::MAX), |n| (n.secret, n.squeezed.len()))
     }
 
-    /// Calls `found` with every hit, in order of their ends.
-    pub(crate) fn find(&self, bytes: &[u8], scratch: &mut Squeezed, mut found: impl FnMut(Hit)) {
+    /// Calls `found` with every hit, in order of their ends. Those that begin at or behind `until` need not be found.
+    pub(crate) fn find(&self, bytes: &[u8], until: usize, scratch: &mut Squeezed, mut found: impl FnMut(Hit)) {
         for (secret, value) in &self.literal {
             for start in memchr::memmem::find_iter(bytes, value.as_slice()) {
                 found(Hit { secret: *secret, form: "raw", start, end: start + value.len() });
@@ -154,7 +157,7 @@ impl ExactSet {
         if self.needles.is_empty() {
             return;
         }
-        scratch.fill(bytes);
+        scratch.fill(bytes, until, self.longest);
         let letters = &scratch.letters;
         let mut from = 0;
         for at in (0..letters.len().saturating_sub(GRAM - 1)).step_by(self.stride) {

@@ -32,7 +32,7 @@ pub(crate) type Form = (&'static str, Zeroizing<Vec<u8>>);
 
 pub(crate) fn squeeze(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut squeezed = Squeezed::default();
-    squeezed.fill(bytes);
+    squeezed.fill(bytes, usize::MAX, 0);
     Zeroizing::new(std::mem::take(&mut squeezed.letters))
 }
 
@@ -48,22 +48,36 @@ pub(crate) struct Squeezed {
 const STEP: usize = 256;
 
 impl Squeezed {
-    /// Squeezes a text, in place of the one before.
-    pub(crate) fn fill(&mut self, bytes: &[u8]) {
+    /// Squeezes a text, in place of the one before. Of what stands from `until` on, only `more` letters are needed.
+    pub(crate) fn fill(&mut self, bytes: &[u8], until: usize, more: usize) {
         self.letters.clear();
         self.before.clear();
         self.letters.reserve(bytes.len());
-        let (mut made, mut last) = ([0; STEP], 0);
-        for step in bytes.chunks(STEP) {
+        let (mut made, mut last, mut enough) = ([0; STEP], 0, usize::MAX);
+        for (n, step) in bytes.chunks(STEP).enumerate() {
+            if n * STEP >= until {
+                enough = enough.min(self.letters.len() + more);
+                if self.letters.len() >= enough {
+                    break;
+                }
+            }
             self.before.push(self.letters.len());
             let mut length = 0;
-            for byte in step {
-                // Without a branch: what is dropped is written over. There is always room; the remainder says so to the
-                // compiler.
-                let letter = squeezed(last, *byte);
+            // Without a branch: what is dropped is written over. There is always room; the remainder says so to the
+            // compiler.
+            let mut put = |letter: u8| {
                 made[length % STEP] = letter;
                 length += usize::from(letter != 0);
-                last = *byte;
+            };
+            // Most steps have no backslash.
+            if last == b'\\' || memchr::memchr(b'\\', step).is_some() {
+                for byte in step {
+                    put(squeezed(last, *byte));
+                    last = *byte;
+                }
+            } else {
+                step.iter().for_each(|byte| put(SQUEEZED[0][usize::from(*byte)]));
+                last = 0;
             }
             self.letters.extend_from_slice(&made[..length]);
         }

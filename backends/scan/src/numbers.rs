@@ -6,9 +6,9 @@ use crate::{checks::luhn, span};
 const LEAST: usize = 13;
 
 /// Calls `found` with the place of each, and whether something beside it names it.
-pub(crate) fn cards(bytes: &[u8], mut found: impl FnMut(usize, usize, bool)) {
+pub(crate) fn cards(bytes: &[u8], until: usize, mut found: impl FnMut(usize, usize, bool)) {
     let part = |b: u8| b.is_ascii_digit() | (b == b' ') | (b == b'-');
-    span::each::<LEAST>(bytes, part, |start, end| {
+    span::each::<LEAST>(bytes, until, part, |start, end| {
         if bytes[start..end].iter().filter(|b| b.is_ascii_digit()).count() >= LEAST {
             row(bytes, start, end, &mut found);
         }

@@ -3,9 +3,10 @@
 use crate::{
     keywords::Keywords,
     rule::{Check, Pack, Severity, Shape},
+    words,
 };
 use regex::bytes::{Regex, RegexBuilder};
-use std::{borrow::Cow, sync::OnceLock};
+use std::{borrow::Cow, collections::HashMap, sync::OnceLock};
 
 /// A rule of the built-in packs, as the build script writes it.
 pub(crate) struct Static {
@@ -71,6 +72,7 @@ fn compile(pattern: &str) -> Result<Regex, regex::Error> {
 /// All rules of a scanner.
 pub struct Rules {
     pub(crate) entries: Vec<Entry>,
+    /// The first of them are [`words::ANNOUNCING`].
     pub(crate) keywords: Keywords,
     /// Which rules a keyword calls.
     pub(crate) calls: Vec<Vec<u16>>,
@@ -104,8 +106,9 @@ impl Rules {
         let own = packs.iter().flat_map(|pack| &pack.rules);
         let replaced = |id: &str| own.clone().any(|rule| rule.id == id);
         let mut entries = Vec::with_capacity(BUILTIN.len());
-        let mut words: Vec<(Cow<'static, str>, Vec<u16>)> = vec![];
-        let mut index = std::collections::HashMap::new();
+        let mut words: Vec<(Cow<'static, str>, Vec<u16>)> =
+            words::ANNOUNCING.iter().map(|word| (Cow::Borrowed(*word), vec![])).collect();
+        let mut index: HashMap<_, _> = words.iter().enumerate().map(|(at, (word, _))| (word.clone(), at)).collect();
         let mut call = |word: Cow<'static, str>, rule: usize| {
             let at = *index.entry(word.clone()).or_insert_with(|| {
                 words.push((word, vec![]));

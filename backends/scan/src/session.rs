@@ -124,7 +124,7 @@ fn found(scanner: &Scanner, secret: u16) -> Finding {
 impl Host {
     fn pieces(&mut self, scanner: &Scanner, value: &[u8]) -> Vec<Finding> {
         let mut squeezed = Squeezed::default();
-        squeezed.fill(value);
+        squeezed.fill(value, usize::MAX, 0);
         let mut changed = vec![];
         let mut mark = |needle: u16, at: usize, many: usize| {
             let (_, length) = scanner.exact.needle(needle);
@@ -159,7 +159,7 @@ impl Host {
         entry.1.extend_from_slice(value);
         let mut scratch = Squeezed::default();
         let mut findings = vec![];
-        scanner.exact.find(&entry.1, &mut scratch, |hit| {
+        scanner.exact.find(&entry.1, usize::MAX, &mut scratch, |hit| {
             // Whole in one value: that was found where it stands.
             if hit.start < before && hit.end > before {
                 findings.push(found(scanner, hit.secret));

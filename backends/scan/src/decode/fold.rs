@@ -132,9 +132,10 @@ fn is_mark(bytes: &[u8], at: usize) -> bool {
 }
 
 /// Every stretch that has such characters, with those that they are taken for.
-pub(crate) fn decode(bytes: &[u8], give: &mut dyn FnMut(Derived)) {
+pub(crate) fn decode(bytes: &[u8], until: usize, give: &mut dyn FnMut(Derived)) {
     span::rows(
         bytes,
+        until,
         AROUND,
         |b| b >= 0x80,
         |at| is_mark(bytes, at),

@@ -22,7 +22,7 @@ fn is_zlib(bytes: &[u8]) -> bool {
 }
 
 /// Unpacks everything compressed that begins in a text, up to `most` bytes of it. In what is all plain text nothing does.
-pub(crate) fn embedded(bytes: &[u8], most: usize, odd: Odd, give: &mut dyn FnMut(Derived)) {
+pub(crate) fn embedded(bytes: &[u8], until: usize, most: usize, odd: Odd, give: &mut dyn FnMut(Derived)) {
     let mut left = most;
     let mut try_one = |at: usize, name: &'static str, from: &mut dyn Read| {
         let mut made = vec![];
@@ -39,7 +39,7 @@ pub(crate) fn embedded(bytes: &[u8], most: usize, odd: Odd, give: &mut dyn FnMut
     let places = |magic: &'static [u8]| {
         let may = Odd::of(magic);
         let text = if may.high && !odd.high || may.control && !odd.control { &[] } else { bytes };
-        memchr::memmem::find_iter(text, magic).take(64)
+        memchr::memmem::find_iter(text, magic).take_while(|at| *at < until).take(64)
     };
     for at in places(GZIP) {
         try_one(at, "gzip", &mut read::MultiGzDecoder::new(&bytes[at..]));

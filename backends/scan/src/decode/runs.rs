@@ -20,7 +20,7 @@ fn line_end(bytes: &[u8]) -> usize {
 /// Joins lines of base64 to one run, and calls `found` with its pieces.
 pub(crate) fn joined(bytes: &[u8], mut found: impl FnMut(&[(usize, usize)])) {
     let mut pieces: Vec<(usize, usize)> = vec![];
-    span::each::<LEAST>(bytes, base64::is_digit, |start, end| {
+    span::each::<LEAST>(bytes, usize::MAX, base64::is_digit, |start, end| {
         let follows = pieces.last().is_some_and(|(_, last)| {
             let gap = line_end(&bytes[*last..start.max(*last)]);
             *last < start && last + gap + 1 >= start && gap > 0
