@@ -99,11 +99,15 @@ fn crc32_base62(token: &[u8]) -> bool {
 
 const BASE58: &[u8] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
 
+/// What a digit of base 58 stands for.
+pub(crate) fn base58_digit(digit: u8) -> Option<u32> {
+    BASE58.iter().position(|b| *b == digit).map(|value| value as u32)
+}
+
 fn base58check(token: &[u8]) -> bool {
     let mut bytes = vec![0_u8; 0];
     for digit in token {
-        let Some(value) = BASE58.iter().position(|b| b == digit) else { return false };
-        let mut carry = value as u32;
+        let Some(mut carry) = base58_digit(*digit) else { return false };
         for byte in bytes.iter_mut().rev() {
             carry += u32::from(*byte) * 58;
             *byte = carry as u8;

@@ -58,6 +58,20 @@ impl Entry {
         alone && self.begins.iter().any(|text| bytes[at..].starts_with(text.as_bytes()))
     }
 
+    /// Whether it is the beginning of a string whose length stands before it, and is a letter by chance, as in protobuf,
+    /// MessagePack and CBOR.
+    pub(crate) fn is_prefixed(&self, bytes: &[u8], at: usize) -> bool {
+        let Some(length) = at.checked_sub(1).map(|before| usize::from(bytes[before])) else { return false };
+        let [string, end] = [bytes.get(at..at + length), bytes.get(at + length..)].map(Option::unwrap_or_default);
+        let marked = at < 2 || !bytes[at - 2].is_ascii_graphic() || b"\"*2:BJRZbjrzx".contains(&bytes[at - 2]);
+        (length as u8).is_ascii_alphanumeric()
+            && marked
+            && !string.is_empty()
+            && string.iter().all(|b| matches!(b, b' '..=b'~'))
+            && !end.first().is_some_and(u8::is_ascii_lowercase)
+            && self.begins.iter().any(|text| bytes[at..].starts_with(text.as_bytes()))
+    }
+
     /// The expression. `None` would be a pattern too large to compile, which [`Rules::with_packs`] has refused.
     pub(crate) fn regex(&self) -> Option<&Regex> {
         self.regex.get_or_init(|| compile(&self.pattern).ok()).as_ref()

@@ -5,7 +5,7 @@ use crate::{
     Context, Scanner,
     block::Window,
     checks,
-    decode::{Derived, Map, Odd, escape, fold, inflate, is_text, pairs, runs},
+    decode::{Derived, Map, Odd, escape, fold, inflate, inflate::Open, is_text, lines, pairs, runs, spaced},
     finding::{Finding, Kind},
     forms::Squeezed,
     numbers,
@@ -34,6 +34,13 @@ pub(crate) struct Scratch {
     touched: Vec<u16>,
 }
 
+impl Scratch {
+    /// Takes the texts out of it, before it waits for the next judgement.
+    pub(crate) fn wipe(&mut self) {
+        self.squeezed.wipe();
+    }
+}
+
 /// What one judgement collects.
 pub(crate) struct Collector<'a> {
     scanner: &'a Scanner,
@@ -45,6 +52,8 @@ pub(crate) struct Collector<'a> {
     scratch: &'a mut Scratch,
     maps: Vec<(&'static str, Map)>,
     work: usize,
+    /// What goes on behind the window.
+    pub(crate) open: Vec<Open>,
 }
 
 impl<'a> Collector<'a> {
@@ -57,7 +66,7 @@ impl<'a> Collector<'a> {
     ) -> Self {
         let Window { base, limit, .. } = window;
         let (findings, maps) = (vec![], vec![]);
-        Self { scanner, context, place, base, limit, findings, scratch, maps, work: WORK }
+        Self { scanner, context, place, base, limit, findings, scratch, maps, work: WORK, open: vec![] }
     }
 
     /// Judges the window.
@@ -97,8 +106,9 @@ impl<'a> Collector<'a> {
     fn examine(&mut self, bytes: &[u8], phase: usize, limit: usize) {
         let until = limit.saturating_add(BACK).min(bytes.len());
         self.exact(bytes, until);
+        let odd = Odd::of(bytes);
         if self.context.patterns {
-            self.patterns(bytes, until);
+            self.patterns(bytes, until, odd);
         }
         let depth = self.maps.len();
         let mut made: Vec<Derived> = vec![];
@@ -127,7 +137,11 @@ impl<'a> Collector<'a> {
             });
             pairs::decode(bytes, until, &mut give);
             escape::decode(bytes, until, &mut give);
-            let odd = Odd::of(bytes);
+            lines::unix(bytes, until, &mut give);
+            lines::soft(bytes, until, &mut give);
+            if patterns {
+                spaced::decode(bytes, until, &mut give);
+            }
             // In what is no text there are marks by chance, everywhere.
             if odd.high && (depth == 0 || !fold::is_binary(bytes)) {
                 fold::decode(bytes, until, &mut give);
@@ -136,7 +150,12 @@ impl<'a> Collector<'a> {
                 fold::wide(bytes, &mut give);
             }
             if depth == 0 || bytes.len() > 256 || !is_text(bytes) {
-                inflate::embedded(bytes, until, room.min(WORK), odd, &mut give);
+                let open = inflate::embedded(bytes, until, room.min(WORK), odd, &mut give);
+                if depth == 0 {
+                    self.open = open;
+                } else if bytes.len() <= SMALL && !is_text(bytes) {
+                    inflate::bare(bytes, WORK).into_iter().for_each(&mut give);
+                }
             }
         }
         self.work = self.work.saturating_sub(total);
@@ -173,7 +192,7 @@ impl<'a> Collector<'a> {
     }
 
     /// Keywords, and around each of them the expressions of its rules.
-    fn patterns(&mut self, bytes: &[u8], until: usize) {
+    fn patterns(&mut self, bytes: &[u8], until: usize, odd: Odd) {
         let rules = &self.scanner.rules;
         self.scratch.pending.resize(rules.entries.len(), (u32::MAX, 0));
         let mut announced: Vec<(usize, usize)> = vec![];
@@ -188,6 +207,10 @@ impl<'a> Collector<'a> {
             for rule in &rules.calls[word] {
                 let entry = &rules.entries[usize::from(*rule)];
                 if !entry.may_begin(bytes, keyword) {
+                    if odd.control && entry.is_prefixed(bytes, keyword) {
+                        let end = keyword + usize::from(bytes[keyword - 1]);
+                        self.search_string(bytes, *rule, keyword, end);
+                    }
                     continue;
                 }
                 if entry.check == crate::rule::Check::Userinfo && !has_userinfo(&bytes[end..]) {
@@ -254,6 +277,13 @@ impl<'a> Collector<'a> {
                 }
             },
         );
+    }
+
+    /// The same of a string that stands alone, whatever is before it.
+    fn search_string(&mut self, bytes: &[u8], rule: u16, from: usize, to: usize) {
+        self.maps.push(("string", Map::Linear { start: from, end: to, num: 1, den: 1 }));
+        self.search(&bytes[from..to], rule, 0, to - from);
+        self.maps.pop();
     }
 
     fn search(&mut self, bytes: &[u8], rule: u16, from: usize, to: usize) {
