@@ -40,6 +40,8 @@ pub(crate) fn squeeze(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
 #[derive(Default)]
 pub(crate) struct Squeezed {
     pub(crate) letters: Vec<u8>,
+    /// How many there were at most since it was wiped.
+    most: usize,
     /// How many of them are before each step of the text.
     before: Vec<usize>,
 }
@@ -82,14 +84,15 @@ impl Squeezed {
             self.letters.extend_from_slice(&made[..length]);
         }
         made.zeroize();
+        self.most = self.most.max(self.letters.len());
     }
 
     /// Writes over all that it was ever filled with. It lives on, so that no compiler leaves this out; and byte by byte,
     /// as `zeroize` does it, would take as long as a tenth of a judgement.
     pub(crate) fn wipe(&mut self) {
-        let all = self.letters.capacity();
         self.letters.clear();
-        self.letters.resize(all, 0);
+        self.letters.resize(self.most, 0);
+        self.most = 0;
     }
 
     /// Where in the text that it was filled with the letter of this number stands.
@@ -131,6 +134,7 @@ pub(crate) fn of(value: &[u8]) -> Vec<Form> {
     add("hex utf-16", text(&|b| format!("{b:02x}00")).as_bytes());
     add("decimal", text(&|b| b.to_string()).as_bytes());
     add("decimal, three digits", text(&|b| format!("{b:03}")).as_bytes());
+    add("decimal, chr()", text(&|b| format!("chr{b}")).as_bytes());
     add("octal", text(&|b| format!("{b:o}")).as_bytes());
     add("octal, three digits", text(&|b| format!("{b:03o}")).as_bytes());
     add("binary", text(&|b| format!("{b:08b}")).as_bytes());

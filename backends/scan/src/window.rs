@@ -137,8 +137,7 @@ impl<'a> Collector<'a> {
             });
             pairs::decode(bytes, until, &mut give);
             escape::decode(bytes, until, &mut give);
-            lines::unix(bytes, until, &mut give);
-            lines::soft(bytes, until, &mut give);
+            lines::decode(bytes, until, &mut give);
             if patterns {
                 spaced::decode(bytes, until, &mut give);
             }

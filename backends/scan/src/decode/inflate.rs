@@ -60,11 +60,13 @@ pub(crate) fn embedded(bytes: &[u8], until: usize, most: usize, odd: Odd, give: 
     };
     // Compressed data have bytes of all kinds. Only at the beginning two letters say enough.
     let zlibs = memchr::memchr_iter(b'x', if odd.high { bytes } else { &bytes[..bytes.len().min(1)] });
-    let mut from = bufread::ZlibDecoder::new(&b""[..]);
+    // One for all, made when there is one: it is large.
+    let mut decoder = None;
     let mut next = 0;
     for at in zlibs.take_while(|at| *at < until).filter(|at| is_zlib(&bytes[*at..])) {
         if at >= next {
             next = try_one(at, at, "zlib", &mut |made, left| {
+                let from = decoder.get_or_insert_with(|| bufread::ZlibDecoder::new(&b""[..]));
                 from.reset(&bytes[at..]);
                 let _ = from.by_ref().take(left).read_to_end(made);
                 from.get_ref().len()

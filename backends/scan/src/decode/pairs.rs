@@ -7,18 +7,13 @@ const LEAST: usize = 24;
 /// Digits of eight numbers, which no shorter text is made of.
 const DIGITS: usize = 16;
 
-/// Digits of both bases, and what stands between numbers: the `x` of `0x`, the `hr` of `chr(65)`, `\\`, `=`, `_`, `|`,
-/// line ends, and whatever ASCII has from the blank to `;`.
+/// Digits of both bases, and what stands between numbers: the `x` of `0x`, `\\`, `=`, `_`, `|`, and whatever ASCII has
+/// from the blank to `;`.
 #[inline(always)]
 fn is_member(byte: u8) -> bool {
     let lower = byte | 0x20;
-    let between = (byte == b'=') | (byte == b'_') | (lower == b'|') | (byte == b'\n') | (byte == b'\r');
-    (b' '..=b';').contains(&byte)
-        | (b'a'..=b'f').contains(&lower)
-        | (lower == b'x')
-        | (lower == b'h')
-        | (lower == b'r')
-        | between
+    let between = (byte == b'=') | (byte == b'_') | (lower == b'|');
+    (b' '..=b';').contains(&byte) | (b'a'..=b'f').contains(&lower) | (lower == b'x') | between
 }
 
 /// Every row of numbers that reads as text.
