@@ -35,6 +35,8 @@ struct Needle {
     secret: u16,
     form: &'static str,
     squeezed: Zeroizing<Vec<u8>>,
+    /// How many of them are no secret: the user's name in `user:password`.
+    public: usize,
 }
 
 /// The place of eight characters in a needle.
@@ -106,9 +108,16 @@ impl ExactSet {
     fn add(&mut self, name: &str, value: &[u8]) {
         let secret = self.names.len() as u16;
         self.names.push(name.to_owned());
+        let public = name_before(value);
         let mut add = |form, squeezed: Zeroizing<Vec<u8>>| {
             if squeezed.len() >= SHORTEST {
-                self.needles.push(Needle { secret, form, squeezed });
+                // Nothing else is weighed in pieces.
+                let public = match form {
+                    "raw" => forms::squeeze(&value[..public]).len(),
+                    "hex" | "base64" => (squeezed.len() * public).div_ceil(value.len()),
+                    _ => 0,
+                };
+                self.needles.push(Needle { secret, form, squeezed, public });
             }
         };
         forms::of(value).into_iter().for_each(|(form, squeezed)| add(form, squeezed));
@@ -143,8 +152,9 @@ impl ExactSet {
         self.names.get(usize::from(secret)).map_or("", String::as_str)
     }
 
-    pub(crate) fn needle(&self, number: u16) -> (u16, usize) {
-        self.needles.get(usize::from(number)).map_or((0, usize::MAX), |n| (n.secret, n.squeezed.len()))
+    /// Whose a needle is, its length, and how much of its beginning is no secret.
+    pub(crate) fn needle(&self, number: u16) -> (u16, usize, usize) {
+        self.needles.get(usize::from(number)).map_or((0, usize::MAX, 0), |n| (n.secret, n.squeezed.len(), n.public))
     }
 
     /// Calls `found` with every hit, in order of their ends. Those that begin at or behind `until` need not be found.
@@ -225,6 +235,13 @@ impl std::fmt::Debug for ExactSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ExactSet").field("names", &self.names).field("skipped", &self.skipped).finish_non_exhaustive()
     }
+}
+
+/// How long the name is with which `user:password` begins, if what follows is long enough to be known by itself.
+fn name_before(value: &[u8]) -> usize {
+    let colon = value.iter().position(|b| *b == b':').filter(|at| value[..*at].iter().all(u8::is_ascii_graphic));
+    let rest = |at: usize| forms::squeeze(&value[at + 1..]).len() >= GRAM;
+    colon.filter(|at| rest(*at) && !value[*at..].starts_with(b"://")).map_or(0, |at| at + 1)
 }
 
 fn reason_to_skip(value: &[u8]) -> Option<&'static str> {
