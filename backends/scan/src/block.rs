@@ -68,6 +68,11 @@ impl Blocks {
         }
     }
 
+    /// What is held, before it is a window.
+    pub(crate) fn held(&self) -> Window<'_> {
+        Window { base: self.base, phase: self.phase, block: 0, ..Window::whole(&self.held) }
+    }
+
     /// The end: the last window, all of which is released.
     pub(crate) fn finish(self, judge: impl FnOnce(Window<'_>) -> usize) {
         let Self { held, base, phase } = &self;

@@ -35,6 +35,8 @@ struct Needle {
     secret: u16,
     form: &'static str,
     squeezed: Zeroizing<Vec<u8>>,
+    /// How many of them are no secret: the user's name in `user:password`.
+    public: usize,
 }
 
 /// The place of eight characters in a needle.
@@ -57,6 +59,8 @@ pub struct ExactSet {
     pieces: Grams,
     /// How far apart the places are that are looked at: no needle is too short to have one of them in its first part.
     stride: usize,
+    /// Letters of the longest needle.
+    longest: usize,
     /// Values with hardly a letter in them, looked for as they are.
     literal: Vec<(u16, Zeroizing<Vec<u8>>)>,
 }
@@ -81,6 +85,7 @@ impl ExactSet {
             }
         }
         let shortest = set.needles.iter().map(|needle| needle.squeezed.len()).min().unwrap_or(SHORTEST);
+        set.longest = set.needles.iter().map(|needle| needle.squeezed.len()).max().unwrap_or(0);
         let room = PLACES / set.needles.len().max(1);
         set.stride = (shortest - GRAM + 1).min(room).clamp(1, STRIDE);
         let (mut begins, mut pieces) = (vec![], vec![]);
@@ -103,9 +108,16 @@ impl ExactSet {
     fn add(&mut self, name: &str, value: &[u8]) {
         let secret = self.names.len() as u16;
         self.names.push(name.to_owned());
+        let public = name_before(value);
         let mut add = |form, squeezed: Zeroizing<Vec<u8>>| {
             if squeezed.len() >= SHORTEST {
-                self.needles.push(Needle { secret, form, squeezed });
+                // Nothing else is weighed in pieces.
+                let public = match form {
+                    "raw" => forms::squeeze(&value[..public]).len(),
+                    "hex" | "base64" => (squeezed.len() * public).div_ceil(value.len()),
+                    _ => 0,
+                };
+                self.needles.push(Needle { secret, form, squeezed, public });
             }
         };
         forms::of(value).into_iter().for_each(|(form, squeezed)| add(form, squeezed));
@@ -140,12 +152,13 @@ impl ExactSet {
         self.names.get(usize::from(secret)).map_or("", String::as_str)
     }
 
-    pub(crate) fn needle(&self, number: u16) -> (u16, usize) {
-        self.needles.get(usize::from(number)).map_or((0, usize::MAX), |n| (n.secret, n.squeezed.len()))
+    /// Whose a needle is, its length, and how much of its beginning is no secret.
+    pub(crate) fn needle(&self, number: u16) -> (u16, usize, usize) {
+        self.needles.get(usize::from(number)).map_or((0, usize::MAX, 0), |n| (n.secret, n.squeezed.len(), n.public))
     }
 
-    /// Calls `found` with every hit, in order of their ends.
-    pub(crate) fn find(&self, bytes: &[u8], scratch: &mut Squeezed, mut found: impl FnMut(Hit)) {
+    /// Calls `found` with every hit, in order of their ends. Those that begin at or behind `until` need not be found.
+    pub(crate) fn find(&self, bytes: &[u8], until: usize, scratch: &mut Squeezed, mut found: impl FnMut(Hit)) {
         for (secret, value) in &self.literal {
             for start in memchr::memmem::find_iter(bytes, value.as_slice()) {
                 found(Hit { secret: *secret, form: "raw", start, end: start + value.len() });
@@ -154,7 +167,7 @@ impl ExactSet {
         if self.needles.is_empty() {
             return;
         }
-        scratch.fill(bytes);
+        scratch.fill(bytes, until, self.longest);
         let letters = &scratch.letters;
         let mut from = 0;
         for at in (0..letters.len().saturating_sub(GRAM - 1)).step_by(self.stride) {
@@ -222,6 +235,13 @@ impl std::fmt::Debug for ExactSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ExactSet").field("names", &self.names).field("skipped", &self.skipped).finish_non_exhaustive()
     }
+}
+
+/// How long the name is with which `user:password` begins, if what follows is long enough to be known by itself.
+fn name_before(value: &[u8]) -> usize {
+    let colon = value.iter().position(|b| *b == b':').filter(|at| value[..*at].iter().all(u8::is_ascii_graphic));
+    let rest = |at: usize| forms::squeeze(&value[at + 1..]).len() >= GRAM;
+    colon.filter(|at| rest(*at) && !value[*at..].starts_with(b"://")).map_or(0, |at| at + 1)
 }
 
 fn reason_to_skip(value: &[u8]) -> Option<&'static str> {

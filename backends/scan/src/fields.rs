@@ -8,15 +8,27 @@ const LONGEST: usize = 200;
 /// Neighbours that are put together.
 const SPAN: usize = 6;
 
+/// Whether a body is a form.
+pub(crate) fn is_form(content_type: &str) -> bool {
+    content_type.contains("x-www-form-urlencoded")
+}
+
 /// The groups of values of a body: those of one JSON object or array, those of a form.
 pub(crate) fn of_body(content_type: &str, bytes: &[u8]) -> Vec<Vec<Vec<u8>>> {
     let first = bytes.iter().find(|b| !b.is_ascii_whitespace());
     match first {
         Some(b'{' | b'[') => json(bytes),
-        _ if content_type.contains("x-www-form-urlencoded") => vec![of_query(bytes)],
+        _ if is_form(content_type) => vec![of_query(bytes)],
         _ if content_type.contains("multipart/") => vec![multipart(bytes)],
         _ => vec![],
     }
+}
+
+/// The values of a form, or of a query, in which a `+` stands for a blank: what has blanks of its own (a key file) is
+/// nothing of the kind as it stands there.
+pub(crate) fn with_blanks(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let values = if bytes.contains(&b'+') { of_query(bytes) } else { vec![] };
+    values.into_iter().filter(|value| value.contains(&b' ')).collect()
 }
 
 /// Segments of a path and values of a query.

@@ -32,7 +32,7 @@ pub(crate) type Form = (&'static str, Zeroizing<Vec<u8>>);
 
 pub(crate) fn squeeze(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut squeezed = Squeezed::default();
-    squeezed.fill(bytes);
+    squeezed.fill(bytes, usize::MAX, 0);
     Zeroizing::new(std::mem::take(&mut squeezed.letters))
 }
 
@@ -40,6 +40,8 @@ pub(crate) fn squeeze(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
 #[derive(Default)]
 pub(crate) struct Squeezed {
     pub(crate) letters: Vec<u8>,
+    /// How many there were at most since it was wiped.
+    most: usize,
     /// How many of them are before each step of the text.
     before: Vec<usize>,
 }
@@ -48,26 +50,49 @@ pub(crate) struct Squeezed {
 const STEP: usize = 256;
 
 impl Squeezed {
-    /// Squeezes a text, in place of the one before.
-    pub(crate) fn fill(&mut self, bytes: &[u8]) {
+    /// Squeezes a text, in place of the one before. Of what stands from `until` on, only `more` letters are needed.
+    pub(crate) fn fill(&mut self, bytes: &[u8], until: usize, more: usize) {
         self.letters.clear();
         self.before.clear();
         self.letters.reserve(bytes.len());
-        let (mut made, mut last) = ([0; STEP], 0);
-        for step in bytes.chunks(STEP) {
+        let (mut made, mut last, mut enough) = ([0; STEP], 0, usize::MAX);
+        for (n, step) in bytes.chunks(STEP).enumerate() {
+            if n * STEP >= until {
+                enough = enough.min(self.letters.len() + more);
+                if self.letters.len() >= enough {
+                    break;
+                }
+            }
             self.before.push(self.letters.len());
             let mut length = 0;
-            for byte in step {
-                // Without a branch: what is dropped is written over. There is always room; the remainder says so to the
-                // compiler.
-                let letter = squeezed(last, *byte);
+            // Without a branch: what is dropped is written over. There is always room; the remainder says so to the
+            // compiler.
+            let mut put = |letter: u8| {
                 made[length % STEP] = letter;
                 length += usize::from(letter != 0);
-                last = *byte;
+            };
+            // Most steps have no backslash.
+            if last == b'\\' || memchr::memchr(b'\\', step).is_some() {
+                for byte in step {
+                    put(squeezed(last, *byte));
+                    last = *byte;
+                }
+            } else {
+                step.iter().for_each(|byte| put(SQUEEZED[0][usize::from(*byte)]));
+                last = 0;
             }
             self.letters.extend_from_slice(&made[..length]);
         }
         made.zeroize();
+        self.most = self.most.max(self.letters.len());
+    }
+
+    /// Writes over all that it was ever filled with. It lives on, so that no compiler leaves this out; and byte by byte,
+    /// as `zeroize` does it, would take as long as a tenth of a judgement.
+    pub(crate) fn wipe(&mut self) {
+        self.letters.clear();
+        self.letters.resize(self.most, 0);
+        self.most = 0;
     }
 
     /// Where in the text that it was filled with the letter of this number stands.
@@ -109,11 +134,21 @@ pub(crate) fn of(value: &[u8]) -> Vec<Form> {
     add("hex utf-16", text(&|b| format!("{b:02x}00")).as_bytes());
     add("decimal", text(&|b| b.to_string()).as_bytes());
     add("decimal, three digits", text(&|b| format!("{b:03}")).as_bytes());
+    add("decimal, chr()", text(&|b| format!("chr{b}")).as_bytes());
     add("octal", text(&|b| format!("{b:o}")).as_bytes());
     add("octal, three digits", text(&|b| format!("{b:03o}")).as_bytes());
     add("binary", text(&|b| format!("{b:08b}")).as_bytes());
-    add("base58", base58(value).as_bytes());
-    add("ascii85", ascii85(value).as_bytes());
+    add("base58", based(value, BASE58).as_bytes());
+    add("base62", based(value, BASE62).as_bytes());
+    add("base36", based(value, &BASE62[..36]).as_bytes());
+    add("base91", &base91(value));
+    add("rot47", &Zeroizing::new(value.iter().map(|b| turn(*b)).collect::<Vec<u8>>()));
+    for offset in 0..4 {
+        // Its first whole group. Python's alphabet and ZeroMQ's are the same when squeezed.
+        let groups = value.get((4 - offset) % 4..).unwrap_or_default();
+        add("ascii85", groups_of_85(groups, ASCII85).as_bytes());
+        add("base85", groups_of_85(groups, BASE85).as_bytes());
+    }
     let wide = Zeroizing::new(value.iter().flat_map(|b| [*b, 0]).collect::<Vec<u8>>());
     for (name, bytes) in [("base64", value), ("base64 utf-16", &wide), ("base64 reversed", &reversed)] {
         for offset in 0..3 {
@@ -132,6 +167,10 @@ const BASE64: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123
 const BASE32: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 const BASE32HEX: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUV";
 const BASE58: &[u8] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
+const BASE62: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+const ASCII85: &[u8] = b"!\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstu";
+const BASE85: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~";
+const BASE91: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$%&()*+,./:;<=>?@[]^_`{|}~\"";
 
 /// Groups of `width` bits of a value that stands `offset` bytes after a group's beginning: those that depend on nothing
 /// else.
@@ -158,31 +197,60 @@ fn mirror(byte: u8) -> u8 {
     }
 }
 
-fn base58(value: &[u8]) -> Zeroizing<String> {
+/// By half of what can be printed.
+fn turn(byte: u8) -> u8 {
+    match byte {
+        b'!'..=b'~' => (byte - b'!' + 47) % 94 + b'!',
+        _ => byte,
+    }
+}
+
+/// Thirteen or fourteen bits are two digits.
+fn base91(value: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut out = Zeroizing::new(Vec::with_capacity(value.len() * 16 / 13 + 2));
+    let (mut bits, mut held) = (0_u32, 0);
+    for byte in value {
+        bits |= u32::from(*byte) << held;
+        held += 8;
+        if held > 13 {
+            let wide = if bits & 8191 > 88 { 13 } else { 14 };
+            let number = (bits & ((1 << wide) - 1)) as usize;
+            bits >>= wide;
+            held -= wide;
+            out.extend([BASE91[number % 91], BASE91[number / 91]]);
+        }
+    }
+    out
+}
+
+/// As one large number.
+fn based(value: &[u8], alphabet: &[u8]) -> Zeroizing<String> {
+    let base = alphabet.len() as u32;
     let mut digits = Zeroizing::new(Vec::<u8>::new());
     // Quadratic, and nobody writes files in it.
     for byte in value.iter().take(256) {
         let mut carry = u32::from(*byte);
         for digit in digits.iter_mut() {
             carry += u32::from(*digit) << 8;
-            *digit = (carry % 58) as u8;
-            carry /= 58;
+            *digit = (carry % base) as u8;
+            carry /= base;
         }
         while carry > 0 {
-            digits.push((carry % 58) as u8);
-            carry /= 58;
+            digits.push((carry % base) as u8);
+            carry /= base;
         }
     }
-    Zeroizing::new(digits.iter().rev().map(|digit| char::from(BASE58[usize::from(*digit)])).collect())
+    Zeroizing::new(digits.iter().rev().map(|digit| char::from(alphabet[usize::from(*digit)])).collect())
 }
 
-fn ascii85(value: &[u8]) -> Zeroizing<String> {
+/// Four bytes are five digits.
+fn groups_of_85(value: &[u8], alphabet: &[u8]) -> Zeroizing<String> {
     let mut out = Zeroizing::new(String::new());
     for four in value.chunks_exact(4) {
         let mut number = four.iter().fold(0_u32, |all, b| all << 8 | u32::from(*b));
         let mut digits = [0; 5];
         for digit in digits.iter_mut().rev() {
-            *digit = (number % 85) as u8 + b'!';
+            *digit = alphabet[(number % 85) as usize];
             number /= 85;
         }
         let _ = write!(out, "{}", String::from_utf8_lossy(&digits));

@@ -192,7 +192,7 @@ pub(crate) fn judge(bytes: &[u8]) -> Vec<Finding> {
     }
     invisible(bytes, &mut findings);
     // The same words in letters that only look like them.
-    fold::decode(bytes, &mut |made| look(all, &made.bytes, 0, made.bytes.len(), &mut findings));
+    fold::decode(bytes, usize::MAX, &mut |made| look(all, &made.bytes, 0, made.bytes.len(), &mut findings));
     findings.sort();
     findings.dedup_by(|a, b| a.rule == b.rule);
     findings
@@ -308,7 +308,7 @@ pub(crate) fn is_poisoned(text: &str) -> bool {
     let Some(all) = compiled() else { return false };
     let hit = |text: &[u8]| [&all.poison, &all.set].into_iter().flatten().any(|set| set.is_match(text));
     let mut folded = false;
-    fold::decode(text.as_bytes(), &mut |made| folded |= hit(&made.bytes));
+    fold::decode(text.as_bytes(), usize::MAX, &mut |made| folded |= hit(&made.bytes));
     folded || hit(text.as_bytes())
 }
 

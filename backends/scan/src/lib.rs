@@ -39,6 +39,7 @@ mod host;
 mod injection;
 mod keccak;
 mod keywords;
+mod member;
 mod message;
 mod numbers;
 mod redact;

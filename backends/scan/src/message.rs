@@ -7,7 +7,9 @@ use crate::{
     rule::Severity,
     shell,
 };
+use aho_corasick::packed::Searcher;
 use serde_json::Value;
+use std::sync::OnceLock;
 
 /// Larger messages are not read as a whole.
 const MOST: usize = 1 << 20;
@@ -18,16 +20,13 @@ pub(crate) fn judge(bytes: &[u8], incoming: bool) -> Vec<Finding> {
     if incoming {
         findings.extend(injection::judge(bytes));
     }
-    let mark = |word: &str| memchr::memmem::find(bytes, word.as_bytes()).is_some();
-    let speaks = mark("jsonrpc") || mark("inputSchema") || mark("\"skills\"") || mark("securitySchemes");
-    if bytes.len() > MOST || !speaks {
+    if bytes.len() > MOST || !speaks(bytes) {
         return findings;
     }
-    let lines = || bytes.split(|b| *b == b'\n').map(|line| line.strip_prefix(b"data:").unwrap_or(line));
     let messages: Vec<Value> = match serde_json::from_slice(bytes) {
         Ok(Value::Array(messages)) => messages,
         Ok(message) => vec![message],
-        Err(_) => lines().take(2000).filter_map(|line| serde_json::from_slice(line).ok()).collect(),
+        Err(_) => lines(bytes).take(2000).filter_map(|line| serde_json::from_slice(line).ok()).collect(),
     };
     for message in &messages {
         descriptions(message, 0, &mut findings);
@@ -39,6 +38,25 @@ pub(crate) fn judge(bytes: &[u8], incoming: bool) -> Vec<Finding> {
     findings.sort();
     findings.dedup();
     findings
+}
+
+/// Whether it has a word that such messages have.
+fn speaks(bytes: &[u8]) -> bool {
+    static MARKS: OnceLock<Option<Searcher>> = OnceLock::new();
+    let marks = MARKS.get_or_init(|| Searcher::new(["jsonrpc", "inputSchema", "\"skills\"", "securitySchemes"]));
+    // Where nothing can search for them, all may be one.
+    marks.as_ref().is_none_or(|marks| marks.find(bytes).is_some())
+}
+
+/// Lines that may be JSON, events' data too.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut begin = 0;
+    let lines = memchr::memchr_iter(b'\n', bytes).chain([bytes.len()]).map(move |end| {
+        let line = &bytes[begin..end];
+        begin = end + 1;
+        line.strip_prefix(b"data:").unwrap_or(line).trim_ascii_start()
+    });
+    lines.filter(|line| matches!(line.first(), Some(b'{' | b'[')))
 }
 
 fn found(rule: &'static str) -> Finding {

@@ -6,9 +6,9 @@ use crate::{checks::luhn, span};
 const LEAST: usize = 13;
 
 /// Calls `found` with the place of each, and whether something beside it names it.
-pub(crate) fn cards(bytes: &[u8], mut found: impl FnMut(usize, usize, bool)) {
+pub(crate) fn cards(bytes: &[u8], until: usize, mut found: impl FnMut(usize, usize, bool)) {
     let part = |b: u8| b.is_ascii_digit() | (b == b' ') | (b == b'-');
-    span::each::<LEAST>(bytes, part, |start, end| {
+    span::each::<LEAST>(bytes, until, part, |start, end| {
         if bytes[start..end].iter().filter(|b| b.is_ascii_digit()).count() >= LEAST {
             row(bytes, start, end, &mut found);
         }
@@ -22,7 +22,10 @@ fn row(bytes: &[u8], start: usize, end: usize, found: &mut impl FnMut(usize, usi
     let digits = groups.concat();
     let grouped = groups.len() > 1;
     // As they are printed: all in one, or in fours (American Express: 4, 6, 5).
-    let plain = !grouped || groups.iter().rev().skip(1).all(|group| matches!(group.len(), 4 | 6));
+    // A table counts.
+    let number = |group: &[u8]| group.iter().fold(0_u64, |all, d| all.wrapping_mul(10).wrapping_add((d - b'0').into()));
+    let counts = groups.windows(2).any(|two| number(two[0]).wrapping_add(1) == number(two[1]));
+    let plain = !grouped || !counts && groups.iter().rev().skip(1).all(|group| matches!(group.len(), 4 | 6));
     let beside = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || b"._".contains(b));
     let alone = !beside(first.checked_sub(1).and_then(|n| bytes.get(n))) && !beside(bytes.get(last));
     if plain && alone && issued(&digits) && luhn(&digits) && digits.iter().any(|d| *d != digits[0]) {

@@ -49,7 +49,7 @@ impl Redactor {
 /// Judges a window, and gives its block without the secrets in it.
 fn judge(scanner: &Scanner, context: &Context, window: Window<'_>, out: &mut Redacted) -> usize {
     let Window { bytes, base, block, .. } = window;
-    let mut findings = scanner.judge_window("body", context, window);
+    let (mut findings, _) = scanner.judge_window("body", context, window);
     findings.sort_by_key(|finding| (finding.start, std::cmp::Reverse(finding.end)));
     let mut at = 0;
     for finding in findings.iter().filter(|finding| finding.kind == Kind::Exact) {

@@ -3,9 +3,10 @@
 use crate::{
     keywords::Keywords,
     rule::{Check, Pack, Severity, Shape},
+    words,
 };
 use regex::bytes::{Regex, RegexBuilder};
-use std::{borrow::Cow, sync::OnceLock};
+use std::{borrow::Cow, collections::HashMap, sync::OnceLock};
 
 /// A rule of the built-in packs, as the build script writes it.
 pub(crate) struct Static {
@@ -57,6 +58,20 @@ impl Entry {
         alone && self.begins.iter().any(|text| bytes[at..].starts_with(text.as_bytes()))
     }
 
+    /// Whether it is the beginning of a string whose length stands before it, and is a letter by chance, as in protobuf,
+    /// MessagePack and CBOR.
+    pub(crate) fn is_prefixed(&self, bytes: &[u8], at: usize) -> bool {
+        let Some(length) = at.checked_sub(1).map(|before| usize::from(bytes[before])) else { return false };
+        let [string, end] = [bytes.get(at..at + length), bytes.get(at + length..)].map(Option::unwrap_or_default);
+        let marked = at < 2 || !bytes[at - 2].is_ascii_graphic() || b"\"*2:BJRZbjrzx".contains(&bytes[at - 2]);
+        (length as u8).is_ascii_alphanumeric()
+            && marked
+            && !string.is_empty()
+            && string.iter().all(|b| matches!(b, b' '..=b'~'))
+            && !end.first().is_some_and(u8::is_ascii_lowercase)
+            && self.begins.iter().any(|text| bytes[at..].starts_with(text.as_bytes()))
+    }
+
     /// The expression. `None` would be a pattern too large to compile, which [`Rules::with_packs`] has refused.
     pub(crate) fn regex(&self) -> Option<&Regex> {
         self.regex.get_or_init(|| compile(&self.pattern).ok()).as_ref()
@@ -71,6 +86,7 @@ fn compile(pattern: &str) -> Result<Regex, regex::Error> {
 /// All rules of a scanner.
 pub struct Rules {
     pub(crate) entries: Vec<Entry>,
+    /// The first of them are [`words::ANNOUNCING`].
     pub(crate) keywords: Keywords,
     /// Which rules a keyword calls.
     pub(crate) calls: Vec<Vec<u16>>,
@@ -104,8 +120,9 @@ impl Rules {
         let own = packs.iter().flat_map(|pack| &pack.rules);
         let replaced = |id: &str| own.clone().any(|rule| rule.id == id);
         let mut entries = Vec::with_capacity(BUILTIN.len());
-        let mut words: Vec<(Cow<'static, str>, Vec<u16>)> = vec![];
-        let mut index = std::collections::HashMap::new();
+        let mut words: Vec<(Cow<'static, str>, Vec<u16>)> =
+            words::ANNOUNCING.iter().map(|word| (Cow::Borrowed(*word), vec![])).collect();
+        let mut index: HashMap<_, _> = words.iter().enumerate().map(|(at, (word, _))| (word.clone(), at)).collect();
         let mut call = |word: Cow<'static, str>, rule: usize| {
             let at = *index.entry(word.clone()).or_insert_with(|| {
                 words.push((word, vec![]));

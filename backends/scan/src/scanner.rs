@@ -3,6 +3,7 @@
 use crate::{
     ExactSet, Rules, Stream,
     block::Window,
+    decode::inflate::Open,
     fields,
     finding::{Finding, Kind},
     host,
@@ -89,6 +90,7 @@ impl Scanner {
         findings.extend(self.judge_part("path", &context, path.as_bytes()));
         if let Some(query) = query {
             findings.extend(self.judge_part("query", &context, query.as_bytes()));
+            findings.extend(self.judge_blanks("query", &context, query.as_bytes()));
         }
         let whole = format!("{path}?{}", query.unwrap_or_default());
         findings.extend(self.judge_joined("url", &context, &fields::of_url(&whole)));
@@ -156,35 +158,46 @@ impl Scanner {
         context: &Context,
         bytes: &[u8],
     ) -> Vec<Finding> {
-        self.judge_window(place, context, Window::whole(bytes))
+        self.judge_window(place, context, Window::whole(bytes)).0
     }
 
-    /// Judges a part of a stream.
+    /// Judges a part of a stream, and says what is compressed in it and goes on behind it.
     pub(crate) fn judge_window(
         &self,
         place: impl Into<Cow<'static, str>>,
         context: &Context,
         window: Window<'_>,
-    ) -> Vec<Finding> {
+    ) -> (Vec<Finding>, Vec<Open>) {
         let waiting = || self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let mut scratch = waiting().pop().unwrap_or_default();
         let mut collector = Collector::new(self, context, place.into(), window, &mut scratch);
         collector.window(window);
-        let findings = collector.findings;
+        let judged = (collector.findings, collector.open);
+        scratch.wipe();
         waiting().push(scratch);
-        findings
+        judged
     }
 
     /// What a message is made of: values that belong together, tools and their arguments.
     pub(crate) fn judge_structure(&self, place: &'static str, context: &Context, bytes: &[u8]) -> Vec<Finding> {
         let mut findings = vec![];
         if context.patterns {
+            if fields::is_form(&context.content_type) {
+                findings.extend(self.judge_blanks(place, context, bytes));
+            }
             for group in fields::of_body(&context.content_type, bytes) {
                 findings.extend(self.judge_joined(place, context, &group));
             }
         }
         findings.extend(crate::message::judge(bytes, context.incoming));
         findings
+    }
+
+    /// Judges the values of a form that have blanks.
+    fn judge_blanks(&self, place: &'static str, context: &Context, bytes: &[u8]) -> Vec<Finding> {
+        let judge = |value: Vec<u8>| self.judge_part(place, context, &value);
+        let found = fields::with_blanks(bytes).into_iter().flat_map(judge);
+        found.map(|finding| Finding { start: 0, end: 0, decoders: "form".into(), ..finding }).collect()
     }
 
     /// Judges values side by side: a credential in two of them is one.

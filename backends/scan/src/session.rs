@@ -3,7 +3,7 @@
 //!
 //! Two ways, neither of which fires on what is no piece:
 //! * eight characters of a secret, wherever they stand, mark their place in it; when three fifths of the secret are
-//!   marked, it has gone. Chance makes eight characters of a random value once in 10^12 bytes. Of a value that is no
+//!   marked, it has gone; of `user:password`, three fifths of the password. Chance makes eight characters of a random value once in 10^12 bytes. Of a value that is no
 //!   longer, and a piece of a secret as a whole, five are enough;
 //! * the short values of one slot (`query q`, `frame`, a label) are put one after the other: a secret that is sent
 //!   letter by letter stands there whole.
@@ -124,10 +124,10 @@ fn found(scanner: &Scanner, secret: u16) -> Finding {
 impl Host {
     fn pieces(&mut self, scanner: &Scanner, value: &[u8]) -> Vec<Finding> {
         let mut squeezed = Squeezed::default();
-        squeezed.fill(value);
+        squeezed.fill(value, usize::MAX, 0);
         let mut changed = vec![];
         let mut mark = |needle: u16, at: usize, many: usize| {
-            let (_, length) = scanner.exact.needle(needle);
+            let (_, length, _) = scanner.exact.needle(needle);
             let sent = self.sent.entry(needle).or_insert_with(|| vec![false; length]);
             sent.iter_mut().skip(at).take(many).for_each(|sent| *sent = true);
             changed.push(needle);
@@ -140,8 +140,10 @@ impl Host {
         changed.dedup();
         let gone = |needle: &u16| {
             let sent = self.sent.get(needle)?;
+            let (secret, _, public) = scanner.exact.needle(*needle);
+            let sent = sent.get(public..)?;
             let many = sent.iter().filter(|sent| **sent).count() * 5 >= sent.len() * 3;
-            many.then(|| found(scanner, scanner.exact.needle(*needle).0))
+            many.then(|| found(scanner, secret))
         };
         let mut findings: Vec<Finding> = changed.iter().filter_map(gone).collect();
         findings.sort();
@@ -159,7 +161,7 @@ impl Host {
         entry.1.extend_from_slice(value);
         let mut scratch = Squeezed::default();
         let mut findings = vec![];
-        scanner.exact.find(&entry.1, &mut scratch, |hit| {
+        scanner.exact.find(&entry.1, usize::MAX, &mut scratch, |hit| {
             // Whole in one value: that was found where it stands.
             if hit.start < before && hit.end > before {
                 findings.push(found(scanner, hit.secret));

@@ -49,7 +49,7 @@ pub(crate) fn is_obfuscated(text: &str) -> bool {
 pub(crate) fn reads_secrets(text: &str) -> bool {
     let Some(files) = &expressions().1 else { return false };
     let mut folded = false;
-    crate::decode::fold::decode(text.as_bytes(), &mut |made| {
+    crate::decode::fold::decode(text.as_bytes(), usize::MAX, &mut |made| {
         folded |= files.is_match(&String::from_utf8_lossy(&made.bytes));
     });
     folded || files.is_match(text)

@@ -2,6 +2,8 @@
 //! beginnings of escapes). Sixty-four bytes at a time become the bits of one word, and most words have nothing in them
 //! that is wanted, as a few shifts say.
 
+use std::ops::ControlFlow;
+
 const BLOCK: usize = 64;
 
 /// One bit for each byte: whether it is of the class. Without a branch, so that the compiler does many at once.
@@ -17,16 +19,19 @@ fn mask(block: &[u8; BLOCK], is: impl Fn(u8) -> bool) -> u64 {
     eights.iter().rev().fold(0, |all, eight| all << 8 | bits(eight))
 }
 
-/// Calls `with` with the mask of every block and where it begins. The last block is shorter than the others.
+/// Calls `with` with the mask of every block and where it begins, until it says that this was enough. The last block is
+/// shorter than the others.
 #[inline(always)]
-fn masks(bytes: &[u8], is: impl Fn(u8) -> bool + Copy, mut with: impl FnMut(usize, u64)) {
+fn masks(bytes: &[u8], is: impl Fn(u8) -> bool + Copy, mut with: impl FnMut(usize, u64) -> ControlFlow<()>) {
     let (blocks, rest) = bytes.as_chunks::<BLOCK>();
     for (n, block) in blocks.iter().enumerate() {
-        with(n * BLOCK, mask(block, is));
+        if with(n * BLOCK, mask(block, is)).is_break() {
+            return;
+        }
     }
     let mut last = [0; BLOCK];
     last[..rest.len()].copy_from_slice(rest);
-    with(blocks.len() * BLOCK, mask(&last, is) & ((1 << rest.len()) - 1));
+    let _ = with(blocks.len() * BLOCK, mask(&last, is) & ((1 << rest.len()) - 1));
 }
 
 /// The places in a mask from which on at least so many bits are set.
@@ -41,19 +46,24 @@ fn followed_by(mut mask: u64, least: usize) -> u64 {
     mask
 }
 
-/// Calls `found` with the beginning and the end of each run of at least `LEAST` bytes, which is at most 64.
+/// Calls `found` with the beginning and the end of each run of at least `LEAST` bytes, which is at most 64. Runs that
+/// begin at or behind `until` need not be found.
 #[inline(always)]
 pub(crate) fn each<const LEAST: usize>(
     bytes: &[u8],
+    until: usize,
     is: impl Fn(u8) -> bool + Copy,
     mut found: impl FnMut(usize, usize),
 ) {
     // Where the run began that reaches the end of the block before.
     let mut open = None;
     masks(bytes, is, |base, mut here| {
+        if base >= until && open.is_none() {
+            return ControlFlow::Break(());
+        }
         if here == u64::MAX {
             open.get_or_insert(base);
-            return;
+            return ControlFlow::Continue(());
         }
         if let Some(start) = open.take() {
             let end = base + here.trailing_ones() as usize;
@@ -74,21 +84,26 @@ pub(crate) fn each<const LEAST: usize>(
             found(base + start as usize, base + (start + length) as usize);
             starts &= u64::MAX << (start + length);
         }
+        ControlFlow::Continue(())
     });
 }
 
 /// Calls `found` with the first and the last mark of each row of marks that are at most `gap` bytes from one to the
-/// next. Bytes of the class that `counts` denies are none.
+/// next. Bytes of the class that `counts` denies are none. Rows that begin at or behind `until` need not be found.
 #[inline(always)]
 pub(crate) fn rows(
     bytes: &[u8],
+    until: usize,
     gap: usize,
     is: impl Fn(u8) -> bool + Copy,
     counts: impl Fn(usize) -> bool,
     mut found: impl FnMut(usize, usize),
 ) {
-    let mut row = None;
+    let mut row: Option<(usize, usize)> = None;
     masks(bytes, is, |base, mut here| {
+        if base >= until && row.is_none_or(|(_, last)| base - last > gap) {
+            return ControlFlow::Break(());
+        }
         while here != 0 {
             let at = base + here.trailing_zeros() as usize;
             here &= here - 1;
@@ -100,6 +115,7 @@ pub(crate) fn rows(
                 row = Some((near.map_or(at, |(first, _)| first), at));
             }
         }
+        ControlFlow::Continue(())
     });
     if let Some((first, last)) = row {
         found(first, last);
@@ -131,11 +147,15 @@ mod tests {
             for end in [text.len(), text.len() / 2, text.len().min(64), text.len().min(128)] {
                 let bytes = &text.as_bytes()[..end];
                 let mut found = vec![];
-                each::<13>(bytes, |b| b.is_ascii_digit(), |start, end| found.push((start, end)));
+                each::<13>(bytes, usize::MAX, |b| b.is_ascii_digit(), |start, end| found.push((start, end)));
                 prop_assert_eq!(found, plainly(bytes, 13));
                 let mut found = vec![];
-                each::<24>(bytes, |b| b.is_ascii_digit(), |start, end| found.push((start, end)));
+                each::<24>(bytes, usize::MAX, |b| b.is_ascii_digit(), |start, end| found.push((start, end)));
                 prop_assert_eq!(found, plainly(bytes, 24));
+                let (until, mut found) = (end / 3, vec![]);
+                each::<13>(bytes, until, |b| b.is_ascii_digit(), |start, end| found.push((start, end)));
+                let begun = |runs: Vec<(usize, usize)>| runs.into_iter().filter(|(at, _)| *at < until).collect::<Vec<_>>();
+                prop_assert_eq!(begun(found), begun(plainly(bytes, 13)));
             }
         }
     }

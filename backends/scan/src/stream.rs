@@ -5,6 +5,7 @@ use crate::{
     block::{Blocks, Window},
     decode::inflate::{Trouble, Unpacker},
     finding::{Finding, Kind},
+    member::Members,
     rule::Severity,
 };
 use std::{collections::VecDeque, sync::Arc};
@@ -28,6 +29,7 @@ pub struct Stream {
     scanner: Arc<Scanner>,
     context: Context,
     blocks: Blocks,
+    members: Members,
     encoded: Option<Encoded>,
     trouble: Option<Trouble>,
 }
@@ -48,7 +50,8 @@ impl Stream {
         };
         let encoded =
             encoded.map(|unpacker| Encoded { unpacker, waiting: VecDeque::new(), marks: VecDeque::new(), made: 0 });
-        Self { scanner, context, blocks: Blocks::default(), encoded, trouble }
+        let (blocks, members) = (Blocks::default(), Members::default());
+        Self { scanner, context, blocks, members, encoded, trouble }
     }
 
     /// The next bytes.
@@ -89,17 +92,17 @@ impl Stream {
             verdict.findings.push(opaque(trouble));
             return verdict;
         }
-        let Self { scanner, context, blocks, .. } = self;
+        let Self { scanner, context, blocks, mut members, .. } = self;
         let mut plain = vec![];
-        blocks.finish(|window| judge(&scanner, &context, window, &mut plain, &mut verdict.findings));
+        blocks.finish(|window| judge(&scanner, &context, &mut members, window, &mut plain, &mut verdict.findings));
         verdict.released = encoded.map_or(plain, |encoded| encoded.waiting.into());
         verdict
     }
 
     fn plain(&mut self, bytes: &[u8], verdict: &mut Verdict) {
-        let Self { scanner, context, blocks, .. } = self;
+        let Self { scanner, context, blocks, members, .. } = self;
         let Verdict { released, findings } = verdict;
-        blocks.push(bytes, |window| judge(scanner, context, window, released, findings));
+        blocks.push(bytes, |window| judge(scanner, context, members, window, released, findings));
     }
 
     fn encoded(&mut self, encoded: &mut Encoded, bytes: &[u8], verdict: &mut Verdict) {
@@ -137,17 +140,20 @@ impl Stream {
 fn judge(
     scanner: &Scanner,
     context: &Context,
+    members: &mut Members,
     window: Window<'_>,
     released: &mut Vec<u8>,
     findings: &mut Vec<Finding>,
 ) -> usize {
-    findings.extend(scanner.judge_window("body", context, window));
+    let (found, open) = scanner.judge_window("body", context, window);
+    findings.extend(found);
+    findings.extend(members.judge(scanner, context, window, &open));
     findings.extend(scanner.judge_structure("body", context, window.bytes));
     released.extend_from_slice(&window.bytes[..window.block]);
     window.block
 }
 
-fn opaque(trouble: Trouble) -> Finding {
+pub(crate) fn opaque(trouble: Trouble) -> Finding {
     let rule = match trouble {
         Trouble::Unknown => "encoding-unknown",
         Trouble::Broken => "encoding-broken",

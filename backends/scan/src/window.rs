@@ -5,7 +5,7 @@ use crate::{
     Context, Scanner,
     block::Window,
     checks,
-    decode::{Derived, Map, Odd, escape, fold, inflate, is_text, pairs, runs},
+    decode::{Derived, Map, Odd, escape, fold, inflate, inflate::Open, is_text, lines, pairs, runs, spaced},
     finding::{Finding, Kind},
     forms::Squeezed,
     numbers,
@@ -18,8 +18,12 @@ use std::borrow::Cow;
 pub(crate) const DEPTH: usize = 5;
 /// Bytes that may be made of a window, beside eight times its own.
 const WORK: usize = 2 << 20;
+/// How far before the place that gives it away something may begin: no rule and no decoder looks farther back.
+const BACK: usize = 700;
 /// Texts up to this size are read word by word for seed phrases; in longer ones something must announce them.
 const SMALL: usize = 64 << 10;
+/// Bytes behind what announces a phrase, in which it is looked for.
+const PHRASE: usize = 400;
 
 /// What is kept from one window to the next, so that nothing is allocated for each.
 #[derive(Default)]
@@ -28,6 +32,13 @@ pub(crate) struct Scratch {
     /// For each rule the stretch that waits to be searched.
     pending: Vec<(u32, u32)>,
     touched: Vec<u16>,
+}
+
+impl Scratch {
+    /// Takes the texts out of it, before it waits for the next judgement.
+    pub(crate) fn wipe(&mut self) {
+        self.squeezed.wipe();
+    }
 }
 
 /// What one judgement collects.
@@ -41,6 +52,8 @@ pub(crate) struct Collector<'a> {
     scratch: &'a mut Scratch,
     maps: Vec<(&'static str, Map)>,
     work: usize,
+    /// What goes on behind the window.
+    pub(crate) open: Vec<Open>,
 }
 
 impl<'a> Collector<'a> {
@@ -53,13 +66,13 @@ impl<'a> Collector<'a> {
     ) -> Self {
         let Window { base, limit, .. } = window;
         let (findings, maps) = (vec![], vec![]);
-        Self { scanner, context, place, base, limit, findings, scratch, maps, work: WORK }
+        Self { scanner, context, place, base, limit, findings, scratch, maps, work: WORK, open: vec![] }
     }
 
     /// Judges the window.
     pub(crate) fn window(&mut self, Window { bytes, phase, .. }: Window<'_>) {
         self.work = WORK + bytes.len() * 8;
-        self.examine(bytes, phase);
+        self.examine(bytes, phase, self.limit);
         if self.work == 0 && self.context.patterns {
             // Fail closed: what is made to be decoded without end hides something.
             self.report("too-much-to-decode".into(), Kind::Opaque, Severity::High, 0, bytes.len());
@@ -89,10 +102,13 @@ impl<'a> Collector<'a> {
         }
     }
 
-    fn examine(&mut self, bytes: &[u8], phase: usize) {
-        self.exact(bytes);
+    /// Judges a text, and all that is made of it. What begins at or behind `limit` is the next window's.
+    fn examine(&mut self, bytes: &[u8], phase: usize, limit: usize) {
+        let until = limit.saturating_add(BACK).min(bytes.len());
+        self.exact(bytes, until);
+        let odd = Odd::of(bytes);
         if self.context.patterns {
-            self.patterns(bytes);
+            self.patterns(bytes, until, odd);
         }
         let depth = self.maps.len();
         let mut made: Vec<Derived> = vec![];
@@ -107,6 +123,9 @@ impl<'a> Collector<'a> {
                 }
             };
             runs::joined(bytes, |pieces| {
+                if pieces.first().is_some_and(|(start, _)| *start >= until) {
+                    return;
+                }
                 if patterns {
                     pieces.iter().for_each(|(start, end)| self.run(bytes, *start, *end));
                 }
@@ -116,18 +135,26 @@ impl<'a> Collector<'a> {
                     reversed(bytes, pieces, &mut give);
                 }
             });
-            pairs::decode(bytes, &mut give);
-            escape::decode(bytes, &mut give);
-            let odd = Odd::of(bytes);
+            pairs::decode(bytes, until, &mut give);
+            escape::decode(bytes, until, &mut give);
+            lines::decode(bytes, until, &mut give);
+            if patterns {
+                spaced::decode(bytes, until, &mut give);
+            }
             // In what is no text there are marks by chance, everywhere.
             if odd.high && (depth == 0 || !fold::is_binary(bytes)) {
-                fold::decode(bytes, &mut give);
+                fold::decode(bytes, until, &mut give);
             }
             if odd.control {
                 fold::wide(bytes, &mut give);
             }
             if depth == 0 || bytes.len() > 256 || !is_text(bytes) {
-                inflate::embedded(bytes, room.min(WORK), odd, &mut give);
+                let open = inflate::embedded(bytes, until, room.min(WORK), odd, &mut give);
+                if depth == 0 {
+                    self.open = open;
+                } else if bytes.len() <= SMALL && !is_text(bytes) {
+                    inflate::bare(bytes, WORK).into_iter().for_each(&mut give);
+                }
             }
         }
         self.work = self.work.saturating_sub(total);
@@ -136,7 +163,7 @@ impl<'a> Collector<'a> {
                 continue;
             }
             self.maps.push((derived.name, derived.map));
-            self.examine(&derived.bytes, 0);
+            self.examine(&derived.bytes, 0, usize::MAX);
             self.maps.pop();
         }
     }
@@ -146,10 +173,10 @@ impl<'a> Collector<'a> {
         derived.bytes.len() < 8 || self.maps.last().is_some_and(|(name, _)| *name == "reversed")
     }
 
-    fn exact(&mut self, bytes: &[u8]) {
+    fn exact(&mut self, bytes: &[u8], until: usize) {
         let scanner = self.scanner;
         let mut scratch = std::mem::take(&mut self.scratch.squeezed);
-        scanner.exact.find(bytes, &mut scratch, |hit| {
+        scanner.exact.find(bytes, until, &mut scratch, |hit| {
             let name = Cow::Owned(scanner.exact.name(hit.secret).to_owned());
             self.maps.push((hit.form, Map::Linear { start: 0, end: bytes.len(), num: 1, den: 1 }));
             if hit.form == "raw" {
@@ -164,13 +191,25 @@ impl<'a> Collector<'a> {
     }
 
     /// Keywords, and around each of them the expressions of its rules.
-    fn patterns(&mut self, bytes: &[u8]) {
+    fn patterns(&mut self, bytes: &[u8], until: usize, odd: Odd) {
         let rules = &self.scanner.rules;
         self.scratch.pending.resize(rules.entries.len(), (u32::MAX, 0));
-        rules.keywords.find(bytes, |word, keyword, end| {
+        let mut announced: Vec<(usize, usize)> = vec![];
+        rules.keywords.find(&bytes[..until], |word, keyword, end| {
+            if word < words::ANNOUNCING.len() {
+                let to = (keyword + PHRASE).min(bytes.len());
+                match announced.last_mut().filter(|(start, end)| (*start..*end).contains(&keyword)) {
+                    Some((_, end)) => *end = to,
+                    None => announced.push((keyword, to)),
+                }
+            }
             for rule in &rules.calls[word] {
                 let entry = &rules.entries[usize::from(*rule)];
                 if !entry.may_begin(bytes, keyword) {
+                    if odd.control && entry.is_prefixed(bytes, keyword) {
+                        let end = keyword + usize::from(bytes[keyword - 1]);
+                        self.search_string(bytes, *rule, keyword, end);
+                    }
                     continue;
                 }
                 if entry.check == crate::rule::Check::Userinfo && !has_userinfo(&bytes[end..]) {
@@ -195,7 +234,7 @@ impl<'a> Collector<'a> {
             let (start, end) = std::mem::replace(&mut self.scratch.pending[usize::from(rule)], (u32::MAX, 0));
             self.search(bytes, rule, start as usize, end as usize);
         }
-        numbers::cards(bytes, |start, end, named| {
+        numbers::cards(bytes, until, |start, end, named| {
             let severity = if named { Severity::High } else { Severity::Medium };
             self.report("payment-card".into(), Kind::Pattern, severity, start, end);
         });
@@ -208,7 +247,7 @@ impl<'a> Collector<'a> {
             };
             match bytes.len() <= SMALL {
                 true => phrase(0, bytes.len()),
-                false => words::announced(bytes).for_each(|at| phrase(at, (at + 400).min(bytes.len()))),
+                false => announced.into_iter().for_each(|(from, to)| phrase(from, to)),
             }
         }
     }
@@ -218,6 +257,7 @@ impl<'a> Collector<'a> {
         let rules = &self.scanner.rules;
         span::each::<{ runs::LEAST }>(
             &bytes[start..end],
+            usize::MAX,
             |b| b.is_ascii_alphanumeric(),
             |from, to| {
                 let (at, stop, length) = (start + from, start + to, to - from);
@@ -236,6 +276,13 @@ impl<'a> Collector<'a> {
                 }
             },
         );
+    }
+
+    /// The same of a string that stands alone, whatever is before it.
+    fn search_string(&mut self, bytes: &[u8], rule: u16, from: usize, to: usize) {
+        self.maps.push(("string", Map::Linear { start: from, end: to, num: 1, den: 1 }));
+        self.search(&bytes[from..to], rule, 0, to - from);
+        self.maps.pop();
     }
 
     fn search(&mut self, bytes: &[u8], rule: u16, from: usize, to: usize) {

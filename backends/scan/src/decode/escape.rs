@@ -59,10 +59,10 @@ const NAMED: [(&[u8], char); 10] = [
 ];
 
 /// Every stretch that has escapes, without them.
-pub(crate) fn decode(bytes: &[u8], give: &mut dyn FnMut(Derived)) {
+pub(crate) fn decode(bytes: &[u8], until: usize, give: &mut dyn FnMut(Derived)) {
     let is_mark = |b: u8| (b == b'%') | (b == b'\\') | (b == b'&');
     let counts = |at: usize| may_begin(&bytes[at..]) && escape(&bytes[at..]).is_some();
-    span::rows(bytes, AROUND, is_mark, counts, |first, last| {
+    span::rows(bytes, until, AROUND, is_mark, counts, |first, last| {
         let (from, to) = (first.saturating_sub(AROUND), (last + AROUND).min(bytes.len()));
         give(stretch(bytes, from, to, first));
     });

@@ -89,11 +89,19 @@ pub(crate) fn is_invisible(c: char) -> bool {
         | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{e0000}'..='\u{e0fff}')
 }
 
+/// How the tags begin: letters of ASCII that nobody sees.
+const TAG: &[u8] = b"\xf3\xa0";
+
+fn is_tag(c: char) -> bool {
+    matches!(c, '\u{e0021}'..='\u{e007e}')
+}
+
 /// What a character is taken for; `Some(None)`: for nothing.
 fn taken_for(c: char) -> Option<Option<char>> {
     let number = u32::from(c);
     let letter = |n: u32| char::from(if n < 26 { b'A' + n as u8 } else { b'a' + (n - 26) as u8 });
     Some(match c {
+        c if is_tag(c) => char::from_u32(number - 0xe0000),
         c if is_invisible(c) => None,
         '\u{300}'..='\u{36f}' => None,
         '\u{ff01}'..='\u{ff5e}' => char::from_u32(number - 0xfee0),
@@ -125,30 +133,39 @@ fn is_mark(bytes: &[u8], at: usize) -> bool {
     let near = beside(at.checked_sub(1).and_then(|n| bytes.get(n))) || beside(bytes.get(at + length));
     match taken_for(c) {
         // Whole words of these are written by nobody honest, either.
-        Some(_) if matches!(c, '\u{ff01}'..='\u{ff5e}' | '\u{1d400}'..='\u{1d7ff}' | '\u{24b6}'..='\u{24e9}') => true,
+        Some(_) if matches!(c, '\u{ff01}'..='\u{ff5e}' | '\u{1d400}'..='\u{1d7ff}' | '\u{24b6}'..='\u{24e9}' | '\u{e0021}'..='\u{e007e}') => {
+            true
+        }
         Some(_) => near,
         None => false,
     }
 }
 
 /// Every stretch that has such characters, with those that they are taken for.
-pub(crate) fn decode(bytes: &[u8], give: &mut dyn FnMut(Derived)) {
+pub(crate) fn decode(bytes: &[u8], until: usize, give: &mut dyn FnMut(Derived)) {
     span::rows(
         bytes,
+        until,
         AROUND,
         |b| b >= 0x80,
         |at| is_mark(bytes, at),
         |first, last| {
-            give(stretch(bytes, first.saturating_sub(AROUND), (last + AROUND).min(bytes.len())));
+            let (from, to) = (first.saturating_sub(AROUND), (last + AROUND).min(bytes.len()));
+            give(stretch(bytes, from, to, false));
+            // Tags are a text of their own, or noise in another.
+            if memchr::memmem::find(&bytes[from..to], TAG).is_some() {
+                give(stretch(bytes, from, to, true));
+            }
         },
     );
 }
 
-fn stretch(bytes: &[u8], from: usize, to: usize) -> Derived {
+fn stretch(bytes: &[u8], from: usize, to: usize, tags: bool) -> Derived {
     let (mut made, mut table) = (Vec::with_capacity(to - from), Vec::with_capacity(to - from));
     let mut at = from;
     while at < to {
         let (seen, length) = match character(&bytes[at..]) {
+            Some((c, length)) if is_tag(c) && !tags => (Some(None), length),
             Some((c, length)) => (taken_for(c), length),
             None => (None, 1),
         };

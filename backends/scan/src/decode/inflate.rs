@@ -1,8 +1,8 @@
 //! Compressed data: known by its first bytes inside of other data, or by a header that names its encoding.
 
-use super::{Derived, Map, Odd};
+use super::{Derived, Map, Odd, is_text};
 use brotli_decompressor::DecompressorWriter;
-use flate2::{read, write};
+use flate2::{bufread, write};
 use std::io::{self, Read, Write};
 
 const GZIP: &[u8] = b"\x1f\x8b\x08";
@@ -21,42 +21,100 @@ fn is_zlib(bytes: &[u8]) -> bool {
     matches!(bytes, [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..])
 }
 
-/// Unpacks everything compressed that begins in a text, up to `most` bytes of it. In what is all plain text nothing does.
-pub(crate) fn embedded(bytes: &[u8], most: usize, odd: Odd, give: &mut dyn FnMut(Derived)) {
+/// Something compressed that does not end where a text does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Open {
+    /// Where its data begin.
+    pub(crate) at: usize,
+    pub(crate) name: &'static str,
+}
+
+/// How many members of one kind are unpacked in one text.
+const MEMBERS: usize = 4096;
+
+/// Unpacks everything compressed that begins in a text before `until`, up to `most` bytes of it. In what is all plain text
+/// nothing does. Gives back what goes on behind the text, or is longer than `most`.
+pub(crate) fn embedded(bytes: &[u8], until: usize, most: usize, odd: Odd, give: &mut dyn FnMut(Derived)) -> Vec<Open> {
+    let mut open = vec![];
     let mut left = most;
-    let mut try_one = |at: usize, name: &'static str, from: &mut dyn Read| {
-        let mut made = vec![];
-        // What could be read before an error counts: a text may be cut off.
-        let _ = from.take(left as u64).read_to_end(&mut made);
-        left -= made.len().min(left);
-        if made.len() >= 8 {
-            give(Derived { name, bytes: made, map: Map::whole(at, bytes.len()) });
-        }
-    };
-    if is_zlib(bytes) {
-        try_one(0, "zlib", &mut read::ZlibDecoder::new(bytes));
-    }
+    // Says where the member ends.
+    let mut try_one =
+        |from: usize, begin: usize, name: &'static str, read: &mut dyn FnMut(&mut Vec<u8>, u64) -> usize| {
+            let mut made = vec![];
+            // What could be read before an error counts: a text may be cut off.
+            let end = bytes.len() - read(&mut made, left as u64);
+            if made.len() >= left || end == bytes.len() {
+                open.push(Open { at: begin, name });
+            }
+            left -= made.len().min(left);
+            if made.len() >= 8 {
+                give(Derived { name, bytes: made, map: Map::whole(from, bytes.len()) });
+                return end;
+            }
+            from + 1
+        };
     let places = |magic: &'static [u8]| {
         let may = Odd::of(magic);
         let text = if may.high && !odd.high || may.control && !odd.control { &[] } else { bytes };
-        memchr::memmem::find_iter(text, magic).take(64)
+        memchr::memmem::find_iter(text, magic).take_while(|at| *at < until).take(MEMBERS)
     };
+    // Compressed data have bytes of all kinds. Only at the beginning two letters say enough.
+    let zlibs = memchr::memchr_iter(b'x', if odd.high { bytes } else { &bytes[..bytes.len().min(1)] });
+    // One for all, made when there is one: it is large.
+    let mut decoder = None;
+    let mut next = 0;
+    for at in zlibs.take_while(|at| *at < until).filter(|at| is_zlib(&bytes[*at..])) {
+        if at >= next {
+            next = try_one(at, at, "zlib", &mut |made, left| {
+                let from = decoder.get_or_insert_with(|| bufread::ZlibDecoder::new(&b""[..]));
+                from.reset(&bytes[at..]);
+                let _ = from.by_ref().take(left).read_to_end(made);
+                from.get_ref().len()
+            });
+        }
+    }
+    next = 0;
     for at in places(GZIP) {
-        try_one(at, "gzip", &mut read::MultiGzDecoder::new(&bytes[at..]));
+        if at >= next {
+            next = try_one(at, at, "gzip", &mut |made, left| {
+                let mut from = bufread::MultiGzDecoder::new(&bytes[at..]);
+                let _ = from.by_ref().take(left).read_to_end(made);
+                from.get_ref().len()
+            });
+        }
     }
     for at in places(ZSTD) {
-        if let Ok(mut from) = ruzstd::decoding::StreamingDecoder::new(&bytes[at..]) {
-            try_one(at, "zstd", &mut from);
-        }
+        try_one(at, at, "zstd", &mut |made, left| {
+            let mut from = &bytes[at..];
+            if let Ok(mut from) = ruzstd::decoding::StreamingDecoder::new(&mut from) {
+                let _ = from.by_ref().take(left).read_to_end(made);
+            }
+            from.len()
+        });
     }
     for at in places(ZIP) {
         let number =
             |from: usize| Some(usize::from(*bytes.get(at + from)?) | usize::from(*bytes.get(at + from + 1)?) << 8);
         let (Some(8), Some(name), Some(extra)) = (number(8), number(26), number(28)) else { continue };
-        if let Some(data) = bytes.get(at + 30 + name + extra..) {
-            try_one(at, "zip", &mut read::DeflateDecoder::new(data));
+        let begin = at + 30 + name + extra;
+        if let Some(data) = bytes.get(begin..) {
+            try_one(at, begin, "zip", &mut |made, left| {
+                let mut from = bufread::DeflateDecoder::new(data);
+                let _ = from.by_ref().take(left).read_to_end(made);
+                from.get_ref().len()
+            });
         }
     }
+    open
+}
+
+/// Deflated data without anything around them, which nothing tells from noise but that they are text.
+pub(crate) fn bare(bytes: &[u8], most: usize) -> Option<Derived> {
+    let mut from = bufread::DeflateDecoder::new(bytes);
+    let mut made = vec![];
+    from.by_ref().take(most as u64).read_to_end(&mut made).ok()?;
+    let whole = from.get_ref().is_empty() && made.len() >= 8 && is_text(&made);
+    whole.then(|| Derived { name: "deflate", bytes: made, map: Map::whole(0, bytes.len()) })
 }
 
 /// Why an encoded body cannot be judged.
@@ -138,6 +196,28 @@ impl Unpacker {
         Ok((!layers.is_empty()).then_some(Self { layers, read: 0 }))
     }
 
+    /// For what is compressed inside of a body.
+    pub(crate) fn member(name: &str) -> Option<Self> {
+        match name {
+            "zip" => {
+                let tap = Tap { made: vec![], total: 0, allowed: SMALL, checksum: false };
+                Some(Self { layers: vec![Layer::Deflate(write::DeflateDecoder::new(tap))], read: 0 })
+            }
+            "zlib" => Self::of("deflate").ok()?,
+            name => Self::of(name).ok()?,
+        }
+    }
+
+    /// Decodes the next bytes of a member onto `out`: also those before its end, behind which it is an error to go on.
+    pub(crate) fn push_member(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Trouble> {
+        self.read += bytes.len() as u64;
+        let Some(layer) = self.layers.first_mut() else { return Ok(()) };
+        layer.tap().allowed = self.read * RATIO + SMALL;
+        let done = layer.write(bytes);
+        out.append(&mut layer.tap().made);
+        done
+    }
+
     /// Decodes the next bytes onto `out`.
     pub(crate) fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Trouble> {
         self.read += bytes.len() as u64;
@@ -190,9 +270,10 @@ impl Layer {
             };
         }
         let done = match self {
-            Self::Gzip(to) => to.write_all(bytes),
-            Self::Zlib(to) => to.write_all(bytes),
-            Self::Deflate(to) => to.write_all(bytes),
+            // These keep what they have made until more comes, or is asked for: nothing may go on before it is judged.
+            Self::Gzip(to) => to.write_all(bytes).and_then(|()| to.flush()),
+            Self::Zlib(to) => to.write_all(bytes).and_then(|()| to.flush()),
+            Self::Deflate(to) => to.write_all(bytes).and_then(|()| to.flush()),
             Self::Either(_) => Ok(()),
             Self::Brotli(to) => to.write_all(bytes),
             Self::Zstd { decoder, pending, begun, tap } => {

@@ -5,14 +5,18 @@
 //! * [`pairs`]: hex and decimal numbers with something between them;
 //! * [`escape`]: percent, `\u`, `\x`, octal and HTML character references;
 //! * [`fold`]: characters that look like others, and those that look like nothing;
+//! * [`spaced`]: letters with something between them;
+//! * [`lines`]: uuencode, quoted-printable;
 //! * [`inflate`]: compressed data.
 
 pub(crate) mod base64;
 pub(crate) mod escape;
 pub(crate) mod fold;
 pub(crate) mod inflate;
+pub(crate) mod lines;
 pub(crate) mod pairs;
 pub(crate) mod runs;
+pub(crate) mod spaced;
 
 /// The way back from a decoded text.
 #[derive(Clone, Debug)]

@@ -7,21 +7,18 @@ const LEAST: usize = 24;
 /// Digits of eight numbers, which no shorter text is made of.
 const DIGITS: usize = 16;
 
-/// Digits of both bases, and what stands between numbers: `xX:-, \\%=_.;|`.
+/// Digits of both bases, and what stands between numbers: the `x` of `0x`, `\\`, `=`, `_`, `|`, and whatever ASCII has
+/// from the blank to `;`.
 #[inline(always)]
 fn is_member(byte: u8) -> bool {
     let lower = byte | 0x20;
-    let between = (byte == b' ') | (byte == b'%') | (byte == b'=') | (byte == b'_') | (lower == b'|');
-    (b'0'..=b';').contains(&byte)
-        | (b','..=b'.').contains(&byte)
-        | (b'a'..=b'f').contains(&lower)
-        | (lower == b'x')
-        | between
+    let between = (byte == b'=') | (byte == b'_') | (lower == b'|');
+    (b' '..=b';').contains(&byte) | (b'a'..=b'f').contains(&lower) | (lower == b'x') | between
 }
 
 /// Every row of numbers that reads as text.
-pub(crate) fn decode(bytes: &[u8], give: &mut dyn FnMut(Derived)) {
-    span::each::<LEAST>(bytes, is_member, |start, end| {
+pub(crate) fn decode(bytes: &[u8], until: usize, give: &mut dyn FnMut(Derived)) {
+    span::each::<LEAST>(bytes, until, is_member, |start, end| {
         let digits = bytes[start..end].iter().filter(|b| b.is_ascii_hexdigit()).count();
         if digits >= DIGITS {
             row(bytes, start, end, 16, "hex", give);

@@ -1,7 +1,8 @@
 //! Long unbroken runs of letters, digits and `+/-_`: what base64, base32 and hex are made of.
 
 use super::{Derived, Map, base64, inflate, is_text};
-use crate::span;
+use crate::{checks, span};
+use std::ops::RangeInclusive;
 
 /// A shorter one holds no credential in any encoding.
 pub(crate) const LEAST: usize = 15;
@@ -20,7 +21,7 @@ fn line_end(bytes: &[u8]) -> usize {
 /// Joins lines of base64 to one run, and calls `found` with its pieces.
 pub(crate) fn joined(bytes: &[u8], mut found: impl FnMut(&[(usize, usize)])) {
     let mut pieces: Vec<(usize, usize)> = vec![];
-    span::each::<LEAST>(bytes, base64::is_digit, |start, end| {
+    span::each::<LEAST>(bytes, usize::MAX, base64::is_digit, |start, end| {
         let follows = pieces.last().is_some_and(|(_, last)| {
             let gap = line_end(&bytes[*last..start.max(*last)]);
             *last < start && last + gap + 1 >= start && gap > 0
@@ -70,7 +71,7 @@ pub(crate) fn decode(bytes: &[u8], pieces: &[(usize, usize)], phase: usize, give
         let head = parts[0].len().min(LONG + skip);
         base64::decode_onto(&[&parts[0][..head]], skip, &mut probe);
         let wanted = if length < LONG {
-            is_text(&probe) || inflate::is_compressed(&probe)
+            is_text(&probe) || is_wide(&probe) || inflate::is_compressed(&probe)
         } else {
             offset == 0 || worth(&parts, skip, &probe)
         };
@@ -85,6 +86,44 @@ pub(crate) fn decode(bytes: &[u8], pieces: &[(usize, usize)], phase: usize, give
         hex(bytes, *part, give);
         base32(bytes, *part, give);
     }
+    if offsets > 0 && pieces.len() == 1 && BASE58.contains(&length) {
+        base58(parts[0], start, give);
+    }
+    // Lines of hex, as `xxd -p` writes them.
+    if pieces.len() > 1 && parts.iter().all(|part| part.iter().all(u8::is_ascii_hexdigit)) {
+        hex(&parts.concat(), (0, length), &mut |derived| give(Derived { map: Map::whole(start, end), ..derived }));
+    }
+}
+
+/// Lengths of what is worth a division of a large number.
+const BASE58: RangeInclusive<usize> = 27..=160;
+
+/// A text as one large number, as nobody writes a name by chance.
+fn base58(run: &[u8], start: usize, give: &mut dyn FnMut(Derived)) {
+    let mut made: Vec<u8> = vec![];
+    for digit in run {
+        let Some(value) = checks::base58_digit(*digit) else { return };
+        let mut carry = value;
+        for byte in made.iter_mut() {
+            carry += u32::from(*byte) * 58;
+            *byte = carry as u8;
+            carry >>= 8;
+        }
+        if carry > 0 {
+            made.push(carry as u8);
+        }
+    }
+    made.reverse();
+    if is_text(&made) {
+        give(Derived { name: "base58", bytes: made, map: Map::whole(start, start + run.len()) });
+    }
+}
+
+/// Text of two bytes a character, the second of which is nothing: PowerShell's.
+fn is_wide(bytes: &[u8]) -> bool {
+    let (pairs, _) = bytes.as_chunks::<2>();
+    let plain = pairs.iter().filter(|[low, high]| *high == 0 && is_text(&[*low])).count();
+    !pairs.is_empty() && plain * 100 >= pairs.len() * 85
 }
 
 /// Whether a run could be text from this offset on: its beginning or its middle is, or it is compressed.
@@ -93,7 +132,7 @@ fn worth(parts: &[&[u8]], skip: usize, probe: &[u8]) -> bool {
     let from = (middle.len() / 2 / 4 * 4 + skip).min(middle.len());
     let mut inside = vec![];
     base64::decode_onto(&[&middle[from..(from + LONG).min(middle.len())]], 0, &mut inside);
-    is_text(probe) || is_text(&inside) || inflate::is_compressed(probe)
+    is_text(probe) || is_text(&inside) || is_wide(probe) || inflate::is_compressed(probe)
 }
 
 fn hex(bytes: &[u8], (start, end): (usize, usize), give: &mut dyn FnMut(Derived)) {
