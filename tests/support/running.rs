@@ -12,6 +12,7 @@ use std::{
     fs,
     io::Write,
     net::Ipv4Addr,
+    os::unix::net::UnixStream,
     process::{Command, Stdio},
 };
 
@@ -33,7 +34,8 @@ impl<'a> Running<'a> {
         let owner = home.start(&["start", "dev", "--yes", "--prompt", prompt], &[])?;
         let identity = eventually("the bottle takes commands", || {
             let new = home.identities().into_iter().find(|identity| !known.contains(identity))?;
-            home.state().join(&new).join("control.sock").exists().then_some(new)
+            // The file is there a moment before anybody listens.
+            UnixStream::connect(home.state().join(&new).join("control.sock")).is_ok().then_some(new)
         })?;
         Ok(Self { lab, home, owner, identity })
     }
