@@ -57,11 +57,13 @@ const COMMITS: &str = r"
 git symbolic-ref -q HEAD >&2 || git update-ref refs/bottle/detached HEAD
 exec git bundle create -q - --all --ignore-missing --stdin
 ";
-/// Small files first: where there is too much, only what is large is cut off.
+/// Small files first: where there is too much, only what is large is cut off. With 1 tar says that a file was written to
+/// meanwhile, which is no reason to do without the others.
 const CHANGES: &str = r#"
 names | sed -z 's|^\./||; s|^|./|' \
     | xargs -0r sh -c 'find "$@" -maxdepth 0 -printf "%s %p\0"' - | sort -zn | cut -z -d ' ' -f 2- \
     | tar --create --format=gnu --null --no-unquote --files-from=-
+[ $? -le 1 ]
 "#;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -147,7 +149,6 @@ impl<'a> Inside<'a> {
 
     /// Writes an archive of what is not in a commit. `false`: it is not whole.
     pub(super) fn changes(&self, mut to: &File, max: u64) -> Result<bool> {
-        // Tar complains of what changes meanwhile, and goes on.
         self.run(CHANGES, io::empty(), &mut to, max)
     }
 

@@ -228,7 +228,10 @@ impl Saver<'_> {
         let whole = fetch(&self.inside(self.time())?, &draft.file, draft.room(MAX_WORK)?)?;
         let mut found = changes::read(&mut draft.file, self.came, &Deadline::after(self.time())?)?;
         found.cut |= !whole;
-        if found.cut && !self.session && (found.any || name == WHOLE) {
+        if found.cut && self.session {
+            bail!("not all of it in {} seconds: the save before is the better one", self.time().as_secs());
+        }
+        if found.cut && (found.any || name == WHOLE) {
             let what = "the agent's changes are too many or too large, and were cut off: what is large is lost first";
             ui::warn(what);
         }
