@@ -68,7 +68,7 @@ const LANES: [Lane; 13] = [
     lane("stage", 300, true, || check(stage::stage())),
     lane("compat", 180, true, || check(compat::compat())),
     lane("package", 480, true, || check(package::package().map(drop))),
-    lane("end-to-end", 480, true, end_to_end),
+    lane("end-to-end", 720, true, end_to_end),
     lane("namespaces", 300, true, || tables_on("namespace")),
     lane("… by a user", 300, true, || tables_on("namespace-user")),
     lane("demo", 60, true, || check(demo::demo("namespace").and_then(|_| demo::by_a_user()))),
