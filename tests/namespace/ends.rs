@@ -13,9 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Processes that do not want to end, and make more of themselves.
-const STUBBORN: &str = "for i in 1 2 3; do setsid bash -c 'trap \"\" TERM HUP INT; while :; do sleep 0.1; done' >/dev/null 2>&1 & done; \
-                        (bomb() { bomb | bomb & }; bomb) >/dev/null 2>&1; sleep 0.2; echo begun";
+/// Processes that do not want to end, and make more of themselves. What waits for them is made before: after them nothing
+/// more can be.
+const STUBBORN: &str = "exec 9< <(exec sleep 1000); \
+    for i in 1 2 3; do setsid bash -c 'trap \"\" TERM HUP INT; while :; do sleep 0.1; done' >/dev/null 2>&1 & done; \
+    (bomb() { bomb | bomb & }; bomb) >/dev/null 2>&1; read -rt 0.2 -u 9; echo begun";
 
 fn gone_within_a_second(pids: &[i32]) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(1);
