@@ -15,7 +15,7 @@ use std::{
 
 /// Processes that do not want to end, and make more of themselves. What waits for them is made before: after them nothing
 /// more can be.
-const STUBBORN: &str = "exec 9< <(exec sleep 1000); \
+const STUBBORN: &str = "exec 9< <(exec sleep 1000 2>/dev/null); \
     for i in 1 2 3; do setsid bash -c 'trap \"\" TERM HUP INT; while :; do sleep 0.1; done' >/dev/null 2>&1 & done; \
     (bomb() { bomb | bomb & }; bomb) >/dev/null 2>&1; read -rt 0.2 -u 9; echo begun";
 
