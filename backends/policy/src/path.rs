@@ -22,10 +22,10 @@ pub fn ambiguity(path: &str) -> Option<&'static str> {
         return Some("the path's encoded bytes are not UTF-8");
     }
     for (i, _) in bytes.iter().enumerate().filter(|(_, b)| **b == b'%') {
-        let decoded = bytes
-            .get(i + 1..i + 3)
-            .and_then(|hex| std::str::from_utf8(hex).ok())
-            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        let decoded = match bytes[i + 1..] {
+            [high, low, ..] => hex_pair(high, low),
+            _ => None,
+        };
         match decoded {
             None => return Some("the path has a `%` without two hexadecimal digits"),
             Some(b'/' | b'\\' | b'.' | b'%' | b';') => {
@@ -60,9 +60,26 @@ pub fn is_git_push(method: &str, path: &str, query: Option<&str>) -> bool {
         || segments.windows(2).any(|pair| pair == ["info", "lfs"]) && !matches!(method, "GET" | "HEAD")
 }
 
-/// The text with every `%XX` undone as often as anybody would: some servers do it twice.
+/// The text with every `%XX` undone until none is left, however often it was encoded. In one pass: what was undone may
+/// end another `%XX`, and two of them never overlap, so the order makes no difference.
 fn wholly_decoded(text: &str) -> String {
-    (0..3).fold(percent_decoded(text), |decoded, _| percent_decoded(&decoded))
+    let mut out = Vec::with_capacity(text.len());
+    for byte in text.bytes() {
+        out.push(byte);
+        while let [.., b'%', high, low] = out[..]
+            && let Some(byte) = hex_pair(high, low)
+        {
+            out.truncate(out.len() - 3);
+            out.push(byte);
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// The byte that two hexadecimal digits write.
+fn hex_pair(high: u8, low: u8) -> Option<u8> {
+    let digit = |b: u8| char::from(b).to_digit(16);
+    u8::try_from(digit(high)? * 16 + digit(low)?).ok()
 }
 
 /// The text with every `%XX` undone, once; for comparing, never for sending.
@@ -71,19 +88,14 @@ pub fn percent_decoded(text: &str) -> String {
 }
 
 fn decoded_bytes(text: &str) -> Vec<u8> {
-    let (bytes, mut out, mut i) = (text.as_bytes(), vec![], 0);
-    while i < bytes.len() {
-        let hex = bytes.get(i + 1..i + 3).and_then(|h| std::str::from_utf8(h).ok());
-        match (bytes[i], hex.and_then(|h| u8::from_str_radix(h, 16).ok())) {
-            (b'%', Some(byte)) => {
-                out.push(byte);
-                i += 3;
-            }
-            (byte, _) => {
-                out.push(byte);
-                i += 1;
-            }
-        }
+    let (mut rest, mut out) = (text.as_bytes(), vec![]);
+    while let [byte, after @ ..] = rest {
+        let decoded = match rest {
+            [b'%', high, low, ..] => hex_pair(*high, *low),
+            _ => None,
+        };
+        out.push(decoded.unwrap_or(*byte));
+        rest = if decoded.is_some() { &rest[3..] } else { after };
     }
     out
 }
