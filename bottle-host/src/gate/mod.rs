@@ -99,19 +99,19 @@ pub fn judge<'n>(made: &'n [Made], there: impl IntoIterator<Item = &'n [u8]>) ->
     let going = made.iter().filter(|made| made.what == What::Gone).map(|made| made.name.as_slice());
     let going: BTreeSet<&[u8]> = going.collect();
     let names = made.iter().filter(|made| made.what != What::Gone).map(|made| made.name.as_slice());
-    for name in names.chain(there.into_iter().filter(|name| !going.contains(name))) {
+    let names = names.chain(there.into_iter().filter(|name| !going.contains(name)));
+    // What is refused anyhow can be of any length.
+    for name in names.filter(|name| names::refused(name).is_none()) {
         // A directory can have a twin, too.
-        for (at, _) in name.iter().enumerate().filter(|(_, byte)| **byte == b'/').chain([(name.len(), &0)]) {
-            let known = spellings.entry(names::folded(&name[..at])).or_default();
-            if !known.contains(&&name[..at]) {
-                known.push(&name[..at]);
+        for (folded, end) in names::prefixes(name) {
+            let known = spellings.entry(folded).or_default();
+            if !known.contains(&&name[..end]) {
+                known.push(&name[..end]);
             }
         }
     }
-    let has_twin = |name: &[u8]| {
-        let ends = name.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at).chain([name.len()]);
-        ends.into_iter().any(|at| spellings.get(&names::folded(&name[..at])).is_some_and(|known| known.len() > 1))
-    };
+    let has_twin =
+        |name: &[u8]| names::prefixes(name).any(|(it, _)| spellings.get(&it).is_some_and(|known| known.len() > 1));
     made.iter().map(|made| verdict(made, has_twin)).collect()
 }
 

@@ -9,7 +9,21 @@ const MAX_NAME: usize = 4096;
 /// A name as the most lenient file system compares it: compatibility forms, case, what has no width, the dots and spaces
 /// at an end, streams.
 pub(super) fn folded(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).split('/').map(folded_part).collect::<Vec<_>>().join("/")
+    prefixes(name).last().map(|(folded, _)| folded).unwrap_or_default()
+}
+
+/// The directories above a name and the name itself, folded, and where each ends.
+pub(super) fn prefixes(name: &[u8]) -> impl Iterator<Item = (String, usize)> {
+    let parts = name.split(|byte| *byte == b'/').enumerate();
+    parts.scan((String::new(), 0), |(folded, end), (number, part)| {
+        if number > 0 {
+            folded.push('/');
+            *end += 1;
+        }
+        folded.push_str(&folded_part(&String::from_utf8_lossy(part)));
+        *end += part.len();
+        Some((folded.clone(), *end))
+    })
 }
 
 fn folded_part(part: &str) -> String {

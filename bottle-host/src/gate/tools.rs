@@ -1,494 +1,145 @@
-//! What tools of a host read without being told to: by its name, in any directory.
+//! What tools of a host read without being told to: by its name, in any directory. The names are data (`known.txt`,
+//! `commands.txt`).
 
-use super::{
-    Kind::{self, Agent, Build, Ci, Container, Editor, Git, Program, Shell},
-    names,
+use super::{Kind, names};
+use clap::ValueEnum;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::LazyLock,
 };
 
-/// Names, folded. `dir/` is a directory anywhere in a path, `*` stands for anything in a last part, everything else is a
-/// last part, or the last parts.
-const KNOWN: &[(Kind, &str, &[&str])] = &[
-    (
-        Git,
-        "git reads it: filters, drivers, includes, addresses, hooks",
-        &[
-            ".gitattributes",
-            ".gitmodules",
-            ".gitconfig",
-            ".lfsconfig",
-            ".git",
-            "config.worktree",
-            ".githooks/",
-            ".husky/",
-            ".pre-commit-config.yaml",
-            ".pre-commit-hooks.yaml",
-            "lefthook.yml",
-            "lefthook.yaml",
-            ".lefthook.yml",
-            ".overcommit.yml",
-            ".lintstagedrc*",
-        ],
-    ),
-    (
-        Shell,
-        "a shell, or a tool in its prompt, reads it on the way into the directory",
-        &[
-            ".envrc",
-            ".env",
-            ".env.*",
-            ".direnvrc",
-            ".bashrc",
-            ".bash_profile",
-            ".bash_login",
-            ".bash_logout",
-            ".bash_aliases",
-            ".profile",
-            ".zshrc",
-            ".zshenv",
-            ".zprofile",
-            ".zlogin",
-            ".kshrc",
-            ".cshrc",
-            ".tcshrc",
-            ".login",
-            ".inputrc",
-            "config.fish",
-            ".autoenv",
-            ".autoenv.zsh",
-            ".tool-versions",
-            ".mise.toml",
-            "mise.toml",
-            ".mise/",
-            ".rtx.toml",
-            ".ondirrc",
-            ".tmux.conf",
-            ".screenrc",
-            ".curlrc",
-            ".wgetrc",
-            ".netrc",
-            ".ssh/",
-            ".gnupg/",
-            ".aws/",
-            ".kube/",
-            ".config/",
-            ".local/",
-            "crontab",
-            "*.desktop",
-            "*.service",
-        ],
-    ),
-    (
-        Editor,
-        "an editor reads it when it opens the directory: tasks, settings, plugins",
-        &[
-            ".vscode/",
-            ".vs/",
-            ".idea/",
-            ".fleet/",
-            ".zed/",
-            ".settings/",
-            ".project",
-            ".classpath",
-            "*.code-workspace",
-            "*.sublime-project",
-            "*.sublime-workspace",
-            "*.iml",
-            ".vimrc",
-            ".gvimrc",
-            "_vimrc",
-            ".exrc",
-            ".nvimrc",
-            ".nvim.lua",
-            ".vim/",
-            ".lvimrc",
-            ".vimspector.json",
-            ".dir-locals.el",
-            ".dir-locals-2.el",
-            ".emacs",
-            ".emacs.d/",
-            ".projectile",
-            ".helix/",
-            ".kakrc",
-            ".nanorc",
-        ],
-    ),
-    (
-        Agent,
-        "an agent obeys it: settings, hooks, tools, instructions",
-        &[
-            ".claude/",
-            ".claude.json",
-            "claude.md",
-            "claude.local.md",
-            ".claude-bottle/",
-            ".mcp.json",
-            "mcp.json",
-            "agents.md",
-            "agents.override.md",
-            "gemini.md",
-            ".gemini/",
-            ".codex/",
-            ".cursor/",
-            ".cursorrules",
-            ".cursorignore",
-            ".windsurf/",
-            ".windsurfrules",
-            ".clinerules",
-            ".clinerules/",
-            ".roo/",
-            ".roorules*",
-            ".aider*",
-            ".continue/",
-            ".github/copilot-instructions.md",
-            ".github/instructions/",
-            ".github/prompts/",
-            ".github/chatmodes/",
-            ".junie/",
-            ".kiro/",
-            ".opencode/",
-            "opencode.json",
-            "skill.md",
-            "*.prompt.md",
-        ],
-    ),
-    (
-        Ci,
-        "continuous integration runs it, with the secrets that it has",
-        &[
-            ".github/workflows/",
-            ".github/actions/",
-            "action.yml",
-            "action.yaml",
-            ".github/dependabot.yml",
-            "codeowners",
-            "renovate.json*",
-            ".renovaterc*",
-            ".gitlab-ci.yml",
-            ".gitlab/",
-            ".gitea/",
-            ".forgejo/",
-            ".circleci/",
-            ".travis.yml",
-            ".drone.yml",
-            ".drone.star",
-            ".woodpecker/",
-            ".woodpecker.yml",
-            ".buildkite/",
-            ".semaphore/",
-            ".teamcity/",
-            ".builds/",
-            ".build.yml",
-            ".cirrus.yml",
-            ".appveyor.yml",
-            "appveyor.yml",
-            "jenkinsfile",
-            "jenkinsfile.*",
-            "*.jenkinsfile",
-            "azure-pipelines*",
-            "bitbucket-pipelines.yml",
-            "cloudbuild.yaml",
-            "cloudbuild.yml",
-            "buildspec.yml",
-            "buildspec.yaml",
-            "codemagic.yaml",
-            ".ci/",
-        ],
-    ),
-    (
-        Container,
-        "a container or a machine is built or started of it",
-        &[
-            "dockerfile",
-            "dockerfile.*",
-            "*.dockerfile",
-            "containerfile",
-            "containerfile.*",
-            ".dockerignore",
-            "docker-compose*",
-            "compose.yml",
-            "compose.yaml",
-            "compose.*.yml",
-            "compose.*.yaml",
-            ".devcontainer/",
-            ".devcontainer.json",
-            "devcontainer.json",
-            "vagrantfile",
-            ".gitpod.yml",
-            "procfile",
-            "earthfile",
-            "skaffold.yaml",
-            "tiltfile",
-            "*.tf",
-            "*.tfvars",
-            "terragrunt.hcl",
-            "chart.yaml",
-            "app.yaml",
-            "fly.toml",
-            "vercel.json",
-            "netlify.toml",
-        ],
-    ),
-    (
-        Build,
-        "a build, a package manager or a test runner runs what it says",
-        &[
-            // make and its kin
-            "makefile",
-            "makefile.*",
-            "gnumakefile",
-            "bsdmakefile",
-            "*.mk",
-            "*.mak",
-            "cmakelists.txt",
-            "*.cmake",
-            "cmakepresets.json",
-            "cmakeuserpresets.json",
-            "meson.build",
-            "meson_options.txt",
-            "configure",
-            "configure.ac",
-            "autogen.sh",
-            "bootstrap.sh",
-            "*.am",
-            "*.m4",
-            "sconstruct",
-            "sconscript",
-            "wscript",
-            "justfile",
-            ".justfile",
-            "*.just",
-            "taskfile.yml",
-            "taskfile.yaml",
-            "taskfile.*",
-            "magefile.go",
-            "build.ninja",
-            "build",
-            "build.sh",
-            "build.bazel",
-            "workspace",
-            "workspace.bazel",
-            "module.bazel",
-            ".bazelrc",
-            ".bazelversion",
-            "*.bzl",
-            ".buckconfig",
-            "buck",
-            "premake5.lua",
-            "xmake.lua",
-            "conanfile.*",
-            "vcpkg.json",
-            "*.nix",
-            "flake.lock",
-            "guix.scm",
-            // Rust
-            "build.rs",
-            "cargo.toml",
-            ".cargo/",
-            "rust-toolchain",
-            "rust-toolchain.toml",
-            "rustfmt.toml",
-            ".rustfmt.toml",
-            "clippy.toml",
-            // JavaScript
-            "package.json",
-            "package-lock.json",
-            "npm-shrinkwrap.json",
-            "yarn.lock",
-            "pnpm-lock.yaml",
-            "bun.lock*",
-            ".npmrc",
-            ".yarnrc*",
-            ".yarn/",
-            ".pnp.*",
-            "pnpm-workspace.yaml",
-            ".pnpmfile.cjs",
-            "pnpmfile.js",
-            "bunfig.toml",
-            "deno.json*",
-            "deno.lock",
-            "node_modules/",
-            ".node-version",
-            ".nvmrc",
-            "*.config.js",
-            "*.config.cjs",
-            "*.config.mjs",
-            "*.config.ts",
-            "*.config.mts",
-            "*.config.cts",
-            ".eslintrc*",
-            ".prettierrc*",
-            ".babelrc*",
-            ".stylelintrc*",
-            ".mocharc*",
-            ".swcrc",
-            ".postcssrc*",
-            "gulpfile.*",
-            "gruntfile.*",
-            "nx.json",
-            "turbo.json",
-            "lerna.json",
-            "tsconfig.json",
-            "tsconfig.*.json",
-            "binding.gyp",
-            // Python
-            "setup.py",
-            "setup.cfg",
-            "pyproject.toml",
-            "conftest.py",
-            "pytest.ini",
-            ".pytest.ini",
-            "tox.ini",
-            "noxfile.py",
-            "tasks.py",
-            "fabfile.py",
-            "dodo.py",
-            "sitecustomize.py",
-            "usercustomize.py",
-            "*.pth",
-            "*.egg-link",
-            "pip.conf",
-            "requirements*.txt",
-            "constraints*.txt",
-            "pipfile",
-            "pipfile.lock",
-            "poetry.lock",
-            "uv.lock",
-            "uv.toml",
-            "pdm.toml",
-            "environment.yml",
-            ".pylintrc",
-            "pylintrc",
-            "mypy.ini",
-            ".mypy.ini",
-            ".pypirc",
-            ".python-version",
-            ".venv/",
-            "venv/",
-            ".ipython/",
-            "*.pyc",
-            // Ruby
-            "gemfile",
-            "gemfile.lock",
-            "gems.rb",
-            "*.gemspec",
-            "rakefile",
-            "*.rake",
-            ".rspec",
-            ".irbrc",
-            ".pryrc",
-            ".rubocop.yml",
-            ".bundle/",
-            ".ruby-version",
-            "guardfile",
-            "podfile",
-            "fastfile",
-            "dangerfile",
-            // the JVM
-            "pom.xml",
-            ".mvn/",
-            "mvnw*",
-            "build.xml",
-            "*.gradle",
-            "*.gradle.kts",
-            "gradlew*",
-            "gradle/",
-            "gradle.properties",
-            "build.sbt",
-            "*.sbt",
-            ".jvmopts",
-            ".sbtopts",
-            "build.sc",
-            "project.clj",
-            "deps.edn",
-            "shadow-cljs.edn",
-            // others
-            "go.mod",
-            "go.work",
-            "composer.json",
-            "composer.lock",
-            "phpunit.xml*",
-            ".php-cs-fixer*",
-            "mix.exs",
-            "rebar.config",
-            "*.cabal",
-            "stack.yaml",
-            "setup.hs",
-            "dune",
-            "dune-project",
-            "*.opam",
-            "package.swift",
-            "pubspec.yaml",
-            "*.csproj",
-            "*.fsproj",
-            "*.vbproj",
-            "*.vcxproj",
-            "*.sln",
-            "*.props",
-            "*.targets",
-            "nuget.config",
-            "global.json",
-            "paket.dependencies",
-            "build.zig",
-            "build.zig.zon",
-            "project.toml",
-            ".rprofile",
-            ".renviron",
-            ".gdbinit",
-            ".lldbinit",
-            ".perltidyrc",
-            ".perlcriticrc",
-            "makefile.pl",
-            "build.pl",
-            "cpanfile",
-            ".luacheckrc",
-            ".luarc.json",
-            "*.rockspec",
-            ".ghci",
-            ".sqliterc",
-            ".psqlrc",
-        ],
-    ),
-    (Program, "a directory that a PATH may have", &["bin/", ".bin/", "sbin/"]),
-];
+/// The most parts that a name of several has (`.github/copilot-instructions.md`).
+const MOST_PARTS: usize = 3;
+
+/// Directories that a PATH may have.
+const IN_PATH: [&str; 3] = ["bin", ".bin", "sbin"];
+
 /// Commands that a host's user types, or tools run by name.
-const COMMANDS: &[&str] = &[
-    "awk", "basename", "bash", "bat", "bundle", "cargo", "cat", "cc", "chmod", "clang", "cmake", "code", "cp", "curl",
-    "cut", "date", "diff", "dir", "dirname", "docker", "echo", "ed", "env", "fd", "file", "find", "g++", "gcc", "gem",
-    "gh", "git", "go", "gradle", "grep", "head", "id", "java", "jq", "kill", "kubectl", "ld", "less", "ln", "ls",
-    "make", "man", "mkdir", "mv", "mvn", "nano", "nix", "node", "npm", "npx", "nvim", "perl", "php", "pip", "pip3",
-    "pnpm", "podman", "ps", "pwd", "python", "python3", "rg", "rm", "ruby", "rustc", "rustup", "scp", "sed", "sh",
-    "sort", "ssh", "sudo", "su", "tail", "tar", "test", "top", "touch", "tr", "true", "uv", "vi", "vim", "wc", "wget",
-    "which", "xargs", "yarn", "zsh",
-];
+static COMMANDS: LazyLock<HashSet<&str>> = LazyLock::new(|| include_str!("commands.txt").split_whitespace().collect());
+
+/// Who reads a name, and the line that says so.
+#[derive(Clone, Copy)]
+struct Reader {
+    kind: Kind,
+    why: &'static str,
+    /// Which of two that fit counts: the first.
+    rank: usize,
+}
+
+/// The names, by how they are looked up.
+#[derive(Default)]
+struct Known {
+    /// Ends of a path.
+    ends: HashMap<&'static str, Reader>,
+    /// Directories anywhere in it.
+    directories: HashMap<&'static str, Reader>,
+    /// Patterns of a last part.
+    lasts: Vec<(&'static str, Reader)>,
+    /// Patterns of a directory.
+    kinds_of_directories: Vec<(&'static str, Reader)>,
+}
+
+static KNOWN: LazyLock<Known> = LazyLock::new(|| Known::read(include_str!("known.txt")));
+
+impl Known {
+    fn read(text: &'static str) -> Self {
+        let (mut known, mut section, mut rank) = (Self::default(), None, 0);
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            if let Some((kind, why)) = line.strip_prefix('[').and_then(|line| line.split_once("] ")) {
+                section = Kind::from_str(kind, false).ok().map(|kind| (kind, why));
+                continue;
+            }
+            for name in line.split_whitespace() {
+                // The data are the program's own: `every_name_is_under_a_kind` reads them whole.
+                let Some((kind, why)) = section else { continue };
+                known.learn(name, Reader { kind, why, rank });
+                rank += 1;
+            }
+        }
+        known
+    }
+
+    fn learn(&mut self, name: &'static str, reader: Reader) {
+        let (name, is_directory) = name.strip_suffix('/').map_or((name, false), |name| (name, true));
+        match (name.contains('*'), is_directory) {
+            (true, false) => self.lasts.push((name, reader)),
+            (true, true) => self.kinds_of_directories.push((name, reader)),
+            (false, false) => drop(self.ends.entry(name).or_insert(reader)),
+            (false, true) => drop(self.directories.entry(name).or_insert(reader)),
+        }
+    }
+
+    /// The first that fits a folded name.
+    fn reader(&self, name: &str) -> Option<Reader> {
+        let parts: Vec<&str> = name.split('/').collect();
+        let last = parts.last().copied().unwrap_or_default();
+        // A link may stand for a directory, so the last part is one, too.
+        let within = (0..parts.len()).flat_map(|from| {
+            let at_most = parts.len().min(from + MOST_PARTS);
+            (from + 1..=at_most).map(move |to| (from, to))
+        });
+        let whole = within.filter_map(|(from, to)| {
+            let part = parts[from..to].join("/");
+            let end = (to == parts.len()).then(|| self.ends.get(part.as_str())).flatten();
+            [end, self.directories.get(part.as_str())].into_iter().flatten().min_by_key(|reader| reader.rank)
+        });
+        let lasts = self.lasts.iter().filter(|(pattern, _)| fits(pattern, last));
+        let directories =
+            self.kinds_of_directories.iter().filter(|(star, _)| parts.iter().any(|part| fits(star, part)));
+        let stars = lasts.chain(directories).map(|(_, reader)| reader);
+        whole.chain(stars).min_by_key(|reader| reader.rank).copied()
+    }
+}
+
+/// Is that part of a name of this kind? A pattern has one star or two.
+fn fits(pattern: &str, part: &str) -> bool {
+    let Some((begin, rest)) = pattern.split_once('*') else { return pattern == part };
+    part.strip_prefix(begin).is_some_and(|part| match rest.split_once('*') {
+        Some((middle, end)) => part.strip_suffix(end).is_some_and(|part| part.contains(middle)),
+        None => part.ends_with(rest),
+    })
+}
 
 /// What reads a file of that name, and as what.
 pub(super) fn known(name: &[u8]) -> Option<(Kind, &'static str)> {
     let name = names::folded(name);
     if names::is_in_git(&name) {
-        return Some((Git, "a repository within: its hooks and configuration run when git is used in it"));
+        return Some((Kind::Git, "a repository within: its hooks and configuration run when git is used in it"));
     }
-    let found = KNOWN.iter().find(|(.., patterns)| patterns.iter().any(|pattern| matches(pattern, &name)));
-    // A file that is only in such a directory runs nothing by itself; what is a program in it does.
-    found.filter(|(kind, ..)| *kind != Program).map(|(kind, why, _)| (*kind, *why))
+    KNOWN.reader(&name).map(|reader| (reader.kind, reader.why))
 }
 
 /// Would it stand before a command in somebody's PATH?
 pub(super) fn shadows(name: &[u8]) -> bool {
     let name = names::folded(name);
     let last = name.rsplit('/').next().unwrap_or_default();
-    let is_in_path = KNOWN.iter().filter(|(kind, ..)| *kind == Program);
-    let mut is_in_path = is_in_path.flat_map(|(.., patterns)| patterns.iter());
-    is_in_path.any(|pattern| matches(pattern, &name)) || COMMANDS.contains(&last.trim_end_matches(".exe"))
+    name.split('/').any(|part| IN_PATH.contains(&part)) || COMMANDS.contains(last.trim_end_matches(".exe"))
 }
 
-fn matches(pattern: &str, name: &str) -> bool {
-    if let Some(dir) = pattern.strip_suffix('/') {
-        // The directory itself, too: a link may stand for it.
-        return name == dir || name.ends_with(&format!("/{dir}")) || format!("/{name}").contains(&format!("/{dir}/"));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_under_a_kind_and_is_spelled_as_it_is_looked_up() {
+        let text = include_str!("known.txt");
+        let lines = || text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+        let heads: Vec<&str> = lines().filter_map(|line| line.strip_prefix('[')).collect();
+        assert!(lines().next().is_some_and(|line| line.starts_with('[')));
+        for head in &heads {
+            let (kind, why) = head.split_once("] ").unwrap();
+            assert!(Kind::from_str(kind, false).is_ok() && !why.is_empty(), "{head}");
+        }
+        let names = || lines().filter(|line| !line.starts_with('[')).flat_map(str::split_whitespace);
+        for name in names() {
+            let plain = name.trim_end_matches('/');
+            let example = plain.replace('*', "x");
+            assert!(plain.matches('*').count() <= 2 && plain.split('/').count() <= MOST_PARTS, "{name}");
+            assert!(!plain.contains('*') || !plain.contains('/'), "{name}: a star stands in one part");
+            assert_eq!(names::folded(example.as_bytes()), example, "{name} is never looked up");
+            assert!(known(format!("a/{example}").as_bytes()).is_some(), "{name}");
+            assert!(!name.ends_with('/') || known(format!("a/{example}/b/c").as_bytes()).is_some(), "{name}");
+        }
+        assert!(names().count() > 600, "{}", names().count());
     }
-    if let Some((begin, end)) = pattern.split_once('*') {
-        let last = name.rsplit('/').next().unwrap_or_default();
-        return last.len() >= begin.len() + end.len() && last.starts_with(begin) && last.ends_with(end);
-    }
-    name == pattern || name.ends_with(&format!("/{pattern}"))
 }
