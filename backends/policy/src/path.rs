@@ -18,6 +18,7 @@ pub fn ambiguity(path: &str) -> Option<&'static str> {
         return Some("the path has a dot segment");
     }
     let bytes = path.as_bytes();
+    // Some decoders read `%c0%ae` as a dot: what is no UTF-8 has no single reading.
     if std::str::from_utf8(&decoded_bytes(path)).is_err() {
         return Some("the path's encoded bytes are not UTF-8");
     }
@@ -34,10 +35,6 @@ pub fn ambiguity(path: &str) -> Option<&'static str> {
             Some(b) if b.is_ascii_control() => return Some("the path has an encoded control character"),
             Some(_) => {}
         }
-    }
-    // Some decoders read `%c0%ae` as a dot: what is no UTF-8 has no single reading.
-    if std::str::from_utf8(&decoded_bytes(path)).is_err() {
-        return Some("the path has encoded bytes that are no UTF-8");
     }
     None
 }
