@@ -134,7 +134,9 @@ fn verdict(made: &Made, has_twin: impl Fn(&[u8]) -> bool) -> Verdict {
         let why = why.or_else(|| has_twin(&made.name).then_some("another name is the same but for case or Unicode"));
         why.map(|why| (Kind::Name, Cow::Borrowed(why)))
     };
-    of_name.or_else(of_what).or_else(of_looks).map_or(Verdict::Passes, asks)
+    // Last, for what is before an ending can hide it.
+    let of_ending = || tools::by_ending(&made.name).map(|(kind, why)| (kind, Cow::Borrowed(why)));
+    of_name.or_else(of_what).or_else(of_looks).or_else(of_ending).map_or(Verdict::Passes, asks)
 }
 
 /// By what it is, whatever its name.

@@ -9,7 +9,7 @@ const MAX_NAME: usize = 4096;
 /// A name as the most lenient file system compares it: compatibility forms, case, what has no width, the dots and spaces
 /// at an end, streams.
 pub(super) fn folded(name: &[u8]) -> String {
-    prefixes(name).last().map(|(folded, _)| folded).unwrap_or_default()
+    String::from_utf8_lossy(name).split('/').map(folded_part).collect::<Vec<_>>().join("/")
 }
 
 /// The directories above a name and the name itself, folded, and where each ends.

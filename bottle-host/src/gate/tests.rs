@@ -150,7 +150,7 @@ fn what_would_run_on_the_host_is_asked_for_with_its_reason() {
         (Link, link("config", ".git/config")),
         (Link, link("config", ".GIT/config")),
         // Names.
-        (Name, file("read\u{202e}txt.log")),
+        (Name, file("read\u{202e}txt.exe")),
         (Name, file("m\u{430}in.rs")), // a Cyrillic letter
         (Name, file("main.rs ")),
         (Name, file("main.rs.")),

@@ -1,5 +1,5 @@
 //! What tools of a host read without being told to: by its name, in any directory. The names are data (`known.txt`,
-//! `commands.txt`).
+//! `endings.txt`, `commands.txt`).
 
 use super::{Kind, names};
 use clap::ValueEnum;
@@ -40,6 +40,7 @@ struct Known {
 }
 
 static KNOWN: LazyLock<Known> = LazyLock::new(|| Known::read(include_str!("known.txt")));
+static ENDINGS: LazyLock<Known> = LazyLock::new(|| Known::read(include_str!("endings.txt")));
 
 impl Known {
     fn read(text: &'static str) -> Self {
@@ -74,14 +75,9 @@ impl Known {
         let parts: Vec<&str> = name.split('/').collect();
         let last = parts.last().copied().unwrap_or_default();
         // A link may stand for a directory, so the last part is one, too.
-        let within = (0..parts.len()).flat_map(|from| {
-            let at_most = parts.len().min(from + MOST_PARTS);
-            (from + 1..=at_most).map(move |to| (from, to))
-        });
-        let whole = within.filter_map(|(from, to)| {
-            let part = parts[from..to].join("/");
-            let end = (to == parts.len()).then(|| self.ends.get(part.as_str())).flatten();
-            [end, self.directories.get(part.as_str())].into_iter().flatten().min_by_key(|reader| reader.rank)
+        let whole = runs(name).flat_map(|(run, is_end)| {
+            let end = is_end.then(|| self.ends.get(run)).flatten();
+            [end, self.directories.get(run)].into_iter().flatten()
         });
         let lasts = self.lasts.iter().filter(|(pattern, _)| fits(pattern, last));
         let directories =
@@ -89,6 +85,16 @@ impl Known {
         let stars = lasts.chain(directories).map(|(_, reader)| reader);
         whole.chain(stars).min_by_key(|reader| reader.rank).copied()
     }
+}
+
+/// Parts of a name that follow each other, [`MOST_PARTS`] at most, and whether it ends with them.
+fn runs(name: &str) -> impl Iterator<Item = (&str, bool)> {
+    let begins = std::iter::once(0).chain(name.match_indices('/').map(|(at, _)| at + 1));
+    begins.flat_map(|begin| {
+        let rest = &name[begin..];
+        let ends = rest.match_indices('/').map(|(at, _)| at).chain([rest.len()]);
+        ends.take(MOST_PARTS).map(move |end| (&rest[..end], end == rest.len()))
+    })
 }
 
 /// Is that part of a name of this kind? A pattern has one star or two.
@@ -109,6 +115,11 @@ pub(super) fn known(name: &[u8]) -> Option<(Kind, &'static str)> {
     KNOWN.reader(&name).map(|reader| (reader.kind, reader.why))
 }
 
+/// What would load or read a file of such a name, where no tool is known to ask for just that one.
+pub(super) fn by_ending(name: &[u8]) -> Option<(Kind, &'static str)> {
+    ENDINGS.reader(&names::folded(name)).map(|reader| (reader.kind, reader.why))
+}
+
 /// Would it stand before a command in somebody's PATH?
 pub(super) fn shadows(name: &[u8]) -> bool {
     let name = names::folded(name);
@@ -122,7 +133,7 @@ mod tests {
 
     #[test]
     fn every_name_is_under_a_kind_and_is_spelled_as_it_is_looked_up() {
-        let text = include_str!("known.txt");
+        let text = concat!(include_str!("known.txt"), include_str!("endings.txt"));
         let lines = || text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
         let heads: Vec<&str> = lines().filter_map(|line| line.strip_prefix('[')).collect();
         assert!(lines().next().is_some_and(|line| line.starts_with('[')));
@@ -137,8 +148,9 @@ mod tests {
             assert!(plain.matches('*').count() <= 2 && plain.split('/').count() <= MOST_PARTS, "{name}");
             assert!(!plain.contains('*') || !plain.contains('/'), "{name}: a star stands in one part");
             assert_eq!(names::folded(example.as_bytes()), example, "{name} is never looked up");
-            assert!(known(format!("a/{example}").as_bytes()).is_some(), "{name}");
-            assert!(!name.ends_with('/') || known(format!("a/{example}/b/c").as_bytes()).is_some(), "{name}");
+            let is_read = |name: String| known(name.as_bytes()).or(by_ending(name.as_bytes())).is_some();
+            assert!(is_read(format!("a/{example}")), "{name}");
+            assert!(!name.ends_with('/') || is_read(format!("a/{example}/b/c")), "{name}");
         }
         assert!(names().count() > 600, "{}", names().count());
     }
