@@ -30,15 +30,19 @@ fn sigint_and_sigterm_during_a_session_leave_nothing() -> Result<()> {
         eventually("the agent asks the model", || {
             home.egress_log().into_iter().find(|line| line["path"] == "/v1/messages")
         })?;
+        let identity = home.identities().into_iter().next().context("no bottle")?;
+        eventually("the client has written its conversation", || {
+            let written = "grep -qs assistant ~/.claude/projects/*/*.jsonl";
+            let run = home.run(&["exec", &identity, "--", "bash", "-c", written]).ok()?;
+            (run.code == Some(0)).then_some(())
+        })?;
         kill_process(Pid::from_child(&child), signal)?;
         let run = child.finish()?;
         assert_eq!(run.code, Some(128 + signal.as_raw()), "{run:?}");
-        let identity = identity_in(&run.stderr)?;
-        assert_only_log_left(lab, &home, &identity).with_context(|| format!("{run:?}"))?;
+        assert_only_log_left(lab, &home, &identity_in(&run.stderr)?).with_context(|| format!("{run:?}"))?;
         assert!(run.stderr.contains("its egress log is ") && !home.egress_log().is_empty(), "{run:?}");
-        // Its conversation is for nobody's cleanup to take, if it had come to one; a log alone is.
-        let kept = home.state().join(&identity).join("transcript").exists();
-        assert_eq!((home.run(&["cleanup", "--yes"])?.code, home.identities().len()), (Some(0), kept.into()));
+        // Its conversation is for nobody's cleanup to take.
+        assert_eq!((home.run(&["cleanup", "--yes"])?.code, home.identities().len()), (Some(0), 1));
         assert_eq!((home.run(&["state", "rm", "--all", "--yes"])?.code, home.identities().len()), (Some(0), 0));
     }
     Ok(())
