@@ -100,7 +100,7 @@ fn negatives(numbers: &mut Numbers) -> Vec<(String, String)> {
         let sum = base64::engine::general_purpose::STANDARD.encode(numbers.bytes(64));
         add(
             "lockfile",
-            format!("\"integrity\": \"sha512-{sum}\",\n\"resolved\": \"https://registry.npmjs.org/a/-/a-{n}.0.0.tgz\""),
+            format!("\"integrity\": \"sha512-{sum}\",\n\"resolved\": \"https://registry.example/a/-/a-{n}.0.0.tgz\""),
         );
         add(
             "cargo lock",
