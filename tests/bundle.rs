@@ -294,15 +294,34 @@ fn a_keeper_that_ends_takes_the_bundle_with_it() -> Result<()> {
 }
 
 #[test]
+fn what_a_daemon_leaves_behind_ends_with_it() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let mut command = Command::new(program());
+    command.arg("bundle").env_clear().env("CLAUDE_BOTTLE_SIDECAR_SCRATCH", scratch.path());
+    let mut bundle = Bundle::launch(command, [127, 0, 95, 3].into(), "egress,dns,pipelock", &Policy::default())?;
+    bundle.read();
+    // In a session of its own, each time that the daemon is started.
+    bundle.deliver("pipelock", b"#!/bin/sh\nsetsid sleep 600 &\necho $! >>\"$HOME/left\"\nexit 1\n")?;
+    assert!(!bundle.ends_within(Duration::from_secs(60))?.success());
+    let left = fs::read_to_string(scratch.path().join("left"))?;
+    assert!(left.lines().count() > 1, "{left}");
+    for pid in left.lines() {
+        eventually("it has ended", || (!fs::exists(format!("/proc/{pid}")).ok()?).then_some(()))?;
+    }
+    Ok(())
+}
+
+#[test]
 fn as_first_process_it_takes_away_what_has_lost_its_parent() -> Result<()> {
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(program()).arg("bundle");
-    let scratch = tempfile::tempdir()?;
-    command.env("CLAUDE_BOTTLE_SIDECAR_SCRATCH", scratch.path());
-    let mut bundle = Bundle::launch(command, [127, 0, 95, 2].into(), "egress,dns,pipelock", &Policy::default())?;
+    let mut bundle = Bundle::launch(command, [127, 0, 95, 2].into(), "egress,dns", &Policy::default())?;
     bundle.read();
-    // Its program leaves a child behind, each time that it is started.
-    bundle.deliver("pipelock", b"#!/bin/sh\nsleep 0.3 &\nexit 1\n")?;
+    let first = bundle.processes().into_iter().find(|pid| command_line(*pid).ends_with(&["bundle".into()]));
+    // What an engine runs beside it leaves a child behind. (What a daemon leaves its keeper ends.)
+    let mut beside = Command::new("nsenter");
+    beside.arg(format!("--target={}", first.context("the first process")?)).args(["--pid", "sh", "-c", "sleep 2 &"]);
+    assert!(beside.status()?.success());
     let sleeping = |bundle: &Bundle| {
         let sleeps = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
         bundle.processes().into_iter().find(sleeps)

@@ -1,29 +1,42 @@
 //! Pipelock behind the proxy: a stand-in with its command line, from its delivery over the channel to its end.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // tests
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use bottle_host::{
+    paths::Paths,
+    session::sidecar::SidecarChannel,
+    supervise::{
+        desk::{self, Closing, Decision, Desk, Word},
+        queue::Queue,
+    },
+};
 use bottle_policy::{
     Auth, AuthScheme, Policy, Route,
     message::{Down, Up},
 };
 use bottle_tests::{
-    bottle::eventually,
-    bundle::{Bundle, TOKEN, command_line, program},
+    bottle::{PATIENCE, eventually},
+    bundle::{Bundle, CAPABILITY, TOKEN, command_line, program},
     lab::Lab,
     wire::{Answer, Authority},
 };
 use rustix::process::Signal;
+use serde_json::json;
 use std::{
     fs,
     io::{Read, Write},
+    net::{Ipv4Addr, TcpStream},
     os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError, mpsc::channel},
     thread,
     time::Duration,
 };
 use tokio_rustls::rustls::{ServerConnection, StreamOwned};
+
+/// Pipelock listens at one port of the machine that it runs on.
+static ALONE: Mutex<()> = Mutex::new(());
 
 const STANDIN: &str = env!("CARGO_BIN_EXE_standin-pipelock");
 
@@ -57,12 +70,16 @@ fn host(authority: &Authority) -> Result<(String, Arc<Mutex<Vec<String>>>)> {
 }
 
 fn launch(scratch: Option<&Path>, policy: &Policy) -> Result<Bundle> {
+    launch_with(scratch, policy, [127, 0, 96, 2], "egress,dns,pipelock")
+}
+
+fn launch_with(scratch: Option<&Path>, policy: &Policy, bind: [u8; 4], daemons: &str) -> Result<Bundle> {
     let mut command = Command::new(program());
     command.arg("bundle").env_clear();
     if let Some(scratch) = scratch {
         command.env("CLAUDE_BOTTLE_SIDECAR_SCRATCH", scratch);
     }
-    Bundle::launch(command, [127, 0, 96, 2].into(), "egress,dns,pipelock", policy)
+    Bundle::launch(command, bind.into(), daemons, policy)
 }
 
 fn post(bundle: &Bundle, host: &str, body: &str) -> Result<Answer> {
@@ -83,6 +100,7 @@ fn running(bundle: &Bundle) -> Option<u32> {
 
 #[test]
 fn everything_goes_through_it_once_it_serves_and_nothing_without_it() -> Result<()> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let authority = Authority::new()?;
     let (name, seen) = host(&authority)?;
     let auth = Some(Auth { scheme: AuthScheme::Bearer, secret: "token".into() });
@@ -152,4 +170,70 @@ fn everything_goes_through_it_once_it_serves_and_nothing_without_it() -> Result<
     assert!(!bundle.ends_within(Duration::from_secs(20))?.success());
     assert_eq!(serving(&bundle), 0);
     Ok(())
+}
+
+/// Between a real desk and a real sidecar: the operator says yes, and the program behind the proxy lets it through, too.
+#[test]
+fn a_url_that_an_operator_approves_passes_the_second_hop_at_once() -> Result<()> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    const BIND: [u8; 4] = [127, 0, 96, 3];
+    const IDENTITY: &str = "dev-12345";
+    let authority = Authority::new()?;
+    let ((known, _), (asked, seen)) = (host(&authority)?, host(&authority)?);
+    let route = Route { ports: vec![443], ..Route::to(&known) };
+    let policy = Policy { routes: vec![route], upstream_ca_pem: Some(authority.pem.clone()), ..Policy::default() };
+    let (scratch, home) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let mut bundle = launch_with(Some(scratch.path()), &policy, BIND, "egress,dns,supervise,pipelock")?;
+    let paths = Paths { home: home.path().into(), cwd: "/".into() };
+    let state = paths.state().join(IDENTITY);
+    fs::create_dir_all(&state)?;
+    let (words, to_desk) = desk::words();
+    let sidecar = SidecarChannel::follow(bundle.channel()?, &state.join("egress.jsonl"), Some(words.clone()))?;
+    let served = thread::scope(|scope| -> Result<()> {
+        let _closing = Closing(Some(words.clone()));
+        let desk = Desk::new(&paths, IDENTITY, policy.clone(), &sidecar);
+        scope.spawn(move || desk.serve(&to_desk));
+        sidecar.deliver("pipelock", fs::File::open(STANDIN)?)?;
+        ensure!(post(&bundle, &known, "{}")?.status == 200 && post(&bundle, &asked, "{}")?.status == 403);
+        let before = running(&bundle).context("it runs")?;
+
+        let agent = scope.spawn(|| propose(BIND, &format!("https://{asked}/v1")));
+        let queue = Queue::of(&paths, IDENTITY);
+        let id = eventually("a proposal waits", || Some(queue.entries().ok()?.0.first()?.id.clone()))?;
+        let (answer, answered) = channel();
+        let decision = Decision::Approve { once: false, note: String::new() };
+        words.send(Word::Decided { id, decision, answer })?;
+        answered.recv()??;
+        // No request is lost on the way: another one runs, and serves.
+        let answer = post(&bundle, &asked, "{}")?;
+        ensure!((answer.status, answer.body.as_str()) == (200, "hello"), "{answer:?}");
+        ensure!(running(&bundle).is_some_and(|now| now != before), "it was not restarted");
+        let arrived = seen.lock().unwrap().pop().context("a request")?;
+        ensure!(arrived.contains("x-through: pipelock"), "{arrived}");
+        ensure!(post(&bundle, &asked, "SCAN-ME")?.status == 403, "what it finds gets out");
+        let told = agent.join().expect("no panic")?;
+        ensure!(told.contains("was approved"), "{told}");
+        Ok(())
+    });
+    sidecar.finish();
+    served
+}
+
+/// Calls `pipelock-block` as the agent's client does; all that the server answers.
+fn propose(server: [u8; 4], url: &str) -> Result<String> {
+    let arguments = json!({"url": url, "justification": "a test needs it"});
+    let params = json!({"name": "pipelock-block", "arguments": arguments, "_meta": {"progressToken": 1}});
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string();
+    let mut stream = TcpStream::connect((Ipv4Addr::from(server), 9100))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(
+        stream,
+        "POST / HTTP/1.1\r\nHost: supervise:9100\r\nAuthorization: Bearer {CAPABILITY}\r\nConnection: close\r\n\
+         Accept: application/json, text/event-stream\r\nContent-Type: application/json\r\n\
+         Mcp-Protocol-Version: 2025-11-25\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }

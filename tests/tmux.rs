@@ -21,7 +21,10 @@ impl Tmux {
         let mut words = vec![command.get_program().to_string_lossy().into_owned()];
         words.extend(command.get_args().map(|arg| arg.to_string_lossy().into_owned()));
         // The shell that comes after it shows in which state the terminal was left.
-        let script = format!("stty -a >before; {}; echo \"ended with $?\"; stty -a >after; exec cat", words.join(" "));
+        let script = format!(
+            "stty -a >before; {}; echo \"ended with $?\"; stty -a >after.new; mv after.new after; exec cat",
+            words.join(" ")
+        );
         let mut inner = tmux.command(&["new-session", "-d", "-x", &cols.to_string(), "-y", &rows.to_string(), &script]);
         inner.env_clear().envs(command.get_envs().filter_map(|(k, v)| Some((k, v?))));
         inner.current_dir(command.get_current_dir().context("a working directory")?);

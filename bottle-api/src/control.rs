@@ -66,6 +66,10 @@ pub const PIPELOCK_PORT: u16 = 8888;
 /// ([`UIDS_ENV`]: the one after as many as stand before it in [`DAEMONS_ENV`]) and nobody else may enter. Only wanted
 /// where that daemon is.
 pub const SCRATCH_ENV: &str = "CLAUDE_BOTTLE_SIDECAR_SCRATCH";
+/// The bundle's variable that names an empty directory, in memory, for the daemon [`GIT_GATE_DAEMON`] as [`SCRATCH_ENV`] is
+/// for pipelock: it keeps its mirrors there. That daemon also needs git and OpenSSH's client in `/usr/local/bin`, `/usr/bin`
+/// or `/bin`.
+pub const MIRRORS_ENV: &str = "CLAUDE_BOTTLE_SIDECAR_MIRRORS";
 /// The proxy's port.
 pub const PROXY_PORT: u16 = 9099;
 

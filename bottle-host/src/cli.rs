@@ -27,6 +27,11 @@ pub enum Command {
     Exec(Exec),
     /// Show what a bottle asked for, and what was refused
     Logs(Logs),
+    /// Show what agents ask their operator for, and decide on it (supervise: true)
+    Supervise(Supervise),
+    /// Show or verify the log of what was asked, decided and done
+    #[command(subcommand, disable_help_subcommand = true)]
+    Audit(AuditWhat),
     /// List the agents that the manifest has, or the bottles that run
     List(List),
     /// Show what an agent left: its commits and changes, and what of them a host would obey
@@ -207,6 +212,58 @@ pub struct Logs {
     /// Print the lines of JSON as they are
     #[arg(long)]
     pub json: bool,
+}
+
+/// `supervise`
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+pub struct Supervise {
+    /// Print what waits, and end, instead of showing it on a screen that decides
+    #[arg(long)]
+    pub once: bool,
+    /// Print JSON
+    #[arg(long, requires = "once")]
+    pub json: bool,
+    /// What is decided, without a screen.
+    #[command(subcommand)]
+    pub decide: Option<Decide>,
+}
+
+/// `supervise approve`, `supervise reject`
+#[derive(Debug, Subcommand)]
+pub enum Decide {
+    /// Approve a proposal: it holds at once
+    Approve {
+        /// The proposal, as `bottle supervise --once` shows it
+        id: String,
+        /// For this session only: one that is resumed begins without it
+        #[arg(long)]
+        once: bool,
+        /// Tell the agent this with it
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        note: String,
+    },
+    /// Reject a proposal
+    Reject {
+        /// The proposal, as `bottle supervise --once` shows it
+        id: String,
+        /// Tell the agent why
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        reason: String,
+    },
+}
+
+/// `audit`
+#[derive(Debug, Subcommand)]
+pub enum AuditWhat {
+    /// Print it, the oldest line first
+    Show {
+        /// Print the lines of JSON as they are
+        #[arg(long)]
+        json: bool,
+    },
+    /// Find out whether a line was changed, removed or moved
+    Verify,
 }
 
 /// Text for people or JSON for programs.

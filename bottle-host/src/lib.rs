@@ -6,6 +6,7 @@
 //! * [`life`]: a bottle from launch to nothing left; [`probe`]: whether it is closed; [`session`]: the agent in it, and
 //!   the terminal;
 //! * [`apply`]: the way home of what an agent made, through the exit [`gate`];
+//! * [`supervise`]: what an agent asks its operator for;
 //! * [`commands`]: one file per command.
 
 pub mod apply;
@@ -24,6 +25,7 @@ mod random;
 pub mod session;
 pub mod signals;
 pub mod state;
+pub mod supervise;
 pub mod ui;
 pub mod work;
 pub mod workspace;

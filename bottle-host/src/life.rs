@@ -7,7 +7,7 @@
 
 use crate::{
     fault,
-    plan::{Resolved, environment},
+    plan::{Resolved, environment, git},
     plugin::{Backend, Bottle, Plan, Services, backend::UNCANCELLED},
     probe,
     session::{
@@ -18,20 +18,26 @@ use crate::{
     },
     signals::Cancellation,
     state::State,
+    supervise::{
+        desk::{self, Closing, Desk},
+        queue::Queue,
+    },
     ui,
     work::{self, Left, Saved},
     workspace::{ARCHIVE, Came},
 };
 use anyhow::{Context, Result, anyhow, bail};
 use bottle_api::{
-    BottleSpec, CleanupRequest, LaunchRequest, LedgerEntry, Secret, WORKSPACE,
-    control::{CAPABILITY, PIPELOCK_DAEMON},
+    BottleSpec, CleanupRequest, FileEntry, LaunchRequest, LedgerEntry, PutRequest, Secret, WORKSPACE,
+    control::{CAPABILITY, PIPELOCK_DAEMON, SUPERVISE_DAEMON},
+    provision::pack,
     secret::Secrets,
 };
 use std::{
     collections::BTreeMap,
     fs::File,
     panic::resume_unwind,
+    slice,
     sync::{Arc, mpsc::channel},
     thread::{self, ScopedJoinHandle},
     time::Duration,
@@ -74,13 +80,15 @@ pub struct Life {
     env: BTreeMap<String, String>,
     /// What the agent has made.
     saved: Option<Saved>,
+    /// Proposals that nobody has decided on.
+    waiting: usize,
 }
 
 impl Life {
     /// Begins with a state in which nothing is recorded yet.
     pub fn begin(state: State, spec: &BottleSpec, services: Arc<Services>, backend: Backend) -> Self {
         let (identity, owner) = (spec.identity.clone(), spec.owner.clone());
-        Self { state: Some(state), identity, owner, services, env: backend.env(), backend, saved: None }
+        Self { state: Some(state), identity, owner, services, env: backend.env(), backend, saved: None, waiting: 0 }
     }
 
     /// What else leads the backend back to where its plan goes is remembered before anything is made there.
@@ -116,13 +124,21 @@ impl Life {
         state.unpacked(ARCHIVE)?;
         point("launched")?;
 
-        let sidecar = SidecarChannel::follow(bottle.channel()?, &state.egress_log())?;
+        let (words, to_desk) = desk::words();
+        let words = resolved.spec.daemons.iter().any(|daemon| daemon == SUPERVISE_DAEMON).then_some(words);
+        let sidecar = SidecarChannel::follow(bottle.channel()?, &state.egress_log(), words.clone())?;
         let capability = secrets.get(CAPABILITY).context("a bottle has a capability")?;
         // What leads to the sidecar a manifest cannot set; of the rest (`PATH`, `LANG`, …) its own word counts.
         let info = bottle.describe()?;
         let mut env = environment::base(&info, capability, resolved.credential, &Terminal::kind());
         env.extend(std::mem::take(&mut session.env));
+        if words.is_some() {
+            environment::supervised(&mut env, capability);
+        }
         let surroundings = Surroundings { env, cwd: WORKSPACE.into() };
+        if let Some(config) = git::gate_config(&resolved.policy.git, capability) {
+            put(&bottle, &config, cancel).context("tell the agent's git where the gate is")?;
+        }
         if let Some(left) = &session.left {
             if left.restore(&bottle)? {
                 session.argv.insert(1, "--continue".into());
@@ -137,8 +153,13 @@ impl Life {
         let (session_ended, over) = channel();
         let ended = thread::scope(|scope| {
             // Dropped on any way out.
-            let session_ended = session_ended;
+            let (session_ended, _closing) = (session_ended, Closing(words.clone()));
             let mut saving = None;
+            if words.is_some() {
+                let desk = Desk::new(&resolved.paths, &self.identity, resolved.policy.clone(), &sidecar);
+                let to_desk = to_desk;
+                scope.spawn(move || desk.serve(&to_desk));
+            }
             // What it sends there is refused until it serves.
             let delivered = scope.spawn(|| match &resolved.pipelock {
                 Some(program) => {
@@ -157,7 +178,7 @@ impl Life {
                 verdict?;
                 delivered.join().map_err(|_| anyhow!("the delivery of pipelock panicked"))??;
                 // No command gets into a bottle that is not known to be closed either.
-                served = Some(Served::begin(state.dir(), surroundings)?);
+                served = Some(Served::begin(state.dir(), surroundings, words.clone())?);
                 let (bottle, dir, came) = (&bottle, state.dir(), session.came());
                 saving = Some(scope.spawn(move || work::keep_saving(bottle, dir, came, &over)));
                 point("session")
@@ -168,9 +189,14 @@ impl Life {
             ended
         });
         drop(served);
+        let waiting = Queue::of(&resolved.paths, &self.identity).waiting();
+        self.waiting = *waiting.as_ref().unwrap_or(&0);
+        // What cannot be read is not known to be decided.
+        let undecided = waiting.map_or(true, |waiting| waiting > 0);
+        let talks_on = undecided || !matches!(ended, Ok(0));
         // Nobody needs the sidecar any more: it ends, and forgets what it knows, while work is saved.
         let (saved, summary) = thread::scope(|scope| {
-            let saving = scope.spawn(|| work::save(&bottle, state.dir(), session.came(), !matches!(ended, Ok(0))));
+            let saving = scope.spawn(|| work::save(&bottle, state.dir(), session.came(), talks_on));
             let summary = sidecar.finish();
             (saving.join().unwrap_or_else(|panic| resume_unwind(panic)), summary)
         });
@@ -180,16 +206,17 @@ impl Life {
         summary.lines().iter().for_each(ui::say);
         let code = ended?;
         closed?;
-        self.settle(code)?;
+        self.settle(code, undecided)?;
         Ok(code)
     }
 
     /// The session is over and the bottle is gone: what remains of its state?
-    fn settle(&mut self, code: i32) -> Result<()> {
+    fn settle(&mut self, code: i32, undecided: bool) -> Result<()> {
         point("settle")?;
         // With entries left, `drop` sees to them.
         let Some(state) = self.state.take_if(|state| state.ledger.entries().is_empty()) else { return Ok(()) };
         match code {
+            0 if undecided => self.keep(state, "what the agent asked for is not decided"),
             0 if self.saved.as_ref().is_none_or(|saved| !saved.any() && !saved.failed) => state.remove(),
             0 if !self.saved.as_ref().is_some_and(Saved::any) => self.keep(state, "the agent's work may be lost"),
             0 => self.keep(state, "the agent left work"),
@@ -201,6 +228,10 @@ impl Life {
         let log = state.keep()?;
         ui::say(format!("{why}; its egress log is {}", log.display()));
         self.say_saved();
+        if self.waiting > 0 {
+            let wait = if self.waiting == 1 { "waits" } else { "wait" };
+            ui::say_at_last(format!("{} {wait} for you: bottle supervise", ui::count(self.waiting, "proposal")));
+        }
         Ok(())
     }
 
@@ -249,6 +280,12 @@ fn point(name: &str) -> Result<()> {
 fn close(bottle: &Bottle) -> Result<()> {
     point("close")?;
     bottle.close(CLOSE_DEADLINE).context("tear the bottle down")
+}
+
+/// Puts a file into the bottle that no plan may hold.
+fn put(bottle: &Bottle, file: &FileEntry, cancel: &Cancellation) -> Result<()> {
+    let archive = pack(slice::from_ref(file)).map_err(bottle_api::Error::into_std)?;
+    bottle.put(&PutRequest { dest: "/".into(), owner: None }, archive.into(), cancel.fd())
 }
 
 /// Removes a ledger's entries, whatever state they are in. Nothing but the deadline cuts it short.

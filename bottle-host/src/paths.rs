@@ -37,6 +37,16 @@ impl Paths {
         self.root().join("state")
     }
 
+    /// `~/.claude-bottle/queue`: what the agents of each identity ask their operator for.
+    pub fn queue(&self) -> PathBuf {
+        self.root().join("queue")
+    }
+
+    /// `~/.claude-bottle/audit`: what was asked, decided and done.
+    pub fn audit(&self) -> PathBuf {
+        self.root().join("audit")
+    }
+
     /// `~/.claude-bottle/owner`: the random part of [`Paths::owner`].
     pub fn owner_file(&self) -> PathBuf {
         self.root().join("owner")

@@ -104,10 +104,23 @@ impl Cancellation {
 
     /// Waits until there is something to read from any of them; an error where it is cancelled first.
     pub fn wait_any_readable<'a>(&'a self, from: impl Iterator<Item = BorrowedFd<'a>>) -> Result<()> {
+        self.wait_any(from, None)
+    }
+
+    /// The same for so long at most.
+    pub fn wait_any_readable_within<'a>(
+        &'a self,
+        from: impl Iterator<Item = BorrowedFd<'a>>,
+        limit: Duration,
+    ) -> Result<()> {
+        self.wait_any(from, Some(&limit.try_into()?))
+    }
+
+    fn wait_any<'a>(&'a self, from: impl Iterator<Item = BorrowedFd<'a>>, limit: Option<&Timespec>) -> Result<()> {
         let own = self.0.readable.as_fd();
         let mut fds: Vec<PollFd<'_>> =
             from.chain([own]).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
-        while let Err(error) = poll(&mut fds, None) {
+        while let Err(error) = poll(&mut fds, limit) {
             if error != Errno::INTR {
                 return Err(error.into());
             }

@@ -110,9 +110,10 @@ fn git() -> impl Strategy<Value = Value> {
     let entry = |(i, is_ssh): (usize, bool)| {
         let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
         let mut entry = if is_ssh {
-            json!({ "Upstream": "ssh://git@forge.example:22/a.git", "IdentityFile": "~/.ssh/id", "KnownHostKey": key })
+            json!({ "Upstream": format!("ssh://git@forge.example:22/a{i}.git"), "IdentityFile": "~/.ssh/id", "KnownHostKey": key })
         } else {
-            json!({ "Upstream": "https://forge.example/a.git", "TokenRef": "FORGE_TOKEN", "allow_refs": [] })
+            json!({ "Upstream": format!("https://forge.example/a{i}.git"), "TokenRef": "FORGE_TOKEN", "allow_refs": [],
+                    "allow_delete": true, "allow_force": true, "address": "10.0.0.1", "allow_private": true })
         };
         entry["Name"] = json!(format!("r{i}"));
         entry

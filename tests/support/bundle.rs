@@ -19,8 +19,9 @@ use bottle_policy::{
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs,
-    io::Write,
+    io::{Read, Write},
     net::IpAddr,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::PathBuf,
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{
@@ -88,6 +89,17 @@ impl Bundle {
             self.say(&Down::Program { daemon, bytes, last: pieces.peek().is_none() })?;
         }
         Ok(())
+    }
+
+    /// Hands its channel over, to and fro, to whoever speaks with it from now on.
+    pub fn channel(&mut self) -> Result<OwnedFd> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let down = self.channel.take().context("the channel is closed")?;
+        let up = self.child.stdout.take().context("what it says is read already")?;
+        let from = ours.try_clone()?;
+        thread::spawn(move || pass_on(from, down));
+        thread::spawn(move || pass_on(up, ours));
+        Ok(theirs.into())
     }
 
     /// From now on what it says is read.
@@ -200,6 +212,17 @@ impl Drop for Bundle {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Not `io::copy`: between pipes and sockets that splices, and was seen to hold bytes back.
+fn pass_on(mut from: impl Read, mut to: impl Write) -> std::io::Result<()> {
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        match from.read(&mut piece)? {
+            0 => return Ok(()),
+            length => to.write_all(&piece[..length])?,
+        }
     }
 }
 

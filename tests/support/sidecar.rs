@@ -4,19 +4,24 @@ use crate::{lab, wire::ProxyClient};
 use anyhow::{Context, Result, bail};
 use bottle_api::{
     Secret,
-    control::{BUNDLE_ARGUMENT, CONTROL_VERSION, First, PROXY_PORT, SecretsFrame, Start, read_frame, write_frame},
+    control::{
+        BUNDLE_ARGUMENT, CONTROL_VERSION, First, MIRRORS_ENV, PROXY_PORT, SecretsFrame, Start, read_frame, write_frame,
+    },
     secret::Secrets,
 };
 use bottle_policy::{
     Policy,
-    message::{LogLine, Up},
+    message::{Down, LogLine, Up},
 };
 use std::{
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver},
+    },
     thread,
     time::Duration,
 };
@@ -25,6 +30,8 @@ use std::{
 pub const CAPABILITY: &str = "the-capability-of-this-bottle";
 /// The secret `token`, which routes inject.
 pub const TOKEN: &str = "the-real-token";
+/// How long a reload may take.
+const RELOAD_TIME: Duration = Duration::from_secs(30);
 /// Has the command after it resolve names by another file than the machine's.
 const WITH_RESOLVER: [&str; 4] = ["--mount", "--", "sh", "-c"];
 const MOUNT: &str = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
@@ -44,6 +51,7 @@ pub struct Sidecar {
     /// A client that knows its capability and trusts its certificates.
     pub client: ProxyClient,
     log: Arc<Mutex<Vec<LogLine>>>,
+    reloads: Mutex<Receiver<Option<String>>>,
 }
 
 impl Sidecar {
@@ -64,21 +72,35 @@ impl Sidecar {
         resolver: Option<&Path>,
         more: &[(&str, &str)],
     ) -> Result<Self> {
+        Self::start_beside(bind, policy, resolver, more, None)
+    }
+
+    /// The same with `git-gate` beside them, whose mirrors are in that directory.
+    pub fn start_beside(
+        bind: IpAddr,
+        policy: &Policy,
+        resolver: Option<&Path>,
+        more: &[(&str, &str)],
+        mirrors: Option<&Path>,
+    ) -> Result<Self> {
         let policy = serde_json::to_value(policy)?;
-        let (mut child, first, channel) = launch_knowing(bind, "egress,dns", policy, resolver, more)?;
+        let daemons = if mirrors.is_some() { "egress,dns,git-gate" } else { "egress,dns" };
+        let (mut child, first, channel) = launch_knowing(bind, daemons, policy, resolver, more, mirrors)?;
         let First::Ready { ca_pem } = first else { bail!("{first:?}") };
         let mut up = child.stdout.take().context("stdout")?;
         let log: Arc<Mutex<Vec<LogLine>>> = Arc::default();
-        let sink = log.clone();
+        let (sink, (tell, reloads)) = (log.clone(), mpsc::channel());
         thread::spawn(move || {
             while let Ok(Some(message)) = read_frame::<Up>(&mut up) {
-                if let Up::Log(line) = message {
-                    sink.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                match message {
+                    Up::Log(line) => sink.lock().unwrap_or_else(PoisonError::into_inner).push(line),
+                    Up::Reloaded { error } => drop(tell.send(error)),
+                    _ => {}
                 }
             }
         });
         let client = ProxyClient { proxy: (bind, PROXY_PORT).into(), capability: CAPABILITY.into(), ca_pem };
-        Ok(Self { child, channel: Some(channel), client, log })
+        Ok(Self { child, channel: Some(channel), client, log, reloads: Mutex::new(reloads) })
     }
 
     /// Its log so far.
@@ -87,10 +109,26 @@ impl Sidecar {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Has it judge by another policy, and waits until it does.
+    pub fn reload(&mut self, policy: &Policy) -> Result<()> {
+        let policy = serde_json::to_value(policy)?;
+        write_frame(self.channel.as_mut().context("the channel")?, &Down::Reload { policy })?;
+        let reloads = self.reloads.get_mut().unwrap_or_else(PoisonError::into_inner);
+        match reloads.recv_timeout(RELOAD_TIME).context("it did not answer")? {
+            None => Ok(()),
+            Some(error) => bail!("{error}"),
+        }
+    }
+
     /// The number of the process that is the proxy.
     pub fn egress_pid(&self) -> Result<u32> {
-        let keeper = child_that_is(self.child.id(), b"\0keep\0egress\0")?;
-        child_that_is(keeper, b"\0daemon\0egress\0")
+        self.daemon_pid("egress")
+    }
+
+    /// The number of the process that is this daemon.
+    pub fn daemon_pid(&self, name: &str) -> Result<u32> {
+        let keeper = child_that_is(self.child.id(), format!("\0keep\0{name}\0").as_bytes())?;
+        child_that_is(keeper, format!("\0daemon\0{name}\0").as_bytes())
     }
 }
 
@@ -116,7 +154,7 @@ pub fn launch(
     policy: serde_json::Value,
     resolver: Option<&Path>,
 ) -> Result<(Child, First, ChildStdin)> {
-    launch_knowing(bind, daemons, policy, resolver, &[])
+    launch_knowing(bind, daemons, policy, resolver, &[], None)
 }
 
 fn launch_knowing(
@@ -125,6 +163,7 @@ fn launch_knowing(
     policy: serde_json::Value,
     resolver: Option<&Path>,
     more: &[(&str, &str)],
+    mirrors: Option<&Path>,
 ) -> Result<(Child, First, ChildStdin)> {
     let mut command = match resolver {
         Some(file) => {
@@ -139,6 +178,7 @@ fn launch_knowing(
         .env_clear()
         .env("CLAUDE_BOTTLE_SIDECAR_BIND", bind.to_string())
         .env("CLAUDE_BOTTLE_SIDECAR_DAEMONS", daemons)
+        .envs(mirrors.map(|dir| (MIRRORS_ENV, dir)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

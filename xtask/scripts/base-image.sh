@@ -6,7 +6,7 @@ set -euo pipefail
 image=${1:?usage: base-image.sh IMAGE CLAUDE}
 claude=${2:?usage: base-image.sh IMAGE CLAUDE}
 want=(base-files base-passwd bash coreutils dash debianutils diffutils findutils grep gzip sed tar util-linux procps
-      hostname libc-bin ca-certificates curl git login passwd perl-base openssl iproute2 iputils-ping)
+      hostname libc-bin ca-certificates curl git openssh-client login passwd perl-base openssl iproute2 iputils-ping)
 arch=$(dpkg --print-architecture)
 
 # Dependencies, and theirs, as far as they are installed here.

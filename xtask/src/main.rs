@@ -21,7 +21,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   test       everything: set-up, fmt, clippy, doc, tidy, unit tests, package, end-to-end tests
              (BOTTLE_SKIP_LAB=1 leaves out what needs the lab, and counts it as skipped);
              --full: fifty bottles at once, every fault on Docker and in machines, five minutes of hostile clients,
-             and end-to-end on the engine of Debian's next release, too
+             a slow operator and an older client, and end-to-end on the engine of Debian's next release, too
   lab smolvm the tests of machines against the real smolvm, in an emulated machine (as root; downloads are kept);
              --full: every fault point; --test NAME: those; -- COMMAND: that instead; --record: smolvm's answers anew
   compat     build hosts and plugins of other versions into target/compat, for the compatibility matrix

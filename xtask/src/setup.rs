@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha512};
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -20,12 +21,18 @@ const PACKAGES: &[&str] = &[
     "iptables",
     "iputils-ping",
     "openssl",
+    "openssh-client",
+    "openssh-server",
     "procps",
     "hostname",
+    "openssh-client",
+    "openssh-server",
     "util-linux",
     "bsdutils",
     "tmux",
 ];
+/// Debian asks it whether a service may be started.
+const SERVICES: &str = "/usr/sbin/policy-rc.d";
 const NAMESPACE: &str = "bottle-lab";
 /// The link between this machine and the lab's hosts (RFC 5737: documentation addresses, nobody's).
 const LINK: [&str; 2] = ["198.51.100.1", "198.51.100.2"];
@@ -68,6 +75,7 @@ pub(crate) fn setup_on(engine: Engine) -> Result<()> {
     let base_image = base_image(&lab, &docker_host)?;
     network()?;
     clients(&lab)?;
+    claude(&lab, &Pin::read(OLDER_PINS)?)?;
     let json = serde_json::json!({ "docker_host": docker_host, "base_image": base_image });
     fs::write(lab.join("lab.json"), serde_json::to_vec_pretty(&json)?)?;
     eprintln!("xtask: the lab is up: {docker_host}, {base_image}, {HOSTS} in the network namespace {NAMESPACE}");
@@ -102,7 +110,17 @@ pub(crate) fn install_packages(wanted: &[&str]) -> Result<()> {
             .stdout(Stdio::null()))
     };
     apt(&["update"])?;
-    apt(&[&["install", "-y", "--no-install-recommends"], &missing[..]].concat())
+    // Some bring a server. The tests start their own, and nobody asked for another one.
+    let refuses = !Path::new(SERVICES).exists();
+    if refuses {
+        fs::write(SERVICES, "#!/bin/sh\nexit 101\n")?;
+        fs::set_permissions(SERVICES, fs::Permissions::from_mode(0o755))?;
+    }
+    let installed = apt(&[&["install", "-y", "--no-install-recommends"], &missing[..]].concat());
+    if refuses {
+        fs::remove_file(SERVICES)?;
+    }
+    installed
 }
 
 fn is_installed(package: &str) -> bool {
@@ -113,7 +131,7 @@ fn is_installed(package: &str) -> bool {
 /// The base image's name, built if the engine does not have it.
 fn base_image(lab: &Path, docker_host: &str) -> Result<String> {
     let script_sum = sha256(&root().join("xtask/scripts/base-image.sh"))?;
-    let pin = Pin::read()?;
+    let pin = Pin::read(PINS)?;
     let name = format!("bottle-test-base:{}-{}", pin.version, &script_sum[..8]);
     let known = Command::new("docker").env("DOCKER_HOST", docker_host).args(["image", "inspect", &name]).output()?;
     if !known.status.success() {
@@ -124,7 +142,11 @@ fn base_image(lab: &Path, docker_host: &str) -> Result<String> {
     Ok(name)
 }
 
-/// The pinned Claude Code, as the agent image's recipe has it.
+/// The Claude Code of the agent image's recipe, and the older one that the tests of `supervise` drive, too.
+const PINS: &str = "backends/kit/recipes/claude.pins";
+const OLDER_PINS: &str = "tests/supervise/claude.pins";
+
+/// A pinned Claude Code.
 struct Pin {
     version: String,
     package: String,
@@ -133,9 +155,9 @@ struct Pin {
 }
 
 impl Pin {
-    fn read() -> Result<Self> {
+    fn read(file: &str) -> Result<Self> {
         let (_, arch) = host_target()?;
-        let text = fs::read_to_string(root().join("backends/kit/recipes/claude.pins"))?;
+        let text = fs::read_to_string(root().join(file))?;
         let word = |line: &str, n: usize| line.split_whitespace().nth(n).map(str::to_owned).context("claude.pins");
         let line = |first: &str| text.lines().find(|l| l.starts_with(&format!("{first} "))).context("claude.pins");
         let (version, own) = (line("version")?, line(arch)?);

@@ -49,11 +49,12 @@ struct Lane {
 }
 
 /// What `--full` adds: what would make every landing wait.
-const FULL: [Lane; 5] = [
+const FULL: [Lane; 6] = [
     lane("fifty bottles", 180, true, fifty_bottles),
     lane("every fault", 600, true, every_fault),
     lane("newer engine", 300, true, on_newer_engine),
     lane("hostile", 360, true, hostile_clients),
+    lane("slow operator", 600, true, slow_operator),
     // Emulated: minutes, and the emulation hangs now and then.
     lane("machines", lab::FULL_BUDGET.as_secs(), true, machines),
 ];
@@ -65,17 +66,17 @@ const LANES: [Lane; 13] = [
     lane("clippy", 240, false, clippy),
     lane("doc", 120, false, doc),
     lane("unit", 240, false, unit),
-    lane("stage", 300, true, || check(stage::stage())),
+    lane("stage", 330, true, || check(stage::stage())),
     lane("compat", 180, true, || check(compat::compat())),
-    lane("package", 480, true, || check(package::package().map(drop))),
-    lane("end-to-end", 720, true, end_to_end),
-    lane("namespaces", 300, true, || tables_on("namespace")),
-    lane("… by a user", 300, true, || tables_on("namespace-user")),
+    lane("package", 660, true, || check(package::package().map(drop))),
+    lane("end-to-end", 900, true, end_to_end),
+    lane("namespaces", 300, true, || Ok(tables_on("namespace")?.and(operator_on("namespace", &[])?))),
+    lane("… by a user", 240, true, || tables_on("namespace-user")),
     lane("demo", 60, true, || check(demo::demo("namespace").and_then(|_| demo::by_a_user()))),
 ];
 
 /// The tables that hold on every backend; of two programs those rows that are not the engine's own.
-const TABLES: [&str; 6] = ["session", "terminal", "tmux", "secrets", "docker_faults", "conversation"];
+const TABLES: [&str; 7] = ["session", "terminal", "tmux", "secrets", "docker_faults", "conversation", "gitgate_bottle"];
 const SHARED_ROWS: [&str; 4] = ["bottle::", "outsiders::", "a_refusal_is_logged", "sigint_and_sigterm"];
 
 const fn lane(name: &'static str, seconds: u64, needs_lab: bool, run: fn() -> Result<Counts>) -> Lane {
@@ -188,6 +189,20 @@ fn every_fault() -> Result<Counts> {
 /// Five minutes of clients that mean the proxy ill.
 fn hostile_clients() -> Result<Counts> {
     cargo_test(&["-p", "bottle-tests", "--test", "egress", "--", "--ignored"])
+}
+
+/// Somebody who thinks for longer than any client waits in silence; of two clients' versions.
+fn slow_operator() -> Result<Counts> {
+    let slow = ["--ignored"];
+    let root = operator_on("docker", &slow)?.and(operator_on("namespace", &slow)?);
+    Ok(root.and(operator_on("namespace-user", &[])?))
+}
+
+/// The operator in the loop, who takes a minute to think.
+fn operator_on(target: &str, more: &[&str]) -> Result<Counts> {
+    let variable = format!("BOTTLE_TEST_BACKEND={target}");
+    let asks = ["-p", "bottle-tests", "--test", "supervise", "--", "--test-threads=2"];
+    cargo_test_with(&[&variable], &[&asks[..], more].concat())
 }
 
 /// The end-to-end tests on the engine of Debian's next release; the usual one is up again afterwards.

@@ -17,7 +17,10 @@ use bollard::{
 };
 use bottle_api::{
     BottleSpec, Error, ErrorKind, Host, LaunchRequest, Result,
-    control::{BIND_ENV, DAEMONS_ENV, First, PIPELOCK_DAEMON, SCRATCH_ENV, SIDECAR_NAMES, UIDS_ENV, handshake},
+    control::{
+        BIND_ENV, DAEMONS_ENV, First, GIT_GATE_DAEMON, MIRRORS_ENV, PIPELOCK_DAEMON, SCRATCH_ENV, SIDECAR_NAMES,
+        UIDS_ENV, handshake,
+    },
     error::Context,
     secret::Secrets,
 };
@@ -40,8 +43,14 @@ const FIRST_UID: u32 = 65200;
 const SIDECAR_MEMORY: i64 = 512 << 20;
 /// What pipelock may use beside that: it holds whole bodies.
 const PIPELOCK_MEMORY: i64 = 1 << 30;
-/// Pipelock's own directory, in memory.
-const SCRATCH: &str = "/run/pipelock";
+/// What git-gate may use: its mirrors, which are in memory, and the git that works on them.
+const GIT_GATE_MEMORY: i64 = 3 << 30;
+/// Daemons that keep files, each in a directory in memory of its own: the variable that names it, where it is, its size, and
+/// the memory that the bundle has for that daemon.
+const WITH_FILES: [(&str, &str, &str, &str, i64); 2] = [
+    (PIPELOCK_DAEMON, SCRATCH_ENV, "/run/pipelock", "64m", PIPELOCK_MEMORY),
+    (GIT_GATE_DAEMON, MIRRORS_ENV, "/run/git-gate", "2g", GIT_GATE_MEMORY),
+];
 const SIDECAR_PIDS: i64 = 256;
 /// How long the bundle may take from its start to `ready`.
 const READY_TIME: Duration = Duration::from_secs(30);
@@ -125,20 +134,28 @@ pub async fn start(
 }
 
 fn body(spec: &BottleSpec, image: &str, internal: &Network, address: Ipv4Addr) -> ContainerCreateBody {
+    let (mut memory, mut tmpfs) = (SIDECAR_MEMORY, HashMap::new());
+    let mut env = vec![
+        format!("{BIND_ENV}={address}"),
+        format!("{DAEMONS_ENV}={}", spec.daemons.join(",")),
+        format!("{UIDS_ENV}={FIRST_UID}"),
+    ];
     // The bundle's user comes first, each daemon's after that in the list's order.
-    let pipelock = spec.daemons.iter().position(|name| name == PIPELOCK_DAEMON);
-    let pipelock = pipelock.map(|place| FIRST_UID + 1 + u32::try_from(place).unwrap_or(u32::MAX));
-    let memory = SIDECAR_MEMORY + pipelock.map_or(0, |_| PIPELOCK_MEMORY);
-    let scratch = pipelock.map(|uid| {
-        let options = format!("size=64m,mode=0700,uid={uid},gid={uid},noexec,nosuid,nodev");
-        HashMap::from([(SCRATCH.to_owned(), options)])
-    });
+    for (daemon, uid) in spec.daemons.iter().zip(FIRST_UID + 1..) {
+        let Some((_, variable, place, size, needs)) = WITH_FILES.iter().find(|(name, ..)| name == daemon) else {
+            continue;
+        };
+        memory += needs;
+        env.push(format!("{variable}={place}"));
+        let options = format!("size={size},mode=0700,uid={uid},gid={uid},noexec,nosuid,nodev");
+        tmpfs.insert((*place).to_owned(), options);
+    }
     let host_config = HostConfig {
         network_mode: Some(internal.id.clone()),
         readonly_rootfs: Some(true),
         memory: Some(memory),
         memory_swap: Some(memory),
-        tmpfs: scratch,
+        tmpfs: (!tmpfs.is_empty()).then_some(tmpfs),
         pids_limit: Some(SIDECAR_PIDS),
         cap_add: Some(["SETUID", "SETGID", "SETPCAP"].map(str::to_owned).into()),
         // A bundle may stand on two networks: it must never carry packets from one to the other.
@@ -148,12 +165,6 @@ fn body(spec: &BottleSpec, image: &str, internal: &Network, address: Ipv4Addr) -
         ])),
         ..hardened()
     };
-    let mut env = vec![
-        format!("{BIND_ENV}={address}"),
-        format!("{DAEMONS_ENV}={}", spec.daemons.join(",")),
-        format!("{UIDS_ENV}={FIRST_UID}"),
-    ];
-    env.extend(pipelock.map(|_| format!("{SCRATCH_ENV}={SCRATCH}")));
     ContainerCreateBody {
         image: Some(image.into()),
         user: Some("0:0".into()),
@@ -208,4 +219,39 @@ async fn carry(attached: AttachContainerResults, channel: UnixStream, said: Arc<
     }
     let _ = to_host.shutdown().await;
     down.abort();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blocks::{DEFAULT_POOL, SMALL, blocks};
+
+    #[test]
+    fn a_daemon_that_keeps_files_has_a_place_of_its_own_in_memory() {
+        let internal = Network { id: "n".into(), block: blocks(DEFAULT_POOL, SMALL, "x", &[]).unwrap()[0] };
+        for (daemons, expected) in [
+            (&["egress", "dns"][..], &[][..]),
+            (&["egress", "dns", "git-gate"], &[("/run/git-gate", MIRRORS_ENV, 65203)]),
+            (&["egress", "dns", "pipelock"], &[("/run/pipelock", SCRATCH_ENV, 65203)]),
+            (
+                &["egress", "dns", "git-gate", "pipelock"],
+                &[("/run/git-gate", MIRRORS_ENV, 65203), ("/run/pipelock", SCRATCH_ENV, 65204)],
+            ),
+        ] {
+            let daemons = daemons.iter().map(|name| (*name).to_owned()).collect();
+            let spec = BottleSpec { daemons, ..BottleSpec::default() };
+            let body = body(&spec, "i", &internal, sidecar_address(&internal));
+            let (host, env) = (body.host_config.unwrap(), body.env.unwrap());
+            let places = host.tmpfs.unwrap_or_default();
+            assert_eq!(places.len(), expected.len(), "{places:?}");
+            for (place, variable, user) in expected {
+                let options = &places[*place];
+                for option in [format!("uid={user}").as_str(), "mode=0700", "noexec", "nosuid", "nodev", "size="] {
+                    assert!(options.contains(option), "{option}: {options}");
+                }
+                assert!(env.contains(&format!("{variable}={place}")), "{env:?}");
+            }
+            assert!(host.memory.unwrap() >= SIDECAR_MEMORY && host.memory == host.memory_swap);
+        }
+    }
 }

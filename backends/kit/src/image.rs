@@ -1,4 +1,5 @@
-//! The agent's and the sidecar's image: built from the recipes in this crate when they are missing or differ.
+//! The agent's and the sidecar's image: built from the recipes in this crate when they are missing or differ. The sidecar of
+//! a bottle that has remotes for git is another one, with git in it, that nobody else needs.
 //!
 //! An image carries the hash of what it was built from as a label. One without that label is somebody's own: it is
 //! used as it is, and never built over. An agent's image that was asked for with another Claude Code than the pinned one
@@ -11,7 +12,10 @@ use crate::{
     pins::Pin,
 };
 use bollard::query_parameters::RemoveImageOptions;
-use bottle_api::{BottleSpec, Error, ErrorKind, Host, Image, ImageBuild, Result, SIDECAR_ARTIFACT, error::Context};
+use bottle_api::{
+    BottleSpec, Error, ErrorKind, Host, Image, ImageBuild, Result, SIDECAR_ARTIFACT, control::GIT_GATE_DAEMON,
+    error::Context,
+};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,6 +27,7 @@ pub const IMAGE_ENV: &[&str] = &[AGENT_ENV, SIDECAR_ENV, BASE_ENV];
 
 const AGENT_RECIPE: &str = include_str!("../recipes/agent.Dockerfile");
 const SIDECAR_RECIPE: &str = include_str!("../recipes/sidecar.Dockerfile");
+const GIT_SIDECAR_RECIPE: &str = include_str!("../recipes/sidecar-git.Dockerfile");
 const DEFAULT_BASE: &str = "node:22-bookworm";
 
 /// The host's variables that the backend was given.
@@ -35,6 +40,17 @@ pub fn agent_tag(env: &Env) -> String {
 
 fn sidecar_tag(env: &Env) -> String {
     setting(env, SIDECAR_ENV, "claude-bottle-sidecars:latest")
+}
+
+/// Name of the sidecar's image with git in it: that of the other with `-git` behind its tag. What is named by its content
+/// is somebody's own, and has what they need.
+fn git_sidecar_tag(env: &Env) -> String {
+    let usual = sidecar_tag(env);
+    let has_tag = usual.rsplit('/').next().is_some_and(|name| name.contains(':'));
+    match usual.contains('@') {
+        true => usual,
+        false => format!("{usual}{}-git", if has_tag { "" } else { ":latest" }),
+    }
 }
 
 /// What the engine runs on, and the static program that is both sidecar and in-bottle helper there.
@@ -66,7 +82,7 @@ pub async fn agent(
     ensure(engine, host, agent_recipe(&spec.env, &claude)?, found, stop).await
 }
 
-/// The sidecar image's id, built if need be.
+/// The sidecar image's id, built if need be; with git in it where git-gate is among the daemons.
 pub async fn sidecar(
     engine: &Engine,
     host: &Host,
@@ -74,11 +90,16 @@ pub async fn sidecar(
     platform: &Platform,
     stop: &Stop,
 ) -> Result<String> {
-    let found = find(engine, &sidecar_tag(&spec.env)).await?;
-    ensure(engine, host, sidecar_recipe(&spec.env, platform)?, found, stop).await
+    let recipe = match spec.daemons.iter().any(|daemon| daemon == GIT_GATE_DAEMON) {
+        true => git_sidecar_recipe(&spec.env, platform)?,
+        false => sidecar_recipe(&spec.env, platform)?,
+    };
+    let found = find(engine, &recipe.build.tag).await?;
+    ensure(engine, host, recipe, found, stop).await
 }
 
-/// Makes both images ready, the agent's with the version of Claude Code that was asked for.
+/// Makes the images ready, the agent's with the version of Claude Code that was asked for; the sidecar's with git where
+/// there is one already.
 pub async fn make(
     engine: &Engine,
     host: &Host,
@@ -102,21 +123,30 @@ pub async fn make(
     }
     ensure(engine, host, agent_recipe(env, &claude)?, agent, stop).await?;
     ensure(engine, host, sidecar_recipe(env, platform)?, sidecar, stop).await?;
+    if let Some(found) = find(engine, &git_sidecar_tag(env)).await? {
+        ensure(engine, host, git_sidecar_recipe(env, platform)?, Some(found), stop).await?;
+    }
     Ok(())
 }
 
-/// Both images as they are.
+/// The images as they are; the sidecar's with git only where it is there.
 pub async fn list(engine: &Engine, env: &Env, platform: &Platform) -> Result<Vec<Image>> {
     let (agent_tag, sidecar_tag) = (agent_tag(env), sidecar_tag(env));
-    let (agent, sidecar) = tokio::join!(find(engine, &agent_tag), find(engine, &sidecar_tag));
-    let (agent, sidecar) = (agent?, sidecar?);
+    let git_tag = git_sidecar_tag(env);
+    let (agent, sidecar, git) =
+        tokio::join!(find(engine, &agent_tag), find(engine, &sidecar_tag), find(engine, &git_tag));
+    let (agent, sidecar, git) = (agent?, sidecar?, git?);
     let claude = claude(platform, agent.as_ref())?;
     let known = agent.as_ref().is_some_and(|found| found.recipe.is_some());
     let recipes = [agent_recipe(env, &claude)?.hash, sidecar_recipe(env, platform)?.hash];
-    Ok(vec![
+    let mut images = vec![
         Image { claude: known.then_some(claude.version), ..image("agent", agent_tag, agent, &recipes[0]) },
         image("sidecar", sidecar_tag, sidecar, &recipes[1]),
-    ])
+    ];
+    if git.is_some() {
+        images.push(image("sidecar with git", git_tag, git, &git_sidecar_recipe(env, platform)?.hash));
+    }
+    Ok(images)
 }
 
 fn image(role: &str, name: String, found: Option<Found>, recipe: &str) -> Image {
@@ -188,12 +218,27 @@ fn agent_recipe(env: &Env, claude: &Pin) -> Result<Recipe> {
 }
 
 fn sidecar_recipe(env: &Env, platform: &Platform) -> Result<Recipe> {
-    let hash = hash(&[SIDECAR_RECIPE.as_bytes(), &platform.helper]);
+    with_program("sidecar image", sidecar_tag(env), SIDECAR_RECIPE, None, platform)
+}
+
+fn git_sidecar_recipe(env: &Env, platform: &Platform) -> Result<Recipe> {
+    let base = setting(env, BASE_ENV, DEFAULT_BASE);
+    with_program("sidecar image with git", git_sidecar_tag(env), GIT_SIDECAR_RECIPE, Some(base), platform)
+}
+
+/// A recipe for our program, on that base, if on any.
+fn with_program(
+    what: &'static str,
+    tag: String,
+    recipe: &str,
+    base: Option<String>,
+    platform: &Platform,
+) -> Result<Recipe> {
+    let hash = hash(&[recipe.as_bytes(), base.as_deref().unwrap_or_default().as_bytes(), &platform.helper]);
     let labels = HashMap::from([(RECIPE.to_owned(), hash.clone())]);
-    let context =
-        context(&[("Dockerfile", 0o644, SIDECAR_RECIPE.as_bytes()), (SIDECAR_ARTIFACT, 0o755, &platform.helper)])?;
-    let arguments = HashMap::new();
-    Ok(Recipe { hash, build: Build { tag: sidecar_tag(env), what: "sidecar image", labels, arguments, context } })
+    let context = context(&[("Dockerfile", 0o644, recipe.as_bytes()), (SIDECAR_ARTIFACT, 0o755, &platform.helper)])?;
+    let arguments = base.map(|base| ("BASE".to_owned(), base)).into_iter().collect();
+    Ok(Recipe { hash, build: Build { tag, what, labels, arguments, context } })
 }
 
 async fn ensure(engine: &Engine, host: &Host, recipe: Recipe, found: Option<Found>, stop: &Stop) -> Result<String> {
@@ -254,6 +299,30 @@ mod tests {
         assert_eq!(recipes[1].build.arguments["CLAUDE_INTEGRITY"], "");
         let other = Env::from([(BASE_ENV.to_owned(), "mine".to_owned())]);
         assert_ne!(agent_recipe(&other, &pinned).unwrap().hash, recipes[0].hash);
+    }
+
+    #[test]
+    fn the_sidecar_with_git_is_named_after_the_other_and_stands_on_the_base() {
+        for (name, expected) in [
+            (None, "claude-bottle-sidecars:latest-git"),
+            (Some("mine"), "mine:latest-git"),
+            (Some("mine:2"), "mine:2-git"),
+            (Some("registry.example:5000/mine"), "registry.example:5000/mine:latest-git"),
+            (Some("mine@sha256:00"), "mine@sha256:00"),
+        ] {
+            let env: Env = name.map(|name| (SIDECAR_ENV.to_owned(), name.to_owned())).into_iter().collect();
+            assert_eq!(git_sidecar_tag(&env), expected);
+        }
+        let platform = Platform { arch: "amd64".into(), helper: vec![] };
+        let other = Env::from([(BASE_ENV.to_owned(), "mine".to_owned())]);
+        let recipes = [&Env::new(), &other].map(|env| {
+            let plain = sidecar_recipe(env, &platform).unwrap();
+            assert!(plain.build.arguments.is_empty());
+            (git_sidecar_recipe(env, &platform).unwrap(), plain)
+        });
+        assert_eq!(recipes[0].0.build.arguments["BASE"], DEFAULT_BASE);
+        assert_eq!(recipes[1].0.build.arguments["BASE"], "mine");
+        assert!(recipes[0].0.hash != recipes[1].0.hash && recipes[0].1.hash == recipes[1].1.hash);
     }
 
     #[test]

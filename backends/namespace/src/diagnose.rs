@@ -1,7 +1,7 @@
 //! What bottles need of this machine, for `doctor`, and what a launch that failed says about it. Each need is tried, not
 //! guessed: a bottle is made without a sidecar, in which nothing runs.
 
-use crate::{find, launch, launch::Owner, limits, tools::Tools};
+use crate::{find, git, launch, launch::Owner, limits, tools::Tools};
 use bottle_api::{Cancel, Error, ErrorKind, Finding, Host, Result, SIDECAR_ARTIFACT};
 use bottle_namespace::wire::Launch;
 use rustix::{
@@ -20,6 +20,7 @@ pub(crate) fn findings(host: &Host, env: &BTreeMap<String, String>, cancel: &Can
     rows.push(row("Claude Code", Tools::find(env).map(|tools| tools.claude)));
     rows.push(fine("Landlock", landlock()));
     rows.push(fine("limits", limits::ability()));
+    rows.push(fine("git-gate", git_gate()));
     let strong = strong_groups();
     if !strong.is_empty() {
         rows.push(fine("groups", format!("yours go along into a bottle: {}", strong.join(", "))));
@@ -74,6 +75,17 @@ fn landlock() -> String {
         true => "it holds bottles, too".into(),
         false if known.is_empty() => "used where the kernel has it".into(),
         false => "not in this kernel: bottles do without their second lock".into(),
+    }
+}
+
+/// Most bottles do without.
+fn git_gate() -> String {
+    match git::find() {
+        Ok(git) => format!("remotes are served by {git}"),
+        Err(error) => {
+            let hint = error.hint.as_deref().unwrap_or_default();
+            format!("bottles with `git` do not start here: {error}. {hint}")
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod claude;
 mod cleanup;
 mod diagnose;
 mod find;
+mod git;
 mod launch;
 mod limits;
 mod process;
@@ -89,6 +90,7 @@ impl Backend for NamespaceBackend {
     fn resolve_plan(&self, spec: &BottleSpec, stage_dir: &Path, cancel: &Cancel) -> Result<NamespacePlan> {
         cancel.check()?;
         limits::check(&spec.limits)?;
+        git::check(&spec.daemons)?;
         let tools = Tools::find(&spec.env)?;
         let workspace = spec.workspace.as_ref().map(|file| stage_dir.join(file));
         Ok(NamespacePlan { spec: spec.clone(), stage: stage_dir.to_owned(), tools, workspace })

@@ -1,5 +1,6 @@
 //! The policy document: what a bottle may reach, rendered by the host, held by the sidecar.
 
+use crate::git::{self, GitRemote};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -24,6 +25,9 @@ pub struct Policy {
     pub upstream_proxy: Option<UpstreamProxy>,
     /// What must not leave, whatever the routes say.
     pub scan: Scan,
+    /// The repositories behind git-gate; their names differ.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub git: Vec<GitRemote>,
 }
 
 /// What the scanner looks for, beside every secret that the sidecar knows and its own rules.
@@ -71,6 +75,7 @@ impl Default for Policy {
             upstream_ca_pem: None,
             upstream_proxy: None,
             scan: Scan::default(),
+            git: vec![],
         }
     }
 }
@@ -184,7 +189,8 @@ pub enum AuthScheme {
 }
 
 impl Policy {
-    /// Why the document cannot be used, if it cannot: a wrong version, hosts written twice or not in lower case.
+    /// Why the document cannot be used, if it cannot: a wrong version, hosts written twice or not in lower case, remotes that are
+    /// none.
     pub fn check(&self) -> Result<(), String> {
         if self.schema != SCHEMA {
             return Err(format!("policy document of schema {}, this sidecar knows {SCHEMA}", self.schema));
@@ -208,6 +214,6 @@ impl Policy {
         if let Some(listed) = self.scan.blocklist.iter().find(|l| l.is_empty() || **l != l.to_ascii_lowercase()) {
             return Err(format!("blocked host `{listed}` is not in lower case"));
         }
-        Ok(())
+        git::check(&self.git)
     }
 }

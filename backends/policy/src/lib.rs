@@ -10,16 +10,24 @@
 //! * [`target`]: where a request line leads;
 //! * [`address`]: which addresses may be dialled;
 //! * [`message`]: what host and sidecar say to each other;
+//! * [`git`]: where repositories are;
+//! * [`push`]: which refs a push may change, and how;
+//! * [`proposal`]: what an agent may ask its operator for;
 //! * [`probe`]: what the host asks the helper in a bottle before its agent runs.
 
 pub mod address;
 pub mod decide;
 pub mod document;
+pub mod git;
 pub mod host;
 pub mod message;
 pub mod path;
 pub mod probe;
+pub mod proposal;
+pub mod push;
 pub mod target;
 
 pub use decide::{Denial, Request, Scheme, Verdict, decide, decide_tunnel};
 pub use document::{Auth, AuthScheme, EnvSecret, Mode, Pack, Policy, Responses, Route, SCHEMA, Scan, UpstreamProxy};
+pub use git::{GitHttps, GitLimits, GitRemote, GitSsh, GitUpstream};
+pub use proposal::{Proposal, ProposedRoute};

@@ -1,5 +1,6 @@
 //! What host and sidecar say to each other once the bundle serves: frames of the control channel.
 
+use crate::Proposal;
 use serde::{Deserialize, Serialize};
 
 /// The rule of a request that came to the proxy without any password, and was asked for one.
@@ -29,6 +30,13 @@ pub enum Down {
         /// It is the last one.
         last: bool,
     },
+    /// How a proposal stands, whenever that changes or is asked for by [`Up::Asked`].
+    Answer {
+        /// The proposal's.
+        id: String,
+        /// How.
+        answer: Answer,
+    },
     /// The session is over: end in order, the last log lines included. A channel that closes ends everything at once.
     Stop,
 }
@@ -49,6 +57,19 @@ pub enum Up {
         /// Which.
         daemon: String,
     },
+    /// An agent asks its operator for something. Answered by [`Down::Answer`], at first with [`Answer::Pending`] once the
+    /// proposal cannot be lost any more.
+    Proposal {
+        /// Of its own: see [`crate::proposal::is_id`].
+        id: String,
+        /// What for.
+        proposal: Proposal,
+    },
+    /// How does a proposal stand?
+    Asked {
+        /// The proposal's.
+        id: String,
+    },
     /// A daemon ended. It is started again, unless it ends again and again: then the bundle ends.
     DaemonEnded {
         /// Which.
@@ -58,24 +79,47 @@ pub enum Up {
     },
 }
 
+/// How a proposal stands.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Answer {
+    /// Nobody has decided.
+    Pending,
+    /// It was granted, and holds.
+    Approved {
+        /// What the operator says to it.
+        note: String,
+    },
+    /// It was not.
+    Rejected {
+        /// Why not, in the operator's words.
+        reason: String,
+    },
+    /// Nobody was asked, or nobody knows of it.
+    Refused {
+        /// Why.
+        message: String,
+    },
+}
+
 /// One request, allowed or not. No query, no header, no body, no value of any secret.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
 #[serde(default)]
 pub struct LogLine {
     /// When it ended, RFC 3339 in UTC with milliseconds.
     pub time: String,
-    /// The daemon that it is about: `egress` or `dns`, and any in a line that tells of its end.
+    /// The daemon that it is about: `egress`, `dns` or `git-gate`, and any in a line that tells of its end.
     pub daemon: String,
     /// `allow`, `deny`, or `audit`: it would have been refused, and was sent. The host itself adds lines of `ended`: a
     /// daemon did, and `rule` says how.
     pub decision: String,
     /// The rule that refused it, or the route's host.
     pub rule: String,
-    /// Host and port that were asked for, or the name that was looked up.
+    /// Host and port that were asked for, or the name that was looked up; of git-gate upstream's.
     pub host: String,
-    /// HTTP method; `CONNECT` for a tunnel without a request; the type of a DNS query.
+    /// HTTP method; `CONNECT` for a tunnel without a request; the type of a DNS query; `fetch` or `push` of git-gate.
     pub method: String,
-    /// Path without query.
+    /// Path without query; of git-gate the repository there, and the refs of a push.
     pub path: String,
     /// Status that the bottle was answered with.
     pub status: u16,

@@ -34,12 +34,14 @@ const LEAST_PIECE: usize = 5;
 /// What was sent longer ago is forgotten.
 const WINDOW: Duration = Duration::from_secs(3600);
 
-/// What one bottle has sent.
+/// What one bottle has sent. A copy is for what may not go after all.
+#[derive(Clone)]
 pub struct Session {
     scanner: Arc<Scanner>,
     hosts: HashMap<String, Host>,
 }
 
+#[derive(Clone)]
 struct Host {
     heard: Instant,
     /// For each needle: which of its characters have gone.

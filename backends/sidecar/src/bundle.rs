@@ -17,13 +17,13 @@ pub(crate) use keeper::run as keep;
 use crate::{
     daemon::{self, DaemonUp},
     egress::ca,
-    listeners, pipelock,
+    git_gate, listeners, pipelock,
     users::Users,
 };
 use anyhow::{Context, Result, bail};
 use bottle_api::control::{
-    BIND_ENV, CONTROL_VERSION, DAEMONS_ENV, First, PIPELOCK_DAEMON, SCRATCH_ENV, SecretsFrame, Start, encode,
-    read_frame, write_frame,
+    BIND_ENV, CONTROL_VERSION, DAEMONS_ENV, First, GIT_GATE_DAEMON, MIRRORS_ENV, PIPELOCK_DAEMON, SCRATCH_ENV,
+    SecretsFrame, Start, encode, read_frame, write_frame,
 };
 use bottle_policy::{
     Policy,
@@ -99,11 +99,14 @@ fn start(up: &Channel) -> Result<Supervisor> {
     if hello.version != CONTROL_VERSION {
         bail!("the host speaks version {} of the control channel, this sidecar {CONTROL_VERSION}", hello.version);
     }
-    let behind = names.contains(&PIPELOCK_DAEMON);
-    let policy = read_policy(hello.policy, behind)?;
-    let scratch = std::env::var_os(SCRATCH_ENV).map(PathBuf::from);
-    if behind && scratch.is_none() {
+    let has = Has { pipelock: names.contains(&PIPELOCK_DAEMON), git_gate: names.contains(&GIT_GATE_DAEMON) };
+    let policy = read_policy(hello.policy, has)?;
+    let [scratch, mirrors] = [SCRATCH_ENV, MIRRORS_ENV].map(|name| std::env::var_os(name).map(PathBuf::from));
+    if has.pipelock && scratch.is_none() {
         bail!("this backend gives pipelock no place for its files: {SCRATCH_ENV} is not set");
+    }
+    if has.git_gate && mirrors.is_none() {
+        bail!("this backend gives git-gate no place for its mirrors: {MIRRORS_ENV} is not set");
     }
     let secrets: SecretsFrame = read_frame(&mut stdin)?.context("the channel closed before the secrets")?;
     let mut secrets = secrets.decode()?;
@@ -118,20 +121,32 @@ fn start(up: &Channel) -> Result<Supervisor> {
     // Held until `First` is sent: a daemon's log line must not come before it.
     let mut first = up.lock().unwrap_or_else(PoisonError::into_inner);
     let daemons = names.into_iter().zip(keepers).zip(listeners).map(|((name, keeper), own)| (name, keeper, own));
-    let given = Given { bind, policy, secrets, behind, scratch };
+    let given = Given { bind, policy, secrets, has, scratch, mirrors };
     let mut supervisor = Supervisor::new(given, daemons, up.clone(), events, events_to)?;
     supervisor.await_all()?;
     write_frame(&mut *first, &First::Ready { ca_pem: authority.cert_pem })?;
     Ok(supervisor)
 }
 
-/// A policy document, where all of it is understood and can be served; `behind`: by pipelock behind the proxy.
-fn read_policy(document: serde_json::Value, behind: bool) -> Result<Policy> {
+/// Which of the daemons that a bottle may have this one has.
+#[derive(Clone, Copy)]
+struct Has {
+    /// Behind the proxy: nothing passes but through it.
+    pipelock: bool,
+    git_gate: bool,
+}
+
+/// A policy document, where all of it is understood and can be served.
+fn read_policy(document: serde_json::Value, has: Has) -> Result<Policy> {
     let policy: Policy = serde_json::from_value(document).context("policy document")?;
     policy.check().map_err(anyhow::Error::msg)?;
     crate::egress::check(&policy)?;
-    if behind {
+    git_gate::check(&policy)?;
+    if has.pipelock {
         pipelock::check(&policy)?;
+    }
+    if !has.git_gate && !policy.git.is_empty() {
+        bail!("the policy has git remotes, and this bundle has no daemon {GIT_GATE_DAEMON}");
     }
     Ok(policy)
 }

@@ -1,12 +1,18 @@
 //! What every daemon of the bundle has in common: it is told what to serve, and reports upwards.
 
-use crate::{dns, egress, feed::Feed, pipelock};
+use crate::{dns, egress, feed::Feed, git_gate, pipelock, supervise};
 use anyhow::{Context, Result, bail};
 use bottle_api::{
-    control::{DNS_DAEMON as DNS, EGRESS_DAEMON as EGRESS, PIPELOCK_DAEMON as PIPELOCK, SecretsFrame, read_frame},
+    control::{
+        DNS_DAEMON as DNS, EGRESS_DAEMON as EGRESS, GIT_GATE_DAEMON as GIT_GATE, PIPELOCK_DAEMON as PIPELOCK,
+        SUPERVISE_DAEMON as SUPERVISE, SecretsFrame, read_frame,
+    },
     secret::Secrets,
 };
-use bottle_policy::{Policy, message::LogLine};
+use bottle_policy::{
+    Policy, Proposal,
+    message::{Answer, LogLine},
+};
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
 };
@@ -38,6 +44,8 @@ pub(crate) struct DaemonStart {
 pub(crate) enum DaemonDown {
     /// Judge by this from now on. Answered by [`DaemonUp::Reloaded`].
     Reload(Box<Policy>),
+    /// How a proposal of that id stands.
+    Answer(String, Answer),
 }
 
 /// From a daemon to the bundle.
@@ -47,6 +55,10 @@ pub(crate) enum DaemonUp {
     Reloaded,
     /// Pipelock's own certificate authority, PEM.
     Authority(String),
+    /// An agent's, and its id. Answered by [`DaemonDown::Answer`].
+    Proposal(String, Box<Proposal>),
+    /// How does the one of that id stand?
+    Asked(String),
     Log(Box<LogLine>),
 }
 
@@ -58,7 +70,9 @@ pub(crate) fn known(list: &str) -> Result<Vec<&'static str>> {
         match name {
             EGRESS => out.push(EGRESS),
             DNS => out.push(DNS),
+            GIT_GATE => out.push(GIT_GATE),
             PIPELOCK => out.push(PIPELOCK),
+            SUPERVISE => out.push(SUPERVISE),
             other => bail!("this sidecar has no daemon `{other}`"),
         }
     }
@@ -70,6 +84,8 @@ pub(crate) fn known(list: &str) -> Result<Vec<&'static str>> {
 
 /// Policies that replace the one that a daemon began with.
 pub(crate) type Reloads = UnboundedReceiver<Policy>;
+/// How proposals stand, by their ids.
+pub(crate) type Answers = UnboundedReceiver<(String, Answer)>;
 
 /// Runs one daemon until its standard input closes, or it is told to end. `lent`: the numbers of descriptors that it is
 /// lent, its listeners or the program that it runs in turn.
@@ -82,11 +98,14 @@ pub(crate) fn run(name: &str, lent: &[&str]) -> Result<()> {
     let secrets: SecretsFrame = read_frame(&mut stdin)?.context("no secrets frame")?;
     let secrets = secrets.decode()?;
     drop(stdin);
-    let (reload, reloads) = unbounded_channel();
+    let ((reload, reloads), (answer, answers)) = (unbounded_channel(), unbounded_channel());
     thread::spawn(move || {
         let mut stdin = io::stdin().lock();
-        while let Ok(Some(DaemonDown::Reload(policy))) = read_frame(&mut stdin) {
-            let _ = reload.send(*policy);
+        while let Ok(Some(word)) = read_frame(&mut stdin) {
+            match word {
+                DaemonDown::Reload(policy) => drop(reload.send(*policy)),
+                DaemonDown::Answer(id, how) => drop(answer.send((id, how))),
+            }
         }
         // The bundle is gone. Nothing is worth finishing: an open connection must not outlive the host.
         std::process::exit(0);
@@ -95,7 +114,7 @@ pub(crate) fn run(name: &str, lent: &[&str]) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let served = runtime.block_on(async {
         tokio::select! {
-            served = serve(name, lent, start, secrets, reloads, feed.clone()) => served,
+            served = serve(name, lent, start, secrets, (reloads, answers), feed.clone()) => served,
             _ = told_to_end => Ok(()),
         }
     });
@@ -110,13 +129,15 @@ async fn serve(
     lent: &[&str],
     start: DaemonStart,
     secrets: Secrets,
-    reloads: Reloads,
+    (reloads, answers): (Reloads, Answers),
     feed: Feed,
 ) -> Result<()> {
     match name {
         EGRESS => egress::serve(start, lent, secrets, reloads, feed).await,
         DNS => dns::serve(start.bind, lent, feed).await,
+        GIT_GATE => git_gate::serve(start, lent, secrets, reloads, feed).await,
         PIPELOCK => pipelock::serve(start, lent.first().context("it has not got its program")?, reloads, feed).await,
+        SUPERVISE => supervise::serve(start, lent, secrets, reloads, answers, feed).await,
         other => bail!("this sidecar has no daemon `{other}`"),
     }
 }
@@ -145,7 +166,8 @@ mod tests {
     #[test]
     fn egress_and_dns_cannot_be_left_out_and_unknown_daemons_are_refused() {
         assert_eq!(known("egress,dns").unwrap(), [EGRESS, DNS]);
-        for list in ["egress", "dns", "", "egress,dns,git-gate"] {
+        assert_eq!(known("egress,dns,git-gate,supervise").unwrap(), [EGRESS, DNS, GIT_GATE, SUPERVISE]);
+        for list in ["egress", "dns", "", "supervise", "git-gate", "egress,dns,nobody"] {
             assert!(known(list).is_err(), "{list}");
         }
     }

@@ -63,6 +63,12 @@ impl Feed {
         self.0.changed.notify_all();
     }
 
+    /// What was reported and is not written yet, where nobody writes.
+    #[cfg(test)]
+    pub(crate) fn reported(&self) -> Vec<DaemonUp> {
+        mem::take(&mut self.waiting().reports)
+    }
+
     /// Logs a line.
     pub(crate) fn log(&self, mut line: LogLine) {
         line.time = now();

@@ -7,10 +7,14 @@
 
 use crate::rights;
 use anyhow::{Context, Result, bail, ensure};
-use bottle_api::control::{LISTENERS_ENV, PROXY_PORT, listeners_of};
+use bottle_api::control::{GIT_GATE_PORT, LISTENERS_ENV, PROXY_PORT, SUPERVISE_PORT, listeners_of};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
-use std::{env, net::IpAddr, os::fd::OwnedFd};
-use tokio::net::{TcpListener, UdpSocket};
+use std::{env, io, net::IpAddr, os::fd::OwnedFd};
+use tokio::net::{TcpListener, TcpSocket, UdpSocket};
+
+/// Clients that wait to be accepted. Where there is no room for one more the kernel forgets whom it has greeted (SYN cookies),
+/// and resets some of them later.
+const BACKLOG: u32 = 4096;
 
 /// Of each of these daemons, in their order; none, where they bind their own.
 pub(crate) fn given(daemons: &[&str]) -> Result<Vec<Vec<OwnedFd>>> {
@@ -25,10 +29,24 @@ pub(crate) fn given(daemons: &[&str]) -> Result<Vec<Vec<OwnedFd>>> {
 
 /// The proxy's. `lent`: the numbers of a daemon's own.
 pub(crate) async fn proxy(bind: IpAddr, lent: &[&str]) -> Result<TcpListener> {
+    one(bind, PROXY_PORT, lent).await.context("listen for the proxy")
+}
+
+/// Git's.
+pub(crate) async fn repositories(bind: IpAddr, lent: &[&str]) -> Result<TcpListener> {
+    one(bind, GIT_GATE_PORT, lent).await.context("listen for git")
+}
+
+/// That of the agent's questions.
+pub(crate) async fn supervise(bind: IpAddr, lent: &[&str]) -> Result<TcpListener> {
+    one(bind, SUPERVISE_PORT, lent).await.context("listen for the agent's questions")
+}
+
+async fn one(bind: IpAddr, port: u16, lent: &[&str]) -> Result<TcpListener> {
     match lent {
-        [] => TcpListener::bind((bind, PROXY_PORT)).await.context("listen for the proxy"),
+        [] => Ok(bound(bind, port)?),
         [socket] => tcp(take(socket)?),
-        _ => bail!("{} listeners for the proxy", lent.len()),
+        _ => bail!("{} listeners, where one is needed", lent.len()),
     }
 }
 
@@ -37,7 +55,7 @@ pub(crate) async fn resolver(bind: IpAddr, lent: &[&str]) -> Result<(UdpSocket, 
     match lent {
         [] => {
             let udp = UdpSocket::bind((bind, 53)).await.context("listen for DNS over UDP")?;
-            Ok((udp, TcpListener::bind((bind, 53)).await.context("listen for DNS over TCP")?))
+            Ok((udp, bound(bind, 53).context("listen for DNS over TCP")?))
         }
         [udp, stream] => {
             let udp = std::net::UdpSocket::from(take(udp)?);
@@ -46,6 +64,13 @@ pub(crate) async fn resolver(bind: IpAddr, lent: &[&str]) -> Result<(UdpSocket, 
         }
         _ => bail!("{} listeners for the resolver", lent.len()),
     }
+}
+
+fn bound(bind: IpAddr, port: u16) -> io::Result<TcpListener> {
+    let socket = if bind.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind((bind, port).into())?;
+    socket.listen(BACKLOG)
 }
 
 fn tcp(socket: OwnedFd) -> Result<TcpListener> {

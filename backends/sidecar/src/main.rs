@@ -6,6 +6,7 @@
 //!   signal, and what looks around before it runs.
 //! * `bottle-helper settle|attend|enter|unpack|pack`: the same bottle in a machine of its own, whose engine offers less than
 //!   Docker's.
+//! * `pre-receive`, `proc-receive`, `askpass`, `dial`: what git and OpenSSH start of it, beside the daemon `git-gate`.
 
 mod archive;
 mod attend;
@@ -15,6 +16,7 @@ mod dns;
 mod egress;
 mod enter;
 mod feed;
+mod git_gate;
 mod helper;
 mod link;
 mod listeners;
@@ -22,22 +24,29 @@ mod pipelock;
 mod probe;
 mod rights;
 mod settle;
+mod supervise;
+mod tied;
 mod users;
 
 use bottle_api::{
     attend::{ATTEND_ARGUMENT, PACK_ARGUMENT, SETTLE_ARGUMENT, UNPACK_ARGUMENT},
     control::BUNDLE_ARGUMENT,
 };
+use git_gate::Program;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let args: Vec<String> = std::env::args().collect();
+    let (name, words) = args.split_first().map_or(("", &args[..]), |(name, words)| (name.as_str(), words));
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    if let Some(program) = Program::named(name) {
+        return ended(program.run(&words));
+    }
     let result = match words[..] {
         [BUNDLE_ARGUMENT] => bundle::run(),
         ["keep", name] => bundle::keep(name),
         ["daemon", name, ref lent @ ..] => daemon::run(name, lent),
-        ["tied", program, ref words @ ..] => pipelock::become_program(program, words),
+        ["tied", memory, program, ref words @ ..] => tied::become_program(memory, program, words),
         ["init"] => helper::init(),
         ["run"] => return helper::run(),
         ["front", program, ref arguments @ ..] => return helper::front(program, arguments),
@@ -53,6 +62,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    ended(result)
+}
+
+fn ended(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

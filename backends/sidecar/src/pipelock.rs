@@ -12,21 +12,14 @@ mod config;
 use crate::{
     daemon::{DaemonStart, DaemonUp, Reloads},
     feed::Feed,
+    tied::UNBOUNDED,
 };
 use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bottle_api::control::PIPELOCK_PORT;
 use bottle_policy::{Policy, UpstreamProxy};
 use config::Config;
-use rustix::process::{Signal, set_parent_process_death_signal};
-use std::{
-    fs,
-    net::Ipv4Addr,
-    os::unix::{fs::PermissionsExt, process::CommandExt},
-    path::Path,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt, path::Path, process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -90,16 +83,10 @@ pub(crate) async fn serve(start: DaemonStart, program: &str, _reloads: Reloads, 
     bail!("pipelock ended: {}", pipelock.wait().await?)
 }
 
-/// `tied PROGRAM WORDS`: becomes the program, which ends with its parent.
-pub(crate) fn become_program(program: &str, words: &[&str]) -> Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    Err(Command::new(program).args(words).exec()).context("run pipelock")
-}
-
 /// It is told nothing but where its files are. What it writes may hold what it has seen: only its complaints are kept.
 fn tied(program: &str, home: &Path, words: &[&str]) -> tokio::process::Command {
     let mut command = tokio::process::Command::new("/proc/self/exe");
-    command.args(["tied", program]).args(words).current_dir(home).env_clear().env("PATH", PATH);
+    command.args(["tied", UNBOUNDED, program]).args(words).current_dir(home).env_clear().env("PATH", PATH);
     command.envs(["HOME", "PIPELOCK_HOME", "TMPDIR"].map(|name| (name, home)));
     command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
     command

@@ -3,23 +3,16 @@
 use crate::{
     cli::Info,
     manifest::{
-        Agent, Bottle, GitEntry, GitUser, Isolation, LimitFields, Manifest, ProjectAgents, Route, Source, Step,
-        Transport,
+        Agent, Bottle, GitUser, Isolation, LimitFields, Manifest, ProjectAgents, Remote, Route, Source,
         approval::{self, Approval},
         egress::Mode,
         env::Variable,
     },
     paths::Paths,
-    plan::unbuilt,
     ui::{self, layout},
 };
 use anyhow::Result;
-use base64::{
-    Engine,
-    prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD},
-};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use std::io::{self, Write};
 
 /// What `--json` prints; a change that breaks a reader raises `version`.
@@ -49,18 +42,6 @@ struct Shown {
     presets: Vec<Preset>,
     routes: Vec<Route>,
     blocklist: Vec<String>,
-    /// Keys that `start` refuses, because they are not built yet.
-    not_built: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct Remote {
-    name: String,
-    upstream: String,
-    /// The key's file, or `$` and the host's variable.
-    credential: Option<String>,
-    known_host_key: Option<String>,
-    allow_refs: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -87,7 +68,7 @@ impl Shown {
     fn new(paths: &Paths, agent: &Agent, bottle: &Bottle, sources: &[&Source]) -> Result<Self> {
         let egress = &bottle.egress;
         Ok(Self {
-            version: 1,
+            version: 2,
             agent: agent.name.clone(),
             file: agent.source.shown(paths),
             shadows: agent.shadows.as_ref().map(|s| s.shown(paths)),
@@ -102,13 +83,12 @@ impl Shown {
             skills: agent.fields.skills.clone(),
             prompt_characters: agent.prompt.trim().chars().count(),
             env: bottle.env.shown(),
-            git: bottle.git.iter().map(Remote::new).collect(),
+            git: bottle.git.iter().map(Remote::of).collect(),
             git_user: bottle.git_user_of(agent),
             egress_mode: egress.mode,
             presets: egress.presets.iter().map(|p| Preset { name: p.name(), hosts: p.hosts() }).collect(),
             routes: egress.routes.clone(),
             blocklist: egress.blocklist.clone(),
-            not_built: unbuilt::said(bottle).iter().map(|steps| Step::joined(steps)).collect(),
         })
     }
 
@@ -139,9 +119,6 @@ impl Shown {
             egress.push(format!("never {}", self.blocklist.join(", ")));
         }
         rows.push(("egress", egress));
-        if !self.not_built.is_empty() {
-            rows.push(("NOT BUILT", vec![format!("start refuses this bottle for {}", self.not_built.join(", "))]));
-        }
         let lines = rows.iter().flat_map(|(label, values)| layout::lines(label, values, 80));
         lines.map(|line| line + "\n").collect()
     }
@@ -170,39 +147,6 @@ impl Shown {
             }
         }
     }
-}
-
-impl Remote {
-    fn new(entry: &GitEntry) -> Self {
-        let token = entry.token_ref.as_ref().map(|name| format!("${name}"));
-        let credential = match entry.upstream.transport {
-            Transport::Ssh(_) => entry.identity_file.clone(),
-            Transport::Https => token,
-        };
-        Self {
-            name: entry.name.clone(),
-            upstream: entry.upstream.to_string(),
-            credential,
-            known_host_key: entry.known_host_key.clone(),
-            allow_refs: entry.allow_refs.clone(),
-        }
-    }
-
-    fn lines(&self) -> Vec<String> {
-        let with = self.credential.as_ref().map(|c| format!(" with {c}")).unwrap_or_default();
-        let key = self.known_host_key.as_deref().and_then(fingerprint).map(|key| format!("  host key {key}"));
-        let refs = if self.allow_refs.is_empty() { "nothing".into() } else { self.allow_refs.join(", ") };
-        let mut lines = vec![format!("{}: {}{with}", self.name, self.upstream), format!("  may push {refs}")];
-        lines.extend(key);
-        lines
-    }
-}
-
-/// A key as `ssh-keygen -l` and the forges' own pages show it.
-fn fingerprint(key: &str) -> Option<String> {
-    let (kind, bytes) = key.split_once(' ')?;
-    let hash = Sha256::digest(BASE64_STANDARD.decode(bytes).ok()?);
-    Some(format!("{kind} SHA256:{}", BASE64_STANDARD_NO_PAD.encode(hash)))
 }
 
 fn route_line(route: &Route) -> String {

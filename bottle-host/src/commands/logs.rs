@@ -3,7 +3,7 @@
 use crate::{
     cli::Logs,
     paths::Paths,
-    session::{sidecar::ENDED, tail::Tail},
+    session::{egress_log::place, sidecar::ENDED, tail::Tail},
     signals::Cancellation,
     state::{self, Metadata},
     ui::{self, hinted},
@@ -154,19 +154,8 @@ fn shown(line: &LogLine) -> String {
     // To the second: `--json` has the rest.
     let time = line.time.split_once('.').map_or(line.time.clone(), |(seconds, _)| format!("{seconds}Z"));
     let status = if line.status == 0 { String::new() } else { line.status.to_string() };
-    let mut place = match (line.decision.as_str(), line.daemon.as_str()) {
-        (ENDED, daemon) => format!("the sidecar's daemon {daemon} ended: {}", line.rule),
-        (_, "dns") => format!("{} (DNS)", line.host),
-        _ => format!("{}{}", line.host, line.path),
-    };
-    if !line.is_allowed() && line.decision != ENDED {
-        place += &format!("  [{}]", line.rule);
-    }
-    if line.repeated > 0 {
-        place += &format!("  and {} more like it", line.repeated);
-    }
     let [sent, received] = [line.sent, line.received].map(number);
-    row([&time, &line.decision, &status, &line.method, &sent, &received, &line.ms.to_string()], &place)
+    row([&time, &line.decision, &status, &line.method, &sent, &received, &line.ms.to_string()], &place(line))
 }
 
 /// In columns; none of it is seen otherwise than it is.

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod apply;
+mod audit;
 mod backends;
 mod cleanup;
 mod diff;
@@ -15,6 +16,7 @@ mod resume;
 mod schema;
 mod start;
 mod state;
+mod supervise;
 
 use crate::cli::{Cli, Command, command};
 use anyhow::Result;
@@ -42,6 +44,8 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::State(what) => state::run(&what),
         Command::Exec(args) => exec::run(&args),
         Command::Logs(args) => logs::run(&args),
+        Command::Supervise(args) => supervise::run(&args),
+        Command::Audit(what) => audit::run(&what),
         Command::List(args) => list::run(backend, &args),
         Command::Cleanup(args) => cleanup::run(backend, &args),
         Command::Backends(args) => backends::run(backend, &args),

@@ -16,6 +16,7 @@ use crate::{
     session::terminal::Terminal,
     signals::Cancellation,
     state::{self, Holder, Metadata, State},
+    supervise,
     ui::{self, UsageError, hinted},
     work::Left,
     workspace::{self, Collected, Which},
@@ -80,7 +81,14 @@ pub(super) fn start(
         resolved.warnings.push("the agent may reach your clipboard and query your terminal (--raw-terminal)".into());
     }
 
-    let command = claude_argv(args, !agent.prompt.trim().is_empty());
+    if bottle.supervise && earlier.is_some() {
+        if let Err(error) = supervise::restore(&paths, &identity) {
+            ui::warn_of("look in the audit log for proposals that were not queued", &error);
+        }
+        resolved.warnings.extend(supervise::grant_again(&paths, &identity, &mut resolved.policy)?);
+    }
+
+    let command = claude_argv(args, !agent.prompt.trim().is_empty(), bottle.supervise);
     let mut asked = Asked {
         agent,
         bottle: &bottle,
@@ -148,7 +156,7 @@ pub(super) fn start(
     // Of what was asked for it is known only now.
     let asked_for = resolved.environment.asked().filter_map(|name| Some((name, session.env.get(name)?)));
     plan::recognised::warnings(asked_for).iter().for_each(ui::warn);
-    let secrets = resolved.sidecar_secrets(&session.env)?;
+    let secrets = resolved.sidecar_secrets(&session.env, cancel)?;
     let code = life.live(plan, &resolved, &secrets, session, cancel)?;
     Ok(exit_code(code))
 }
@@ -198,7 +206,8 @@ fn mention_leftovers(paths: &Paths) {
 
 /// What will need a terminal, before anything is made: the session, the y/N, secrets.
 fn check_terminal(args: &Start, resolved: &Resolved) -> Result<()> {
-    let what = match resolved.environment.asked().next() {
+    let key = resolved.keys.asked().next().map(|key| format!("the passphrase of {key}"));
+    let what = match resolved.environment.asked().next().map(str::to_owned).or(key) {
         _ if args.prompt.is_none() && !Terminal::is_there() => {
             "there is no terminal for the session; say --prompt TEXT to run headless".into()
         }
@@ -252,10 +261,14 @@ fn metadata(paths: &Paths, resolved: &Resolved, backend: &Backend, earlier: Opti
     })
 }
 
-fn claude_argv(args: &Start, has_prompt: bool) -> Vec<String> {
+fn claude_argv(args: &Start, has_prompt: bool, supervised: bool) -> Vec<String> {
     let mut argv = vec!["claude".to_owned(), "--dangerously-skip-permissions".into()];
     if has_prompt {
         argv.extend(["--append-system-prompt-file".into(), plan::files::PROMPT_PATH.into()]);
+    }
+    if supervised {
+        // In one word: the client takes every further one for another file.
+        argv.push(format!("--mcp-config={}", plan::files::SUPERVISE_PATH));
     }
     argv.extend(args.arguments.iter().cloned());
     if let Some(prompt) = &args.prompt {

@@ -1,7 +1,7 @@
 //! `egress:` of a bottle: what may be reached, and with which credential.
 
 use super::{
-    names::{VARIABLE, host_name, listed_host, token_variable},
+    names::{VARIABLE, host_name, ip_address, listed_host, token_variable},
     read::{Checked, is_default, items, parse_word, quoted, some_texts, some_word, text, texts, word, wrong},
 };
 use bottle_policy::AuthScheme;
@@ -251,11 +251,5 @@ fn ports<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u16>, D::Error> {
 }
 
 fn address<'de, D: Deserializer<'de>>(d: D) -> Result<Option<IpAddr>, D::Error> {
-    let parse = |address: &str| match address.parse() {
-        Ok(address) => Ok(Some(address)),
-        Err(_) => {
-            wrong(format!("{} is no address", quoted(address)), "Write an IP address, 192.0.2.7 or 2001:db8::7 say.")
-        }
-    };
-    text(d, parse)
+    text(d, ip_address).map(Some)
 }

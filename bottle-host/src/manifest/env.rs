@@ -26,8 +26,15 @@ pub const SWITCHES: [(&str, &str); 3] = [
     ("CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL", "1"),
     ("DISABLE_AUTOUPDATER", "1"),
 ];
+/// The same of a bottle whose agent has an operator to ask, unless its manifest says otherwise: the client waits for the
+/// operator's server before its first turn, and shows the model the tools without being asked for them.
+pub const SUPERVISE_SWITCHES: [(&str, &str); 2] =
+    [("MCP_CONNECTION_NONBLOCKING", "0"), ("ENABLE_TOOL_SEARCH", "false")];
+/// Holds the capability for the client's own configuration: a file does not.
+pub const SUPERVISE_TOKEN: &str = "BOTTLE_SUPERVISE_TOKEN";
 /// Others that a manifest may not set: they would lead the client, or a credential, elsewhere.
-const RESERVED: [&str; 8] = [
+const RESERVED: [&str; 9] = [
+    SUPERVISE_TOKEN,
     "HOME",
     "ALL_PROXY",
     "all_proxy",

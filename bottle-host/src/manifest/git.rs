@@ -1,14 +1,18 @@
 //! `git:` and `git_user:`: the remotes that an agent may use, and as whom it commits.
 
 use super::{
-    names::{NAME, VARIABLE, plain_name, token_variable},
-    read::{Checked, items, quoted, text, texts, wrong},
+    names::{NAME, VARIABLE, ip_address, plain_name, token_variable},
+    read::{Checked, is_default, items, quoted, text, texts, wrong},
     upstream::{Transport, Upstream},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
+use std::net::IpAddr;
+
+/// The longest name of a remote.
+const LONGEST_NAME: usize = 64;
 
 /// A remote. What reaches it stands beside the bottle, never in it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -17,7 +21,7 @@ use serde_json::{Value, json};
 pub struct GitEntry {
     /// What the agent calls it.
     #[serde(rename = "Name", alias = "name", deserialize_with = "name")]
-    #[schemars(regex(pattern = NAME))]
+    #[schemars(length(max = LONGEST_NAME), regex(pattern = NAME))]
     pub name: String,
     /// `ssh://user@host[:port]/path` or `https://host[:port]/path`.
     #[serde(rename = "Upstream", alias = "upstream")]
@@ -41,6 +45,18 @@ pub struct GitEntry {
     #[serde(default = "default_refs", deserialize_with = "refs", skip_serializing_if = "is_default_refs")]
     #[schemars(inner(regex(pattern = "^refs/")))]
     pub allow_refs: Vec<String>,
+    /// A push may delete refs.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub allow_delete: bool,
+    /// A push may take commits away from a branch, and move a tag.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub allow_force: bool,
+    /// Dial this address and no other.
+    #[serde(default, deserialize_with = "address", skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// Private addresses may be dialled.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub allow_private: bool,
 }
 
 /// `git_user:`
@@ -106,6 +122,12 @@ fn check(entry: &GitEntry, earlier: &[GitEntry]) -> Checked<()> {
     if earlier.iter().any(|other| other.name == *name) {
         return wrong(format!("two entries have the Name {name}"), "Give one of them another name.");
     }
+    if let Some(other) = earlier.iter().find(|other| other.upstream == entry.upstream) {
+        return wrong(
+            format!("{} and {name} have the same Upstream, and git could not tell which is meant", other.name),
+            "Take one of them out.",
+        );
+    }
     let declared = [
         ("IdentityFile", entry.identity_file.is_some()),
         ("KnownHostKey", entry.known_host_key.is_some()),
@@ -126,9 +148,9 @@ fn check(entry: &GitEntry, earlier: &[GitEntry]) -> Checked<()> {
         if needed.contains(&key) && !is_declared {
             let how = if key == "KnownHostKey" {
                 format!(
-                    "Nobody is trusted at first sight. `ssh-keyscan {}` shows the key; compare it with what the host's \
-                     owner publishes, and write `ssh-ed25519 AAAA…`.",
-                    entry.upstream.host
+                    "Nobody is trusted at first sight. `{}` shows the key; compare it with what the host's owner \
+                     publishes, and add the line `KnownHostKey: ssh-ed25519 AAAA…`.",
+                    keyscan(&entry.upstream)
                 )
             } else {
                 "Name the private key's file: ~/.ssh/id_ed25519 say. It never enters the bottle.".into()
@@ -139,8 +161,31 @@ fn check(entry: &GitEntry, earlier: &[GitEntry]) -> Checked<()> {
     Ok(())
 }
 
+/// What shows a host's key.
+fn keyscan(upstream: &Upstream) -> String {
+    let port = upstream.port.map(|port| format!(" -p {port}")).unwrap_or_default();
+    format!("ssh-keyscan -t ed25519{port} {}", upstream.host)
+}
+
 fn name<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
-    text(d, plain_name)
+    let parse = |name: &str| {
+        let name = plain_name(name)?;
+        if let Some(bare) = name.strip_suffix(".git") {
+            return wrong(
+                format!("the name {name} ends with `.git`, as its URL does anyway"),
+                format!("Write {bare}."),
+            );
+        }
+        if name.len() > LONGEST_NAME {
+            return wrong("the name is too long", format!("A remote's name has {LONGEST_NAME} characters at most."));
+        }
+        Ok(name)
+    };
+    text(d, parse)
+}
+
+fn address<'de, D: Deserializer<'de>>(d: D) -> Result<Option<IpAddr>, D::Error> {
+    text(d, ip_address).map(Some)
 }
 
 fn token_ref<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {

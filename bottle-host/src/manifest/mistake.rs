@@ -15,7 +15,7 @@ const PAST: [(&str, &str); 7] = [
 ];
 
 /// Where a key belongs that is none where it was found.
-const PLACES: [(&str, &str); 20] = [
+const PLACES: [(&str, &str); 21] = [
     ("mode", "below `egress`"),
     ("presets", "below `egress`"),
     ("routes", "below `egress`"),
@@ -25,6 +25,7 @@ const PLACES: [(&str, &str); 20] = [
     ("ports", "in an entry of `egress.routes`"),
     ("auth", "in an entry of `egress.routes`"),
     ("token_ref", "below `auth` of a route"),
+    ("allow_refs", "in an entry of `git`"),
     ("memory", "below `limits`"),
     ("cpus", "below `limits`"),
     ("pids", "below `limits`"),

@@ -101,6 +101,16 @@ pub(super) fn host_name(text: &str) -> Checked<String> {
     Ok(host)
 }
 
+/// An address that a host is dialled at.
+pub(super) fn ip_address(text: &str) -> Checked<IpAddr> {
+    match text.parse() {
+        Ok(address) => Ok(address),
+        Err(_) => {
+            wrong(format!("{} is no address", quoted(text)), "Write an IP address, 192.0.2.7 or 2001:db8::7 say.")
+        }
+    }
+}
+
 /// A host as [`host_name`] has it; or `*.` and a name, for that name and everything below it.
 pub(super) fn listed_host(text: &str) -> Checked<String> {
     let name = text.strip_prefix("*.").unwrap_or(text);

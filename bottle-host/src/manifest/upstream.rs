@@ -75,7 +75,8 @@ impl Upstream {
         if bottle_policy::path::ambiguity(path).is_some() || !path.bytes().all(|b| b.is_ascii_graphic()) {
             return no("Its path is no plain one: no `..`, `//`, spaces or encoded separators.".into());
         }
-        if path.contains(['?', '#', '"', '\'', '<', '>', '`', '|', '$', '&', '(', ')', '*']) {
+        // What ssh, a shell and git read as it stands.
+        if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-~+@,=:".contains(&b)) {
             return no("Its path has a character that no repository's path has.".into());
         }
         Ok(Self { transport, host, port, path: path.into() })
@@ -142,6 +143,8 @@ mod tests {
             "https://h.example/a/../b",
             "https://h.example/a b",
             "https://h.example/a?b",
+            "https://h.example/a;b",
+            "https://h.example/a[b]",
         ] {
             assert!(Upstream::parse(url).is_err(), "{url}");
         }

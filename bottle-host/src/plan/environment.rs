@@ -4,7 +4,10 @@ use super::{credential::ModelCredential, host_variable};
 use crate::{
     manifest::{
         Bottle, EnvValue, Step,
-        env::{CA_VARIABLES, NO_PROXY_VARIABLES, PROXY_VARIABLES, SWITCHES, SecretSource},
+        env::{
+            CA_VARIABLES, NO_PROXY_VARIABLES, PROXY_VARIABLES, SUPERVISE_SWITCHES, SUPERVISE_TOKEN, SWITCHES,
+            SecretSource,
+        },
     },
     paths::Paths,
     signals::Cancellation,
@@ -106,6 +109,14 @@ pub fn base(
     NO_PROXY_VARIABLES.iter().for_each(|name| set(name, &direct));
     CA_VARIABLES.iter().for_each(|name| set(name, CA_PATHS[0]));
     env
+}
+
+/// What an agent that has an operator to ask has besides.
+pub fn supervised(env: &mut BTreeMap<String, Secret>, capability: &Secret) {
+    for (name, value) in SUPERVISE_SWITCHES {
+        env.entry(name.to_owned()).or_insert_with(|| Secret::new(value));
+    }
+    env.insert(SUPERVISE_TOKEN.to_owned(), capability.clone());
 }
 
 #[cfg(test)]

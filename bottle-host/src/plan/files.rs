@@ -1,13 +1,16 @@
 //! The files that go into a bottle: prompt, skills, and what makes the client's first-run screens go away.
 
-use super::{credential::ModelCredential, environment::CA_PATHS};
+use super::{credential::ModelCredential, environment::CA_PATHS, git};
 use crate::{
-    manifest::{Agent, Bottle, Step},
+    manifest::{Agent, Bottle, Step, env::SUPERVISE_TOKEN},
     paths::Paths,
     ui::hinted,
 };
 use anyhow::{Context, Result};
-use bottle_api::{FileEntry, HOME, Provision, WORKSPACE};
+use bottle_api::{
+    FileEntry, HOME, Provision, WORKSPACE,
+    control::{SUPERVISE_DAEMON, SUPERVISE_PORT},
+};
 use serde_json::json;
 use std::{
     fs::{self, File},
@@ -18,6 +21,8 @@ use std::{
 
 /// The system prompt, in the bottle.
 pub const PROMPT_PATH: &str = "/home/agent/.bottle/prompt.md";
+/// Where the client learns of its operator's server, in the bottle.
+pub const SUPERVISE_PATH: &str = "/home/agent/.bottle/supervise.json";
 /// A skill is text and small scripts; more than this is a mistake.
 const MAX_SKILL_BYTES: u64 = 4 << 20;
 const MAX_SKILL_FILES: usize = 1000;
@@ -34,14 +39,25 @@ pub fn render(paths: &Paths, agent: &Agent, bottle: &Bottle, credential: &ModelC
             .and_then(|dir| add_skill(&dir, name, &mut skills))
             .with_context(|| agent.place(paths, &[Step::Key("skills"), Step::Index(i)]))?;
     }
-    let git = bottle.git_user_of(agent).config().map(|config| FileEntry::agent(format!("{HOME}/.gitconfig"), config));
+    let git = git::config(bottle, bottle.git_user_of(agent).config());
     Ok(Provision {
         ca_paths: CA_PATHS.map(str::to_owned).to_vec(),
         prompt,
         skills,
         git: git.into_iter().collect(),
-        ..Provision::default()
+        supervise: if bottle.supervise { vec![supervise()?] } else { vec![] },
     })
+}
+
+/// The operator's server, as the client's own configuration has it. The capability is in the environment, not in a file.
+fn supervise() -> Result<FileEntry> {
+    let server = json!({
+        "type": "http",
+        "url": format!("http://{SUPERVISE_DAEMON}:{SUPERVISE_PORT}/"),
+        "headers": { "Authorization": format!("Bearer ${{{SUPERVISE_TOKEN}}}") },
+    });
+    let servers = json!({ "mcpServers": { SUPERVISE_DAEMON: server } });
+    Ok(FileEntry::agent(SUPERVISE_PATH, serde_json::to_vec_pretty(&servers)?).own_parents(1))
 }
 
 /// Onboarding is done, the workspace is trusted, and what full permissions mean was read.

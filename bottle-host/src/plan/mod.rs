@@ -4,23 +4,25 @@
 pub mod credential;
 pub mod environment;
 pub mod files;
+pub mod git;
+pub mod key;
 pub mod pipelock;
 pub mod policy;
 pub mod recognised;
 pub mod rules;
-pub mod unbuilt;
 pub mod upstream;
 
 use crate::{
     manifest::{Agent, Bottle, Step},
     paths::Paths,
     random,
-    ui::{self, hinted},
+    signals::Cancellation,
+    ui::hinted,
 };
 use anyhow::{Context, Result, bail};
 use bottle_api::{
     BottleSpec, Error, ErrorKind, Limits, Secret,
-    control::{CAPABILITY, DNS_DAEMON, EGRESS_DAEMON, PIPELOCK_DAEMON},
+    control::{CAPABILITY, DNS_DAEMON, EGRESS_DAEMON, GIT_GATE_DAEMON, PIPELOCK_DAEMON, SUPERVISE_DAEMON},
     secret::Secrets,
 };
 use bottle_policy::{EnvSecret, Policy};
@@ -33,6 +35,8 @@ pub const DAEMONS: [&str; 2] = [EGRESS_DAEMON, DNS_DAEMON];
 
 /// One launch, resolved; nothing of it exists yet.
 pub struct Resolved {
+    /// Where things are on this machine.
+    pub paths: Paths,
     /// For the backend.
     pub spec: BottleSpec,
     /// For the sidecar.
@@ -45,6 +49,8 @@ pub struct Resolved {
     pub credential: ModelCredential,
     /// The variables of the host whose values the sidecar injects.
     pub token_refs: Vec<String>,
+    /// The host's keys that the sidecar uses.
+    pub keys: git::Keys,
     /// Hosts that a preset grants, and its name.
     pub presets: BTreeMap<String, &'static str>,
     /// What is weaker than the default.
@@ -61,13 +67,21 @@ pub fn resolve(
     slug: &str,
 ) -> Result<Resolved> {
     let environment = Environment::resolve(paths, bottle)?;
-    let (policy, mut warnings) = policy::render(paths, bottle, &credential)?;
+    let (mut policy, mut warnings) = policy::render(paths, bottle, &credential)?;
+    let (remotes, keys) = git::resolve(paths, bottle)?;
+    policy.git = remotes;
+    warnings.extend(git::warnings(bottle));
     let pipelock = pipelock::program(&policy)?;
-    let daemons = DAEMONS.into_iter().chain(pipelock.is_some().then_some(PIPELOCK_DAEMON));
+    let optional = [
+        (GIT_GATE_DAEMON, !policy.git.is_empty()),
+        (PIPELOCK_DAEMON, pipelock.is_some()),
+        (SUPERVISE_DAEMON, bottle.supervise),
+    ];
+    let optional = optional.into_iter().filter_map(|(name, wanted)| wanted.then_some(name));
+    let daemons = DAEMONS.into_iter().chain(optional);
     let presets = policy.routes.iter().filter_map(|r| Some((r.host.clone(), policy::preset_of(bottle, &r.host)?)));
     let presets = presets.collect();
     let token_refs = token_refs(paths, bottle)?;
-    check_identity_files(paths, bottle)?;
     warnings.extend(unrecognised(&environment, &token_refs, credential));
     let spec = BottleSpec {
         identity: identity.into(),
@@ -84,11 +98,21 @@ pub fn resolve(
         provision: files::render(paths, agent, bottle, &credential)?,
         ..BottleSpec::default()
     };
-    unbuilt::check(paths, bottle)?;
-    Ok(Resolved { spec, policy, pipelock, environment, credential, token_refs, presets, warnings })
+    Ok(Resolved {
+        paths: paths.clone(),
+        spec,
+        policy,
+        pipelock,
+        environment,
+        credential,
+        token_refs,
+        keys,
+        presets,
+        warnings,
+    })
 }
 
-/// The host's variables that routes name, each of them set.
+/// The host's variables that routes and remotes name, each of them set.
 fn token_refs(paths: &Paths, bottle: &Bottle) -> Result<Vec<String>> {
     let mut names = vec![];
     for (i, route) in bottle.egress.routes.iter().enumerate() {
@@ -104,6 +128,7 @@ fn token_refs(paths: &Paths, bottle: &Bottle) -> Result<Vec<String>> {
         }
         names.push(name.clone());
     }
+    names.extend(bottle.git.iter().filter_map(|entry| entry.token_ref.clone()));
     Ok(names)
 }
 
@@ -115,22 +140,6 @@ fn unrecognised(environment: &Environment, token_refs: &[String], credential: Mo
     let value = |(name, variable): (String, &str)| Some((name, Secret::new(host_variable(variable)?)));
     let known: BTreeMap<String, Secret> = known.into_iter().filter_map(value).collect();
     recognised::warnings(known.iter().map(|(name, secret)| (name.as_str(), secret)))
-}
-
-/// The keys of ssh remotes are there.
-fn check_identity_files(paths: &Paths, bottle: &Bottle) -> Result<()> {
-    for (i, entry) in bottle.git.iter().enumerate() {
-        let Some(file) = &entry.identity_file else { continue };
-        let path = paths.expand(file);
-        if !path.is_file() {
-            let steps = [Step::Key("git"), Step::Index(i)];
-            return Err(hinted(
-                format!("{}: the IdentityFile {} is not there", bottle.place(paths, &steps), ui::printable(file)),
-                "Name the file of a private key, or make one: ssh-keygen -t ed25519 -f FILE",
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// The checks that no backend can skip.
@@ -154,7 +163,8 @@ pub fn validate(spec: &BottleSpec) -> Result<()> {
 impl Resolved {
     /// The secrets that the sidecar injects, those of the agent's environment, which it knows again, and the bottle's
     /// capability: read from the host now, not before.
-    pub fn sidecar_secrets(&self, env: &BTreeMap<String, Secret>) -> Result<Secrets> {
+    /// What opens a key is asked for.
+    pub fn sidecar_secrets(&self, env: &BTreeMap<String, Secret>, cancel: &Cancellation) -> Result<Secrets> {
         let mut secrets = Secrets::default();
         for EnvSecret { name, secret, .. } in &self.policy.scan.env {
             let value = env.get(name).with_context(|| format!("{name} has no value"))?;
@@ -169,6 +179,7 @@ impl Resolved {
                 None => bail!("the variable {name} is not set any more"),
             }
         }
+        self.keys.add_to(&mut secrets, cancel)?;
         Ok(secrets)
     }
 }

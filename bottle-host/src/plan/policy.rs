@@ -88,12 +88,17 @@ pub fn render(paths: &Paths, bottle: &Bottle, model: &ModelCredential) -> Result
 /// What has a route of its own is not blocked besides. Hosts of a preset are: that is how one of them is taken out.
 fn check_blocklist(paths: &Paths, bottle: &Bottle) -> Result<()> {
     for (i, listed) in bottle.egress.blocklist.iter().enumerate() {
-        let (what, hint) = match bottle.egress.routes.iter().find(|route| is_listed(&route.host, listed)) {
-            Some(route) => (format!("{} has a route", route.host), "Take one of the two out."),
-            None if is_listed(credential::HOST, listed) => {
+        let route = bottle.egress.routes.iter().find(|route| is_listed(&route.host, listed));
+        let remote = bottle.git.iter().find(|remote| is_listed(&remote.upstream.host, listed));
+        let (what, hint) = match (route, remote) {
+            (Some(route), _) => (format!("{} has a route", route.host), "Take one of the two out."),
+            (None, Some(remote)) => {
+                (format!("the git remote {} is at {}", remote.name, remote.upstream.host), "Take one of the two out.")
+            }
+            (None, None) if is_listed(credential::HOST, listed) => {
                 (format!("no agent works without {}", credential::HOST), "Take it out of the blocklist.")
             }
-            None => continue,
+            (None, None) => continue,
         };
         let place = bottle.place(paths, &[Step::Key("egress"), Step::Key("blocklist"), Step::Index(i)]);
         return Err(hinted(format!("{place}: the blocklist names `{listed}`, and {what}"), hint));

@@ -4,7 +4,7 @@
 mod text;
 
 use crate::{
-    manifest::{Agent, Bottle, GitUser, Isolation, LimitFields, Source, approval, env::Variable},
+    manifest::{Agent, Bottle, GitUser, Isolation, LimitFields, Remote, Source, approval, env::Variable},
     paths::Paths,
     plan::Resolved,
     workspace::Shown,
@@ -54,6 +54,8 @@ pub struct Preflight<'a> {
     pub egress_mode: Mode,
     /// What may be reached.
     pub routes: Vec<RouteShown>,
+    /// The repositories that are fetched from and pushed to, each through the gate.
+    pub git: Vec<Remote>,
     /// Hosts that nothing goes to, whatever else is granted.
     pub blocklist: Vec<String>,
     /// The proxy, host and port, through which all of it is reached.
@@ -209,6 +211,7 @@ impl<'a> Preflight<'a> {
                     shown(route, route.auth.as_ref().map(|auth| name(&auth.secret)), preset)
                 })
                 .collect(),
+            git: bottle.git.iter().map(Remote::of).collect(),
             blocklist: resolved.policy.scan.blocklist.clone(),
             workspace: match (cwd, &asked.left) {
                 (_, Some(left)) => {

@@ -2,7 +2,7 @@
 
 use super::{Preflight, RouteShown};
 use crate::{
-    manifest::approval::State,
+    manifest::{Remote, approval::State},
     ui::{self, layout},
 };
 use bottle_policy::Mode;
@@ -60,6 +60,7 @@ impl Preflight<'_> {
             ("git user", self.git_user.shown().into_iter().collect()),
             ("model", vec![model]),
             ("egress", egress),
+            ("git", self.git.iter().flat_map(Remote::lines).collect()),
         ];
         if full {
             rows.push(("command", vec![self.command.join(" ")]));

@@ -1,5 +1,6 @@
 //! A bottle's egress log on disk: a line of JSON per request, bounded and rotated.
 
+use super::sidecar::ENDED;
 use anyhow::{Context, Result};
 use bottle_policy::message::LogLine;
 use std::{
@@ -43,6 +44,22 @@ impl Rotating {
         self.bytes += json.len() as u64;
         Ok(())
     }
+}
+
+/// What a line is about, and why it was refused. A guest has chosen most of it.
+pub fn place(line: &LogLine) -> String {
+    let mut place = match (line.decision.as_str(), line.daemon.as_str()) {
+        (ENDED, daemon) => format!("the sidecar's daemon {daemon} ended: {}", line.rule),
+        (_, "dns") => format!("{} (DNS)", line.host),
+        _ => format!("{}{}", line.host, line.path),
+    };
+    if !line.is_allowed() && line.decision != ENDED {
+        place += &format!("  [{}]", line.rule);
+    }
+    if line.repeated > 0 {
+        place += &format!("  and {} more like it", line.repeated);
+    }
+    place
 }
 
 /// The time as the log has it.

@@ -13,7 +13,7 @@ mod filter;
 mod modes;
 pub mod owner;
 mod pump;
-mod screen;
+pub(crate) mod screen;
 pub mod sidecar;
 pub mod summary;
 pub mod tail;

@@ -4,7 +4,12 @@
 //! and its secrets. A connection carries one request and one answer, JSON with a `type`, framed as on the control
 //! channel.
 
-use crate::{paths::Paths, state::SOCKET, ui::hinted};
+use crate::{
+    paths::Paths,
+    state::SOCKET,
+    supervise::desk::{Decision, Word, Words},
+    ui::hinted,
+};
 use anyhow::{Context, Result, bail};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bottle_api::{
@@ -29,7 +34,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, mpsc::channel},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -37,6 +42,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same for what the sidecar has to do first.
+const LONG_PATIENCE: Duration = Duration::from_secs(90);
 
 /// What a program in the bottle is surrounded by.
 #[derive(Clone)]
@@ -53,6 +60,8 @@ pub struct Surroundings {
 enum Request {
     /// The agent's [`Surroundings`].
     Surroundings,
+    /// The operator has decided on a proposal.
+    Decide { id: String, decision: Decision },
 }
 
 /// What is answered.
@@ -61,6 +70,8 @@ enum Request {
 enum Answer {
     /// [`Surroundings`], each value of the environment in base64.
     Surroundings { env: BTreeMap<String, String>, cwd: String },
+    /// The decision holds.
+    Decided,
     /// No answer to that.
     Refused { message: String },
 }
@@ -73,8 +84,9 @@ pub struct Served {
 }
 
 impl Served {
-    /// Answers what is asked at the socket of a state directory, to this user's processes only.
-    pub fn begin(state: &Path, surroundings: Surroundings) -> Result<Self> {
+    /// Answers what is asked at the socket of a state directory, to this user's processes only. Decisions go to a desk,
+    /// where there is one.
+    pub fn begin(state: &Path, surroundings: Surroundings, desk: Option<Words>) -> Result<Self> {
         let path = state.join(SOCKET);
         let attempt = || format!("listen at {}", path.display());
         let reach = Reach::into(state).with_context(attempt)?;
@@ -84,8 +96,8 @@ impl Served {
         let thread = thread::Builder::new().name("owner".into()).spawn(move || {
             let surroundings = Arc::new(surroundings);
             while let Ok((peer, _)) = accepting.accept() {
-                let surroundings = surroundings.clone();
-                thread::spawn(move || drop(answer(peer, &surroundings)));
+                let (surroundings, desk) = (surroundings.clone(), desk.clone());
+                thread::spawn(move || drop(answer(peer, &surroundings, desk)));
             }
         })?;
         Ok(Self { listener, path, thread: Some(thread) })
@@ -101,7 +113,7 @@ impl Drop for Served {
     }
 }
 
-fn answer(mut peer: UnixStream, surroundings: &Surroundings) -> Result<()> {
+fn answer(mut peer: UnixStream, surroundings: &Surroundings, desk: Option<Words>) -> Result<()> {
     if socket_peercred(&peer)?.uid != geteuid() {
         bail!("another user asks");
     }
@@ -112,6 +124,10 @@ fn answer(mut peer: UnixStream, surroundings: &Surroundings) -> Result<()> {
         Ok(Request::Surroundings) => {
             Answer::Surroundings { env: encode_env(&surroundings.env), cwd: surroundings.cwd.clone() }
         }
+        Ok(Request::Decide { id, decision }) => match decide(id, decision, desk) {
+            Ok(()) => Answer::Decided,
+            Err(error) => Answer::Refused { message: format!("{error:#}") },
+        },
         Err(error) => Answer::Refused { message: format!("an unknown request: {error}") },
     };
     let frame = encode(&answer).map(Zeroizing::new);
@@ -121,9 +137,27 @@ fn answer(mut peer: UnixStream, surroundings: &Surroundings) -> Result<()> {
     Ok(peer.write_all(&frame?)?)
 }
 
+fn decide(id: String, decision: Decision, desk: Option<Words>) -> Result<()> {
+    let (answer, answered) = channel();
+    let desk = desk.context("its bottle has no `supervise`")?;
+    desk.send(Word::Decided { id, decision, answer }).context("its session is over")?;
+    answered.recv().context("its session is over")?
+}
+
+/// Has the owner of a bottle apply a decision on a proposal.
+pub fn decided(paths: &Paths, identity: &str, id: &str, decision: &Decision) -> Result<()> {
+    let request = Request::Decide { id: id.into(), decision: decision.clone() };
+    match ask(&paths.state().join(identity), &request, LONG_PATIENCE) {
+        Ok(Answer::Decided) => Ok(()),
+        Ok(Answer::Refused { message }) => bail!("{message}"),
+        Ok(Answer::Surroundings { .. }) => bail!("the process that owns {identity} answers something else"),
+        Err(error) => Err(unanswered(identity, &error)),
+    }
+}
+
 /// What a program in a running bottle is to be surrounded by: what its agent is.
 pub fn surroundings(paths: &Paths, identity: &str) -> Result<Surroundings> {
-    match ask(&paths.state().join(identity), &Request::Surroundings) {
+    match ask(&paths.state().join(identity), &Request::Surroundings, PATIENCE) {
         Ok(Answer::Surroundings { mut env, cwd }) => {
             let decode = |(name, value): (&String, &mut String)| {
                 let bytes = BASE64_STANDARD.decode(value.as_bytes()).with_context(|| format!("the value of {name}"))?;
@@ -132,6 +166,7 @@ pub fn surroundings(paths: &Paths, identity: &str) -> Result<Surroundings> {
             };
             Ok(Surroundings { env: env.iter_mut().map(decode).collect::<Result<_>>()?, cwd })
         }
+        Ok(Answer::Decided) => bail!("the process that owns {identity} answers something else"),
         Ok(Answer::Refused { message }) => {
             let hint = "It runs another version of bottle: end that session, and start the agent again.";
             Err(hinted(format!("the process that owns {identity} answers: {message}"), hint))
@@ -149,9 +184,14 @@ pub fn running(paths: &Paths) -> Vec<String> {
     names
 }
 
-fn ask(state: &Path, request: &Request) -> io::Result<Answer> {
+/// Does the owner of that bottle answer?
+pub fn is_running(paths: &Paths, identity: &str) -> bool {
+    connect(&paths.state().join(identity)).is_ok()
+}
+
+fn ask(state: &Path, request: &Request, patience: Duration) -> io::Result<Answer> {
     let mut owner = connect(state)?;
-    owner.set_read_timeout(Some(PATIENCE))?;
+    owner.set_read_timeout(Some(patience))?;
     owner.set_write_timeout(Some(PATIENCE))?;
     write_frame(&mut owner, request)?;
     read_frame(&mut owner)?.ok_or_else(|| ErrorKind::UnexpectedEof.into())
@@ -217,7 +257,7 @@ mod tests {
     #[test]
     fn a_living_owner_answers_at_any_depth_and_leaves_no_socket() {
         let (_dir, paths, state) = deep();
-        let served = Served::begin(&state, surroundings_of_a_test()).unwrap();
+        let served = Served::begin(&state, surroundings_of_a_test(), None).unwrap();
         assert_eq!(fs::metadata(state.join(SOCKET)).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(running(&paths), ["dev-12345"]);
         let found = surroundings(&paths, "dev-12345").unwrap();
@@ -231,7 +271,7 @@ mod tests {
     #[test]
     fn an_unknown_request_is_refused_and_the_next_one_answered() {
         let (_dir, paths, state) = deep();
-        let _served = Served::begin(&state, surroundings_of_a_test()).unwrap();
+        let _served = Served::begin(&state, surroundings_of_a_test(), None).unwrap();
         let mut owner = connect(&state).unwrap();
         write_frame(&mut owner, &serde_json::json!({"type": "from the future"})).unwrap();
         let answer: serde_json::Value = read_frame(&mut owner).unwrap().unwrap();

@@ -40,14 +40,14 @@ static SCREEN: Mutex<Screen> =
 /// The chunk has been written, or the phase has changed.
 static CHANGED: Condvar = Condvar::new();
 
-/// A guest may draw on this terminal. `unfiltered`: whatever it likes.
-pub(super) fn open(terminal: OwnedFd, unfiltered: bool) {
+/// Whoever draws, a guest or our own screen, may do so on this terminal. `unfiltered`: whatever it likes.
+pub(crate) fn open(terminal: OwnedFd, unfiltered: bool) {
     let (phase, filter) = (Phase::Drawing, Filter::new(unfiltered));
     *lock() = Screen { phase, filter, terminal: Some(terminal), writing: false };
 }
 
 /// Shows what a guest has written. An error where the terminal is gone, or is no guest's any more.
-pub(super) fn draw(to: impl AsFd, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn draw(to: impl AsFd, bytes: &[u8]) -> io::Result<()> {
     let busy = |screen: &mut Screen| screen.writing || screen.phase == Phase::Paused;
     let mut screen = CHANGED.wait_while(lock(), busy).unwrap_or_else(PoisonError::into_inner);
     if screen.phase == Phase::Idle {

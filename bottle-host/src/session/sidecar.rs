@@ -3,13 +3,15 @@
 //! ```text
 //! sidecar ══ log lines ══▶ egress log, summary
 //!         ══ answers ════▶ whoever asked
-//!         ◀═ reload, restart, program, stop
+//!         ══ proposals ══▶ the desk
+//!         ◀═ reload, restart, program, answer, stop
 //! ```
 
 use super::{
     egress_log::{Rotating, now},
     summary::Summary,
 };
+use crate::supervise::desk::{Word, Words};
 use anyhow::{Context, Result, anyhow, bail};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bottle_api::control::{read_frame, write_frame};
@@ -44,6 +46,8 @@ const PIECE: usize = 3 << 20;
 /// The channel while the bottle runs. Dropping it closes it, and with it the sidecar.
 pub struct SidecarChannel {
     stream: UnixStream,
+    /// Held while a frame is written: two of them at once would be none.
+    writing: Mutex<()>,
     /// One question at a time.
     answers: Mutex<Receiver<Up>>,
     summary: Mutex<Receiver<Summary>>,
@@ -52,8 +56,8 @@ pub struct SidecarChannel {
 }
 
 impl SidecarChannel {
-    /// Begins to listen, and to write the log to a file.
-    pub fn follow(channel: OwnedFd, log: &Path) -> Result<Self> {
+    /// Begins to listen, and to write the log to a file. What an agent proposes goes to a desk, where there is one.
+    pub fn follow(channel: OwnedFd, log: &Path, desk: Option<Words>) -> Result<Self> {
         let file = Rotating::open(log)?;
         let stream = UnixStream::from(channel);
         stream.set_write_timeout(Some(ANSWER_TIME))?;
@@ -62,8 +66,14 @@ impl SidecarChannel {
         let told = stopping.clone();
         thread::Builder::new()
             .name("sidecar".into())
-            .spawn(move || drop(done.send(listen(&from, file, &answer, &told))))?;
-        Ok(Self { stream, answers: Mutex::new(answers), summary: Mutex::new(summary), stopping })
+            .spawn(move || drop(done.send(listen(&from, file, &answer, &told, desk.as_ref()))))?;
+        Ok(Self {
+            stream,
+            writing: Mutex::default(),
+            answers: Mutex::new(answers),
+            summary: Mutex::new(summary),
+            stopping,
+        })
     }
 
     /// Has every request from now on judged by another policy. Where the sidecar does not take it, the old one stands,
@@ -100,7 +110,7 @@ impl SidecarChannel {
             rest = rest.saturating_sub(len as u64);
             let last = len == 0 || rest == 0;
             let bytes = BASE64_STANDARD.encode(&piece[..len]);
-            self.send(&Down::Program { daemon: daemon.into(), bytes, last }).with_context(attempt)?;
+            self.say(&Down::Program { daemon: daemon.into(), bytes, last }).with_context(attempt)?;
             if last {
                 break;
             }
@@ -118,7 +128,7 @@ impl SidecarChannel {
     /// Has the sidecar end in order, after which it serves nobody, and sums up.
     pub fn finish(self) -> Summary {
         self.stopping.store(true, Ordering::SeqCst);
-        if self.send(&Down::Stop).is_err() {
+        if self.say(&Down::Stop).is_err() {
             let _ = self.stream.shutdown(Shutdown::Write);
         }
         let summary = self.summary.lock().unwrap_or_else(PoisonError::into_inner);
@@ -130,7 +140,7 @@ impl SidecarChannel {
 
     fn ask(&self, question: &Down, answered: impl FnMut(Up) -> Option<Result<()>>) -> Result<()> {
         let answers = self.quiet();
-        self.send(question)?;
+        self.say(question)?;
         await_answer(&answers, answered)
     }
 
@@ -141,7 +151,9 @@ impl SidecarChannel {
         answers
     }
 
-    fn send(&self, word: &Down) -> Result<()> {
+    /// Says something that is not answered.
+    pub fn say(&self, word: &Down) -> Result<()> {
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = write_frame(&mut &self.stream, word);
         if sent.is_err() {
             // Half a frame may be on its way: nothing that follows would be understood.
@@ -174,11 +186,22 @@ fn await_answer(answers: &Receiver<Up>, mut answered: impl FnMut(Up) -> Option<R
 
 /// Writes lines until the channel closes. What cannot be logged must not happen: an error closes the channel, and with
 /// it the bottle's way out.
-fn listen(stream: &UnixStream, mut file: Rotating, answers: &Sender<Up>, stopping: &AtomicBool) -> Summary {
+fn listen(
+    stream: &UnixStream,
+    mut file: Rotating,
+    answers: &Sender<Up>,
+    stopping: &AtomicBool,
+    desk: Option<&Words>,
+) -> Summary {
     let (mut summary, mut from) = (Summary::default(), BufReader::new(stream));
     loop {
         let line = match read_frame::<Up>(&mut from) {
             Ok(Some(Up::Log(line))) => line,
+            Ok(Some(word @ (Up::Proposal { .. } | Up::Asked { .. }))) => {
+                // No line of the log waits for a desk: what finds it full is not answered, and is asked again.
+                desk.iter().for_each(|desk| drop(desk.try_send(Word::Sidecar(word.clone()))));
+                continue;
+            }
             Ok(Some(word)) => {
                 let end = match &word {
                     Up::DaemonEnded { daemon, status } => {
@@ -226,7 +249,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("egress.jsonl");
         let (own, mut far) = UnixStream::pair().unwrap();
-        let sidecar = SidecarChannel::follow(own.into(), &path).unwrap();
+        let sidecar = SidecarChannel::follow(own.into(), &path, None).unwrap();
         let far = thread::spawn(move || {
             while let Ok(Some(word)) = read_frame(&mut far) {
                 let Some(words) = answer(word) else { return };
@@ -252,7 +275,7 @@ mod tests {
             }
             Down::Reload { .. } => Some(vec![line("allow"), Up::Reloaded { error: None }]),
             Down::Restart { daemon } => Some(vec![end("another"), end(&daemon)]),
-            Down::Program { .. } | Down::Stop => None,
+            Down::Program { .. } | Down::Answer { .. } | Down::Stop => None,
         };
         let (log, said) = with_sidecar(answer, |sidecar| {
             sidecar.reload(&Policy::default()).unwrap();

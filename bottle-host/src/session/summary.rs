@@ -29,7 +29,7 @@ pub struct Summary {
 
 impl Summary {
     /// Another line.
-    pub(super) fn count(&mut self, line: &LogLine) {
+    pub fn count(&mut self, line: &LogLine) {
         self.allowed += line.lost;
         let many = 1 + line.repeated;
         // Asked for its password, as some clients want to be; or our own launch probe.
@@ -50,6 +50,11 @@ impl Summary {
         if self.refusals.len() < REMEMBERED || self.refusals.contains_key(&what) {
             *self.refusals.entry(what).or_default() += many;
         }
+    }
+
+    /// Requests that were refused.
+    pub fn denied(&self) -> u64 {
+        self.denied
     }
 
     /// A daemon ended.

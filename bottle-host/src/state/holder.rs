@@ -29,13 +29,18 @@ pub struct Holder {
 impl Holder {
     /// This process.
     pub fn own() -> Self {
+        Self::of(std::process::id())
+    }
+
+    /// A process of this user's.
+    pub(crate) fn of(pid: u32) -> Self {
         Self {
             machine: machine(),
             uid: rustix::process::getuid().as_raw(),
             boot: read(Path::new("/proc/sys/kernel/random/boot_id")),
             pid_namespace: own_namespace(),
-            pid: std::process::id(),
-            started: start_time(std::process::id()).unwrap_or_default(),
+            pid,
+            started: start_time(pid).unwrap_or_default(),
         }
     }
 

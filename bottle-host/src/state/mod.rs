@@ -51,6 +51,8 @@ const LOCK: &str = "lock";
 pub const LEDGER: &str = "ledger.jsonl";
 const METADATA: &str = "metadata.json";
 const STAGE: &str = "stage";
+/// Beside the states: see [`crate::paths::Paths::queue`].
+const QUEUE: &str = "queue";
 /// Where the owner answers other commands.
 pub const SOCKET: &str = "control.sock";
 /// What a resumed bottle's workspace begins with again: its archive, and how each file of it came.
@@ -235,6 +237,7 @@ impl State {
             for name in [CAME, BASE] {
                 remove_if_there(&self.dir.join(name))?;
             }
+            remove_queue(&self.dir)?;
         }
         drop_launch(&self.dir)?;
         Ok(self.egress_log())
@@ -244,6 +247,11 @@ impl State {
     pub fn remove(self) -> Result<()> {
         remove_dir(&self.dir)
     }
+}
+
+/// From here on no cleanup takes this state: marked before there is anything to lose.
+pub fn preserve(dir: &Path) -> Result<()> {
+    write_atomically(&dir.join(PRESERVE), b"")
 }
 
 /// Removes what only a launch needs, the ledger last.
@@ -272,10 +280,19 @@ fn remove_dir(dir: &Path) -> Result<()> {
     if hidden != dir {
         files::rename_dir(dir, &hidden)?;
     }
+    remove_queue(dir)?;
     match files::remove_tree(&hidden, LOCK) {
         Err(_) if !hidden.exists() => Ok(()), // somebody else was quicker
         removed => removed,
     }
+}
+
+/// Takes away what a bottle asked its operator for: nobody goes on from it.
+fn remove_queue(dir: &Path) -> Result<()> {
+    let identity = dir.file_name().unwrap_or_default().to_string_lossy();
+    let root = dir.parent().and_then(Path::parent).context("a bottle's state is below a root")?;
+    let queue = root.join(QUEUE).join(identity.trim_start_matches(HIDDEN));
+    if queue.exists() { files::remove_tree(&queue, "") } else { Ok(()) }
 }
 
 /// The file whose lock whoever makes or removes a directory shares: one that has no lock of its own, while nobody holds

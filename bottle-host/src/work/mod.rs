@@ -122,15 +122,10 @@ fn transcript(bottle: &Bottle, state: &Path) -> Result<bool> {
     let found = changes::read(&mut draft.file, &Came::default(), &Deadline::after(SURVEY_TIME)?)?;
     let is_held = found.names.iter().any(|name| name.ends_with(b".jsonl"));
     if is_held {
-        preserve(state)?;
+        state::preserve(state)?;
         draft.keep()?;
     }
     Ok(is_held)
-}
-
-/// From here on no cleanup takes the state: marked before there is anything to lose.
-fn preserve(state: &Path) -> Result<()> {
-    state::write_atomically(&state.join(state::PRESERVE), b"")
 }
 
 struct Saver<'a> {
@@ -244,12 +239,12 @@ impl Saver<'_> {
     }
 
     fn keep(&self, draft: Draft) -> Result<()> {
-        preserve(self.state)?;
+        state::preserve(self.state)?;
         draft.keep()
     }
 
     fn write(&self, name: &str, content: &[u8]) -> Result<()> {
-        preserve(self.state)?;
+        state::preserve(self.state)?;
         state::private_dirs(&self.store.dir)?;
         state::write_atomically(&self.store.dir.join(name), content)
     }

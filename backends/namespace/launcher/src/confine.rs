@@ -56,9 +56,11 @@ pub(crate) fn give_up_capabilities(kept: CapabilitySet) -> Result<()> {
 }
 
 /// Files may be changed below these paths alone, and nobody outside of the domain is sent a signal or found at an abstract
-/// socket. A second lock on doors that the namespaces close already: an older kernel does without.
-pub(crate) fn landlock(writable: &[&str]) -> Result<()> {
-    let ruleset = Ruleset::default()
+/// socket. A second lock on doors that the namespaces close already: an older kernel does without. But `keep_in`: no door of
+/// a namespace closes abstract sockets, and a kernel that cannot is an error.
+pub(crate) fn landlock(writable: &[&str], keep_in: bool) -> Result<()> {
+    let ruleset = if keep_in { kept_in()? } else { Ruleset::default() };
+    let ruleset = ruleset
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(RULES))?
         .scope(Scope::from_all(RULES))?
@@ -68,6 +70,17 @@ pub(crate) fn landlock(writable: &[&str]) -> Result<()> {
     let ruleset = rules.collect::<Result<Vec<_>>>()?.into_iter().try_fold(ruleset, |set, rule| set.add_rule(rule))?;
     ruleset.restrict_self()?;
     Ok(())
+}
+
+/// Abstract sockets stay within the domain, or it is an error.
+fn kept_in() -> Result<Ruleset> {
+    let ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    ruleset.scope(Scope::AbstractUnixSocket).context("this kernel's Landlock cannot keep sockets apart (6.12 can)")
+}
+
+/// Can this kernel keep abstract sockets within a domain?
+pub(crate) fn can_keep_in() -> bool {
+    kept_in().is_ok_and(|ruleset| ruleset.create().is_ok())
 }
 
 /// The filters of system calls, without which nothing runs. Whether they hold is asked of the kernel.

@@ -42,7 +42,8 @@ const SPARE: u64 = 16;
 const OPEN_FILES: u64 = 65536;
 const LOCKED_MEMORY: u64 = 64 << 20;
 const QUEUED_MESSAGES: u64 = 819_200;
-const BACKLOG: i32 = 1024;
+/// As the sidecar's own.
+const BACKLOG: i32 = 4096;
 
 /// Everything from the clone on. Returns where the launcher is gone, or the bottle cannot be made.
 pub(crate) fn run(launch: &Launch, ids: Ids, control: &OwnedFd, filters: &[BpfProgram]) -> i32 {
@@ -112,7 +113,7 @@ fn make(launch: &Launch, ids: Ids, control: &OwnedFd, filters: &[BpfProgram], st
     }
     confine::give_up_capabilities(CapabilitySet::empty())?;
     if launch.has("landlock") {
-        confine::landlock(&tree::WRITABLE)?;
+        confine::landlock(&tree::WRITABLE, false)?;
     }
     if launch.has("seccomp") {
         confine::filter(filters)?;

@@ -37,6 +37,11 @@ pub fn run() -> ! {
     sys::exit(launch::run())
 }
 
+/// Can this kernel hold git-gate's own sockets apart from this machine's? Its sidecar has them; no other has any.
+pub fn holds_git_gate() -> bool {
+    confine::can_keep_in()
+}
+
 /// The user and group of this machine that the bottle of that launcher runs as, where it is not the caller's own.
 pub fn user_of(launcher: u32) -> Option<u32> {
     ids::Ids::of(launcher).ok().filter(|ids| ids.apart).map(|ids| ids.bottle.user)

@@ -19,6 +19,8 @@ use std::{collections::BTreeMap, env::consts::ARCH};
 pub(crate) enum For {
     Bottle,
     Sidecar,
+    /// Its git-gate has hooks and an agent, who are spoken with by sockets.
+    GitSidecar,
 }
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
@@ -116,7 +118,7 @@ pub(crate) fn compile(whom: For) -> Result<Vec<BpfProgram>> {
 fn answers(whom: For) -> BTreeMap<i64, SeccompAction> {
     let allowed = ALLOWED.iter().chain(ALLOWED_OLD).map(|call| (*call, SeccompAction::Allow));
     let mut answers: BTreeMap<_, _> = allowed.chain(REFUSED.iter().map(|call| (*call, refuse(EPERM)))).collect();
-    if whom == For::Sidecar {
+    if whom != For::Bottle {
         // It takes its listeners by it, of itself.
         answers.insert(SYS_pidfd_getfd, SeccompAction::Allow);
     }
@@ -180,7 +182,7 @@ fn arguments() -> Result<Rules> {
 /// Sockets of other families reach the kernel's rarer parts, and some of them the machine below this one.
 fn families(whom: For) -> Result<Rules> {
     let allowed: &[u64] = match whom {
-        For::Bottle => &[UNIX, INET, INET6, NETLINK],
+        For::Bottle | For::GitSidecar => &[UNIX, INET, INET6, NETLINK],
         // It speaks with nobody on this machine.
         For::Sidecar => &[INET, INET6, NETLINK],
     };
@@ -201,7 +203,7 @@ mod tests {
 
     #[test]
     fn every_filter_compiles_and_no_call_is_in_two_lists() {
-        for whom in [For::Bottle, For::Sidecar] {
+        for whom in [For::Bottle, For::Sidecar, For::GitSidecar] {
             assert_eq!(compile(whom).unwrap().len(), 3);
         }
         let mut all: Vec<i64> = [ALLOWED, ALLOWED_OLD, REFUSED].concat();

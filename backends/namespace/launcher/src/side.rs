@@ -1,18 +1,22 @@
 //! The sidecar's own namespaces: everything but the network, which is this machine's. It sees its program, its own
 //! processes, and what resolves names; it can change nothing, and speak with nobody on this machine but through the
 //! network, whose addresses the bundle judges.
+//!
+//! Where git-gate is among its daemons it has this machine's programs, too, read-only, a file system in memory for the
+//! mirrors, and sockets of its own: abstract ones go with the network, and it is Landlock alone that keeps the machine's from
+//! it. A kernel whose Landlock cannot runs no such sidecar.
 
 use crate::{
     confine,
     ids::Ids,
     init, seccomp,
-    sources::{Source, take, take_if_there},
+    sources::{Sources, take, take_if_there},
     sys::{self, NO_DEVICES, NO_EXEC, NO_SETUID},
     tree,
     wire::{self, File, Order, Sidecar},
 };
 use anyhow::{Context, Result, bail};
-use bottle_api::control::{BIND_ENV, BUNDLE_ARGUMENT, DAEMONS_ENV, LISTENERS_ENV, UIDS_ENV};
+use bottle_api::control::{BIND_ENV, BUNDLE_ARGUMENT, DAEMONS_ENV, LISTENERS_ENV, MIRRORS_ENV, UIDS_ENV};
 use rustix::{
     fs::Mode,
     process::{Resource, umask},
@@ -40,6 +44,11 @@ const DEVICES: [&str; 3] = ["/dev/null", "/dev/random", "/dev/urandom"];
 const LISTENERS: i32 = 3;
 const PROCESSES: u64 = 256;
 const MEMORY: u64 = 512 << 20;
+/// Where git-gate has its mirrors, inside, and what they may take.
+const MIRRORS: &str = "/run/git-gate";
+const MIRRORS_SIZE: &str = "2g";
+/// The bundle and its daemons.
+const USERS: u32 = 7;
 
 /// Everything from the clone on. Returns where the bundle cannot be run.
 pub(crate) fn run(sidecar: &Sidecar, ids: Ids, control: &OwnedFd, channel: &OwnedFd, errors: &OwnedFd) -> i32 {
@@ -67,16 +76,28 @@ fn become_it(
     confine::hide(true)?;
     let early = tree::Early::processes()?;
     tree::turn()?;
-    let order = File { path: "/etc/nsswitch.conf".into(), mode: 0o644, text: "hosts: files dns\n".into() };
-    tree::put_up_bare(&sources, &early, &[order])?;
+    tree::put_up_bare(&sources, &early, &settings())?;
+    let git_gate = sidecar.git_gate();
+    if let Some(place) = git_gate {
+        let user = if ids.apart { UID + 1 + u32::try_from(place)? } else { UID };
+        tree::mirrors(MIRRORS, MIRRORS_SIZE, user)?;
+    }
     drop((sources, early));
     tree::seal()?;
     for (resource, value) in [(Resource::Core, 0), (Resource::Nproc, PROCESSES), (Resource::Data, MEMORY)] {
         confine::limit(resource, value)?;
     }
     confine::give_up_capabilities(if ids.apart { HANDING_OUT } else { CapabilitySet::empty() })?;
-    confine::landlock(&["/dev"])?;
-    let filters = seccomp::compile(seccomp::For::Sidecar)?;
+    let filters = match git_gate {
+        Some(_) => {
+            confine::landlock(&["/dev", MIRRORS], true)?;
+            seccomp::compile(seccomp::For::GitSidecar)?
+        }
+        None => {
+            confine::landlock(&["/dev"], false)?;
+            seccomp::compile(seccomp::For::Sidecar)?
+        }
+    };
     let Some((Order::Serve, listeners)) = wire::receive(control)? else { bail!("there are no listeners") };
     let (near, far) = wire::pair()?;
     let lent: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
@@ -99,17 +120,37 @@ fn become_it(
     if ids.apart {
         bundle.env(UIDS_ENV, UID.to_string());
     }
+    if git_gate.is_some() {
+        bundle.env(MIRRORS_ENV, MIRRORS);
+    }
     Err(bundle.exec()).context("run the bundle")
 }
 
-fn sources(sidecar: &Sidecar) -> Result<Vec<Source>> {
+fn sources(sidecar: &Sidecar) -> Result<Sources> {
     let attributes = NO_SETUID | NO_DEVICES;
-    let mut taken = vec![take(Path::new(&sidecar.program), Path::new(PROGRAM), attributes)?];
+    let mut taken = Sources::default();
+    if sidecar.git_gate().is_some() {
+        taken.programs()?;
+    }
+    taken.mounts.push(take(Path::new(&sidecar.program), Path::new(PROGRAM), attributes)?);
     for path in NAMES.map(Path::new) {
-        taken.extend(take_if_there(path, path, attributes | NO_EXEC)?);
+        taken.mounts.extend(take_if_there(path, path, attributes | NO_EXEC)?);
     }
     for path in DEVICES.map(Path::new) {
-        taken.push(take(path, path, NO_SETUID | NO_EXEC)?);
+        taken.mounts.push(take(path, path, NO_SETUID | NO_EXEC)?);
     }
     Ok(taken)
+}
+
+/// How names are looked up, and the names of the bundle's users: ssh runs for nobody who has none.
+fn settings() -> [File; 3] {
+    let named = |line: fn(u32) -> String| (UID..UID + USERS).map(line).collect::<String>();
+    let users = named(|id| format!("sidecar-{id}:x:{id}:{id}::/nonexistent:/bin/false\n"));
+    let groups = named(|id| format!("sidecar-{id}:x:{id}:\n"));
+    let order = "passwd: files\ngroup: files\nhosts: files dns\n".into();
+    [("/etc/nsswitch.conf", order), ("/etc/passwd", users), ("/etc/group", groups)].map(|(path, text)| File {
+        path: path.into(),
+        mode: 0o644,
+        text,
+    })
 }

@@ -46,6 +46,8 @@ const SETTINGS: [&str; 22] = [
     "java",
     "ssl/openssl.cnf",
 ];
+/// Of these, what finds a program's libraries.
+const LINKER: [&str; 4] = ["ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives"];
 /// Below `/`, where they are no links into `/usr`.
 const SYSTEM: [&str; 8] = ["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store"];
 /// Directories of the system in which the bottle has entries of its own.
@@ -61,6 +63,7 @@ pub(crate) struct Source {
 }
 
 /// All of them, in the order in which they are put up.
+#[derive(Default)]
 pub(crate) struct Sources {
     pub(crate) mounts: Vec<Source>,
     /// Where, and to what.
@@ -72,17 +75,14 @@ pub(crate) struct Sources {
 impl Sources {
     /// Of a bottle.
     pub(crate) fn take(launch: &Launch) -> Result<Self> {
-        let mut taken = Self { mounts: vec![], links: vec![], late: vec![] };
+        let mut taken = Self::default();
         for path in SYSTEM {
             taken.system(Path::new(path))?;
         }
         for path in OWN {
             taken.entries(Path::new(path))?;
         }
-        for name in SETTINGS {
-            let path = Path::new("/etc").join(name);
-            taken.mounts.extend(take_if_there(&path, &path, NO_SETUID | NO_DEVICES | NO_EXEC)?);
-        }
+        taken.settings(&SETTINGS)?;
         for name in DEVICES {
             let path = Path::new("/dev").join(name);
             taken.mounts.push(take(&path, &path, NO_SETUID | NO_EXEC)?);
@@ -93,6 +93,22 @@ impl Sources {
         }
         taken.links.extend(launch.links.iter().map(|(at, to)| (at.into(), to.into())));
         Ok(taken)
+    }
+
+    /// What the machine's own programs need to run, for a sidecar that runs some.
+    pub(crate) fn programs(&mut self) -> Result<()> {
+        for path in SYSTEM.into_iter().chain(["/usr"]) {
+            self.system(Path::new(path))?;
+        }
+        self.settings(&LINKER)
+    }
+
+    fn settings(&mut self, names: &[&str]) -> Result<()> {
+        for name in names {
+            let path = Path::new("/etc").join(name);
+            self.mounts.extend(take_if_there(&path, &path, NO_SETUID | NO_DEVICES | NO_EXEC)?);
+        }
+        Ok(())
     }
 
     /// A directory or file where it is on the machine; a link as a link; nothing where there is none.

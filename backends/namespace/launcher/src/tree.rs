@@ -26,7 +26,7 @@ use std::{
         fd::OwnedFd,
         unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink},
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Where the machine has a directory for the root to be put up on, which nobody sees.
@@ -96,9 +96,8 @@ pub(crate) fn put_up(launch: &Launch, sources: Sources, early: Early) -> Result<
     for dir in ["/proc", "/sys", "/dev", "/dev/pts", "/etc", "/usr/local/libexec", "/usr/local/sbin", "/var", "/home"] {
         directory(Path::new(dir))?;
     }
-    for (at, to) in sources.links.iter().chain(&DEVICE_LINKS.map(|(at, to)| (at.into(), to.into()))) {
-        in_directory(at, || symlink(to, at)).with_context(|| format!("link {}", at.display()))?;
-    }
+    links(&sources.links)?;
+    links(&DEVICE_LINKS.map(|(at, to)| (PathBuf::from(at), PathBuf::from(to))))?;
     sources.mounts.iter().try_for_each(stand)?;
     attach_at(&early.proc, Path::new("/proc"))?;
     if let Some(terminals) = &early.terminals {
@@ -118,11 +117,26 @@ pub(crate) fn put_up(launch: &Launch, sources: Sources, early: Early) -> Result<
 }
 
 /// The sidecar's tree: processes, and what was taken.
-pub(crate) fn put_up_bare(sources: &[Source], early: &Early, files: &[File]) -> Result<()> {
+pub(crate) fn put_up_bare(sources: &Sources, early: &Early, files: &[File]) -> Result<()> {
     directory(Path::new("/proc"))?;
-    sources.iter().try_for_each(stand)?;
+    links(&sources.links)?;
+    sources.mounts.iter().try_for_each(stand)?;
     attach_at(&early.proc, Path::new("/proc"))?;
     files.iter().try_for_each(write)
+}
+
+/// Where the sidecar's git-gate keeps its mirrors: a file system of that user's alone, in memory.
+pub(crate) fn mirrors(at: &str, size: &str, user: u32) -> Result<()> {
+    directory(Path::new(at))?;
+    let user = user.to_string();
+    let options = [("mode", "0700"), ("size", size), ("uid", &user), ("gid", &user)];
+    mount("tmpfs", &options, NO_SETUID | NO_DEVICES | NO_EXEC, at)
+}
+
+fn links(links: &[(PathBuf, PathBuf)]) -> Result<()> {
+    links
+        .iter()
+        .try_for_each(|(at, to)| in_directory(at, || symlink(to, at)).with_context(|| format!("link {}", at.display())))
 }
 
 /// Writes a file of the bottle's own system.

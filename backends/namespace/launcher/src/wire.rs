@@ -1,7 +1,7 @@
 //! What backend, launcher and PID 1 say to each other: one JSON document and descriptors per message, over sockets that
 //! keep messages apart. All of them are ours; nothing of the agent's is ever read here.
 
-use bottle_api::control::{Listener, listeners_of};
+use bottle_api::control::{GIT_GATE_DAEMON, Listener, listeners_of};
 use rustix::{
     cmsg_space,
     io::{Errno, retry_on_intr},
@@ -78,6 +78,11 @@ impl Sidecar {
     /// What its daemons listen at, in the order in which the bundle is to have it.
     pub(crate) fn listeners(&self) -> impl Iterator<Item = Listener> {
         self.daemons.split(',').flat_map(listeners_of).copied()
+    }
+
+    /// Where git-gate stands among them, if it is one of them.
+    pub(crate) fn git_gate(&self) -> Option<usize> {
+        self.daemons.split(',').position(|daemon| daemon == GIT_GATE_DAEMON)
     }
 }
 

@@ -16,13 +16,19 @@ use rustix::{
     io::{FdFlags, fcntl_setfd, retry_on_intr},
     net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair},
     pipe::{PipeFlags, pipe_with},
-    process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, set_parent_process_death_signal, waitid},
+    process::{
+        Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process, set_child_subreaper,
+        set_parent_process_death_signal, waitid, waitpid,
+    },
     stdio,
 };
 use std::{
-    fs::File,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
-    process::{Child, Command, Stdio},
+    fs::{self, File},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
 };
@@ -86,6 +92,8 @@ impl Keeper {
 pub(crate) fn run(name: &str) -> Result<()> {
     daemon::harden()?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    // What a daemon's programs have started comes to us when they end.
+    set_child_subreaper(Some(getpid()))?;
     let socket = stdio::stdin();
     let running: Arc<Mutex<Option<Child>>> = Arc::default();
     while let Some((order, lent)) = rights::receive(socket)? {
@@ -123,15 +131,50 @@ fn start(name: &str, lent: Vec<OwnedFd>) -> Result<Child> {
     command.spawn().with_context(|| format!("start the daemon {name}"))
 }
 
-/// Waits for the daemon and tells the bundle. Only under the lock is it reaped: a pid that is signalled is the daemon's.
-fn watch(pid: Pid, running: &Mutex<Option<Child>>) {
-    let _ = retry_on_intr(|| waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT));
-    let mut slot = running.lock().unwrap_or_else(PoisonError::into_inner);
-    let word = match slot.take().map(|mut child| child.wait()) {
-        Some(Ok(status)) => status.to_string(),
-        Some(Err(error)) => error.to_string(),
-        None => "unknown".into(),
+/// Waits for the daemon, ends what it has left behind, and tells the bundle. Only under the lock is it reaped: a pid that
+/// is signalled is the daemon's.
+fn watch(daemon: Pid, running: &Mutex<Option<Child>>) {
+    let word = loop {
+        let _ = retry_on_intr(|| waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT));
+        let mut slot = running.lock().unwrap_or_else(PoisonError::into_inner);
+        match waitpid(None, WaitOptions::NOHANG) {
+            Ok(Some((pid, _))) if pid != daemon => {} // an orphan's end
+            Ok(None) => {}
+            ended => {
+                *slot = None;
+                break match ended {
+                    Ok(ended) => {
+                        ended.map_or_else(String::new, |(_, how)| ExitStatus::from_raw(how.as_raw()).to_string())
+                    }
+                    Err(error) => error.to_string(),
+                };
+            }
+        }
     };
+    end_orphans();
+
     let word = &word.as_bytes()[..word.len().min(LONGEST_WORD)];
     let _ = send(stdio::stdin(), word, SendFlags::NOSIGNAL);
+}
+
+/// A program that changes its group when it starts (OpenSSH's agent does) does not end with its parent by itself.
+fn end_orphans() {
+    loop {
+        let orphans = children();
+        if orphans.is_empty() {
+            return;
+        }
+        for orphan in orphans {
+            let _ = kill_process(orphan, Signal::KILL);
+            let _ = retry_on_intr(|| waitpid(Some(orphan), WaitOptions::empty()));
+        }
+    }
+}
+
+/// Of every thread of ours; none where the kernel does not list them.
+fn children() -> Vec<Pid> {
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let numbers = lists.flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+    numbers.filter_map(|number| Pid::from_raw(number.parse().ok()?)).collect()
 }

@@ -7,19 +7,22 @@
 //!
 //! While a daemon is away its port refuses connections: nothing passes.
 
-use super::{Channel, Event, Mouth, delivery::Delivery, keeper::Keeper, read_policy, restarts::Restarts, send};
+use super::{Channel, Event, Has, Mouth, delivery::Delivery, keeper::Keeper, read_policy, restarts::Restarts, send};
 use crate::{
     daemon::{DaemonDown, DaemonStart, DaemonUp},
-    pipelock,
+    egress::ca::KEY_SECRET,
+    pipelock, supervise,
 };
 use anyhow::{Context, Result, bail};
 use bottle_api::{
-    control::{EGRESS_DAEMON, PIPELOCK_DAEMON, SecretsFrame, encode, read_frame},
+    control::{
+        CAPABILITY, EGRESS_DAEMON, GIT_GATE_DAEMON, PIPELOCK_DAEMON, SUPERVISE_DAEMON, SecretsFrame, encode, read_frame,
+    },
     secret::Secrets,
 };
 use bottle_policy::{
     Policy,
-    message::{Down, Up},
+    message::{Answer, Down, Up},
 };
 use rustix::process::Signal;
 use std::{
@@ -53,10 +56,12 @@ pub(super) struct Given {
     pub(super) policy: Policy,
     /// All of them.
     pub(super) secrets: Secrets,
-    /// Pipelock stands behind the proxy: nothing passes but through it.
-    pub(super) behind: bool,
+    /// The daemons that not every bottle has.
+    pub(super) has: Has,
     /// Pipelock's directory.
     pub(super) scratch: Option<PathBuf>,
+    /// Git-gate's.
+    pub(super) mirrors: Option<PathBuf>,
 }
 
 /// All daemons, and what they are given.
@@ -66,8 +71,8 @@ pub(super) struct Supervisor {
     delivery: Delivery,
     authority: Option<String>,
     daemons: Vec<Daemon>,
-    /// What is said once the proxy judges by the newest policy, in the order in which it was asked for.
-    pending: VecDeque<Up>,
+    /// What is said once these daemons judge by the newest policy, in the order in which it was asked for.
+    pending: VecDeque<(Up, Vec<&'static str>)>,
     stopping: bool,
     up: Channel,
     pub(super) mouth: Mouth,
@@ -193,6 +198,7 @@ impl Supervisor {
             Event::Down(Down::Reload { policy }) => self.reload(policy),
             Event::Down(Down::Restart { daemon }) => self.restart(&daemon),
             Event::Down(Down::Program { daemon, bytes, last }) => self.receive(&daemon, &bytes, last),
+            Event::Down(Down::Answer { id, answer }) => self.pass_on(id, answer),
             Event::Down(Down::Stop) | Event::Stop => self.stop(),
             Event::Said(place, life, word) if self.daemons[place].lives == life => self.said(place, word),
             Event::Said(..) => Ok(()),
@@ -203,14 +209,21 @@ impl Supervisor {
 
     /// From now on no request is judged by an older document. A bad one changes nothing.
     fn reload(&mut self, document: serde_json::Value) -> Result<()> {
-        let behind = self.given.behind;
-        match read_policy(document, behind) {
+        match read_policy(document, self.given.has) {
             Ok(policy) => {
                 let older = std::mem::replace(&mut self.given.policy, policy);
-                if behind && pipelock::differ(&older, &self.given.policy) {
+                let runs = |d: &Daemon| d.name == PIPELOCK_DAEMON && matches!(d.now, Now::Running { .. });
+                let anew = pipelock::differ(&older, &self.given.policy) && self.daemons.iter().any(runs);
+                if anew {
                     self.restart(PIPELOCK_DAEMON)?;
                 }
-                self.hand_over(Up::Reloaded { error: None })
+                // It shows the routes, and judges nothing.
+                self.tell(SUPERVISE_DAEMON, &DaemonDown::Reload(Box::new(self.policy_of(SUPERVISE_DAEMON))))?;
+                let with_git = self.given.has.git_gate.then_some(GIT_GATE_DAEMON);
+                // It judges by the newest once it listens again.
+                let with_pipelock = anew.then_some(PIPELOCK_DAEMON);
+                let to = [EGRESS_DAEMON].into_iter().chain(with_git).chain(with_pipelock).collect();
+                self.hand_over(Up::Reloaded { error: None }, to)
             }
             Err(error) => {
                 self.mouth.say(Up::Reloaded { error: Some(format!("{error:#}")) });
@@ -219,14 +232,41 @@ impl Supervisor {
         }
     }
 
-    /// Gives the proxy the newest policy; `then` is said once it judges by it. One that is away begins with it.
-    fn hand_over(&mut self, then: Up) -> Result<()> {
-        self.pending.push_back(then);
-        let frame = encode(&DaemonDown::Reload(Box::new(self.policy_of(EGRESS_DAEMON)))).map(Zeroizing::new)?;
-        if let Some(Daemon { now: Now::Running { life, .. }, .. }) = self.daemon(EGRESS_DAEMON) {
+    /// Gives these daemons the newest policy; `then` is said once they judge by it. One that is away begins with it.
+    fn hand_over(&mut self, then: Up, to: Vec<&'static str>) -> Result<()> {
+        for name in &to {
+            self.tell(name, &DaemonDown::Reload(Box::new(self.policy_of(name))))?;
+        }
+        self.pending.push_back((then, to));
+        Ok(())
+    }
+
+    /// Says how a proposal stands. A life that has not made it does not wait for it.
+    fn pass_on(&mut self, id: String, answer: Answer) -> Result<()> {
+        self.tell(SUPERVISE_DAEMON, &DaemonDown::Answer(id, answer))
+    }
+
+    /// Says something to a daemon, if it is there.
+    fn tell(&mut self, name: &str, word: &DaemonDown) -> Result<()> {
+        let frame = encode(word).map(Zeroizing::new)?;
+        if let Some(Daemon { now: Now::Running { life, .. }, .. }) = self.daemon(name) {
             let _ = life.down.send(frame);
         }
         Ok(())
+    }
+
+    /// A daemon judges by what it was given next, or by the newest.
+    fn judges(&mut self, name: &str, newest: bool) {
+        for (_, awaited) in &mut self.pending {
+            let before = awaited.len();
+            awaited.retain(|other| *other != name);
+            if awaited.len() < before && !newest {
+                break;
+            }
+        }
+        while self.pending.front().is_some_and(|(_, awaited)| awaited.is_empty()) {
+            self.pending.pop_front().into_iter().for_each(|(word, _)| self.mouth.say(word));
+        }
     }
 
     /// Takes a piece of pipelock's program, with the last of which it begins.
@@ -287,17 +327,22 @@ impl Supervisor {
                 if let Now::Running { by, .. } = &mut daemon.now {
                     by.take_if(|due| due.what == What::Listen);
                 }
-                match daemon.name {
-                    // It began with the newest.
-                    EGRESS_DAEMON => self.pending.drain(..).for_each(|word| self.mouth.say(word)),
+                let name = daemon.name;
+                // It began with the newest.
+                self.judges(name, true);
+                if name == PIPELOCK_DAEMON {
                     // Said once the proxy trusts it.
-                    PIPELOCK_DAEMON => self.hand_over(Up::Serving { daemon: PIPELOCK_DAEMON.into() })?,
-                    _ => {}
+                    self.hand_over(Up::Serving { daemon: PIPELOCK_DAEMON.into() }, vec![EGRESS_DAEMON])?;
                 }
             }
             DaemonUp::Authority(pem) if daemon.name == PIPELOCK_DAEMON => self.authority = Some(pem),
             DaemonUp::Authority(_) => bail!("the daemon {} has no certificate authority", daemon.name),
-            DaemonUp::Reloaded => self.pending.pop_front().into_iter().for_each(|word| self.mouth.say(word)),
+            DaemonUp::Reloaded if matches!(daemon.name, EGRESS_DAEMON | GIT_GATE_DAEMON) => {
+                let name = daemon.name;
+                self.judges(name, false);
+            }
+            DaemonUp::Reloaded => bail!("the daemon {} judges nothing", daemon.name),
+            DaemonUp::Proposal(..) | DaemonUp::Asked(_) => bail!("the daemon {} has no questions", daemon.name),
             DaemonUp::Log(_) => {}
         }
         Ok(())
@@ -367,7 +412,7 @@ impl Supervisor {
         let (up, wake, life) = (self.up.clone(), self.wake.clone(), daemon.lives);
         let (hearing, heard) = channel();
         thread::spawn(move || {
-            pass_up(stdout, &up, |word| drop(wake.send(Event::Said(place, life, word))));
+            pass_up(stdout, &up, name == SUPERVISE_DAEMON, |word| drop(wake.send(Event::Said(place, life, word))));
             drop(hearing);
         });
         let by = Some(Due { at: Instant::now() + START_TIME, what: What::Listen });
@@ -388,18 +433,36 @@ impl Supervisor {
     /// A daemon is told what it needs, and nothing else.
     fn policy_of(&self, name: &str) -> Policy {
         match name {
-            EGRESS_DAEMON if self.given.behind => pipelock::in_front(&self.given.policy, self.authority.as_deref()),
+            EGRESS_DAEMON if self.given.has.pipelock => {
+                pipelock::in_front(&self.given.policy, self.authority.as_deref())
+            }
             EGRESS_DAEMON | PIPELOCK_DAEMON => self.given.policy.clone(),
+            GIT_GATE_DAEMON => Policy { routes: vec![], ..self.given.policy.clone() },
+            SUPERVISE_DAEMON => supervise::shown(&self.given.policy),
             _ => Policy::default(),
         }
     }
 
     fn secrets_of(&self, name: &str) -> Secrets {
-        if name == EGRESS_DAEMON { self.given.secrets.clone() } else { Secrets::default() }
+        // What leaves is searched for all of them; only the proxy signs with the authority's key.
+        let wanted = |secret: &str| match name {
+            EGRESS_DAEMON => true,
+            GIT_GATE_DAEMON => secret != KEY_SECRET,
+            SUPERVISE_DAEMON => secret == CAPABILITY,
+            _ => false,
+        };
+        let mut secrets = Secrets::default();
+        let given = self.given.secrets.iter().filter(|(secret, _)| wanted(secret));
+        given.for_each(|(name, secret)| secrets.insert(name, secret.clone()));
+        secrets
     }
 
     fn scratch_of(&self, name: &str) -> Option<PathBuf> {
-        self.given.scratch.clone().filter(|_| name == PIPELOCK_DAEMON)
+        match name {
+            PIPELOCK_DAEMON => self.given.scratch.clone(),
+            GIT_GATE_DAEMON => self.given.mirrors.clone(),
+            _ => None,
+        }
     }
 
     fn daemon(&mut self, name: &str) -> Option<&mut Daemon> {
@@ -412,17 +475,22 @@ fn write_all(mut stdin: File, frames: &Receiver<Frame>) {
     let _ = frames.iter().try_for_each(|frame| stdin.write_all(&frame));
 }
 
-/// Passes a daemon's log lines to the host until the daemon ends, and what else it says to the bundle.
-fn pass_up(from: File, up: &Channel, heard: impl Fn(DaemonUp)) {
+/// Passes a daemon's log lines to the host until the daemon ends, the questions of one that `may_ask`, and what else it
+/// says to the bundle. It waits for the host, and the daemon for it: no queue grows.
+fn pass_up(from: File, up: &Channel, may_ask: bool, heard: impl Fn(DaemonUp)) {
     let mut from = BufReader::new(from);
     while let Ok(Some(word)) = read_frame::<DaemonUp>(&mut from) {
-        match word {
-            DaemonUp::Log(line) => {
-                if send(up, &Up::Log(*line)).is_err() {
-                    std::process::exit(0); // the host is dead
-                }
+        let word = match word {
+            DaemonUp::Log(line) => Up::Log(*line),
+            DaemonUp::Proposal(id, proposal) if may_ask => Up::Proposal { id, proposal: *proposal },
+            DaemonUp::Asked(id) if may_ask => Up::Asked { id },
+            word => {
+                heard(word);
+                continue;
             }
-            word => heard(word),
+        };
+        if send(up, &word).is_err() {
+            std::process::exit(0); // the host is dead
         }
     }
 }

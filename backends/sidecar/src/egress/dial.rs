@@ -39,10 +39,10 @@ const MAX_PROXY_HEAD: usize = 16 << 10;
 static LOOKUPS: Semaphore = Semaphore::const_new(16);
 
 /// A connection, of whatever it consists.
-pub(super) type Stream = Box<dyn Io>;
+pub(crate) type Stream = Box<dyn Io>;
 
 /// Bytes both ways.
-pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 

@@ -32,21 +32,15 @@ pub(super) type Noted = Vec<String>;
 
 impl Guard {
     pub(super) fn new(policy: &Policy, secrets: &Secrets) -> Result<Self> {
-        let packs = policy.scan.packs.iter().map(|pack| Pack::parse(&pack.name, &pack.text));
-        let packs = packs.collect::<Result<Vec<_>, _>>().map_err(|wrong| anyhow!("a pack of rules: {wrong}"))?;
-        let rules = Arc::new(Rules::with_packs(&packs)?);
-        let known = |wanted: &dyn Fn(&str) -> bool| {
-            let named = secrets.iter().filter(|(name, _)| *name != super::ca::KEY_SECRET && wanted(name));
-            ExactSet::new(named.map(|(name, secret)| (shown(name), secret.expose())))
-        };
-        let (all, injected) = (known(&|_| true), known(&|name| !name.starts_with(KINDS[0]) && name != CAPABILITY));
+        let rules = rules(policy)?;
+        let injected = known(secrets, |name| !name.starts_with(KINDS[0]) && name != CAPABILITY);
         let blocklist = policy.scan.blocklist.clone();
         let named = |route: &&Route| blocklist.iter().any(|listed| is_listed(&route.host, listed));
         if let Some(route) = policy.routes.iter().find(named) {
             bail!("the blocklist names {}, which has a route", route.host);
         }
         let options = Options { entropy: true, blocklist };
-        let out = Arc::new(Scanner::new(rules.clone(), all, options));
+        let out = Arc::new(Scanner::new(rules.clone(), known(secrets, |_| true), options));
         let back = Arc::new(Scanner::new(rules, injected, Options::default()));
         let left = Mutex::new(out.session());
         Ok(Self { out, back, left, env: policy.scan.env.clone(), mode: policy.mode })
@@ -124,6 +118,23 @@ impl Guard {
         matches!(finding.kind, Kind::Exact | Kind::Split)
             && self.env.iter().any(|secret| secret.name == finding.rule && secret.hosts.iter().any(|own| own == host))
     }
+}
+
+/// For what leaves by another way than the proxy: the same rules, and every secret.
+pub(crate) fn scanner(policy: &Policy, secrets: &Secrets) -> Result<Arc<Scanner>> {
+    Ok(Arc::new(Scanner::new(rules(policy)?, known(secrets, |_| true), Options::default())))
+}
+
+fn rules(policy: &Policy) -> Result<Arc<Rules>> {
+    let packs = policy.scan.packs.iter().map(|pack| Pack::parse(&pack.name, &pack.text));
+    let packs = packs.collect::<Result<Vec<_>, _>>().map_err(|wrong| anyhow!("a pack of rules: {wrong}"))?;
+    Ok(Arc::new(Rules::with_packs(&packs)?))
+}
+
+/// Those of the secrets whose names are wanted, by the names that people know. The authority's key is nobody's to know.
+fn known(secrets: &Secrets, wanted: impl Fn(&str) -> bool) -> ExactSet {
+    let named = secrets.iter().filter(|(name, _)| *name != super::ca::KEY_SECRET && wanted(name));
+    ExactSet::new(named.map(|(name, secret)| (shown(name), secret.expose())))
 }
 
 /// Writes down a finding, as long as there are not many.

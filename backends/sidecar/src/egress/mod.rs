@@ -32,6 +32,11 @@ mod upload;
 mod upstream;
 mod websocket;
 
+pub(crate) use dial::Stream;
+pub(crate) use guard::scanner as outgoing_scanner;
+pub(crate) use pool::Target;
+pub(crate) use upstream::Connector;
+
 use crate::{
     daemon::{DaemonStart, DaemonUp, Reloads},
     feed::Feed,

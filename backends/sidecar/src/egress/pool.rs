@@ -30,7 +30,7 @@ const MAX_ATTEMPTS: usize = 3;
 const SETTLE_TIME: Duration = Duration::from_millis(100);
 
 /// Where requests go: what was asked for with CONNECT, or the place in an absolute URL.
-pub(super) struct Target {
+pub(crate) struct Target {
     pub(super) scheme: Scheme,
     /// In lower case, an IPv6 address in brackets.
     pub(super) host: String,
@@ -44,7 +44,7 @@ pub(super) struct Target {
 
 impl Target {
     /// `None` where no request could name it.
-    pub(super) fn new(scheme: Scheme, host: String, port: u16) -> Option<Self> {
+    pub(crate) fn new(scheme: Scheme, host: String, port: u16) -> Option<Self> {
         let name = format!("{host}:{port}");
         let default_port = if scheme == Scheme::Https { 443 } else { 80 };
         let written = if port == default_port { &host } else { &name };

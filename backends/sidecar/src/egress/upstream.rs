@@ -37,7 +37,7 @@ pub(super) enum Upstream {
 }
 
 /// Makes connections.
-pub(super) struct Connector {
+pub(crate) struct Connector {
     dialler: Dialler,
     /// Offers HTTP/2 and HTTP/1.1.
     both: TlsConnector,
@@ -47,7 +47,7 @@ pub(super) struct Connector {
 
 impl Connector {
     /// Trusts the built-in roots and, beside them, the policy's own; never dials the policy's own addresses.
-    pub(super) fn new(policy: &Policy) -> Result<Self> {
+    pub(crate) fn new(policy: &Policy) -> Result<Self> {
         let extra_pem = policy.upstream_ca_pem.as_deref();
         let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
         for cert in CertificateDer::pem_slice_iter(extra_pem.unwrap_or_default().as_bytes()) {
@@ -91,7 +91,7 @@ impl Connector {
     ) -> Result<http1::SendRequest<Body>, Denial> {
         let stream: Stream = match target.scheme {
             Scheme::Http => self.raw(secrets, route, target).await?,
-            Scheme::Https => Box::new(self.tls(&self.http1, secrets, route, target).await?),
+            Scheme::Https => self.tls_http1(secrets, route, target).await?,
         };
         let (upstream, connection) =
             http1_builder().handshake(TokioIo::new(stream)).await.map_err(|e| unreachable(&target.host, &e.into()))?;
@@ -100,8 +100,13 @@ impl Connector {
     }
 
     /// A connection, and nothing said on it.
-    pub(super) async fn raw(&self, secrets: &Secrets, route: &Route, target: &Target) -> Result<Stream, Denial> {
+    pub(crate) async fn raw(&self, secrets: &Secrets, route: &Route, target: &Target) -> Result<Stream, Denial> {
         self.dialler.connect(secrets, route, &target.host, target.port).await
+    }
+
+    /// A connection with TLS on which HTTP/1.1 is spoken, and nothing said on it.
+    pub(crate) async fn tls_http1(&self, secrets: &Secrets, route: &Route, target: &Target) -> Result<Stream, Denial> {
+        Ok(Box::new(self.tls(&self.http1, secrets, route, target).await?))
     }
 
     async fn tls(
