@@ -6,62 +6,9 @@ use bottle_tests::{
     bottle::{Home, REAL_TOKEN, assert_nothing_left, contains, eventually, identity_in, processes_of},
     lab::{Lab, output},
     standin::Standin,
+    tmux::Tmux,
     wire::Authority,
 };
-use std::process::Command;
-
-/// A tmux of this test's own, with one window.
-struct Tmux {
-    dir: tempfile::TempDir,
-}
-
-impl Tmux {
-    fn start(command: &Command, cols: u16, rows: u16) -> Result<Self> {
-        let tmux = Self { dir: tempfile::tempdir()? };
-        let mut words = vec![command.get_program().to_string_lossy().into_owned()];
-        words.extend(command.get_args().map(|arg| arg.to_string_lossy().into_owned()));
-        // The shell that comes after it shows in which state the terminal was left.
-        let script = format!(
-            "stty -a >before; {}; echo \"ended with $?\"; stty -a >after.new; mv after.new after; exec cat",
-            words.join(" ")
-        );
-        let mut inner = tmux.command(&["new-session", "-d", "-x", &cols.to_string(), "-y", &rows.to_string(), &script]);
-        inner.env_clear().envs(command.get_envs().filter_map(|(k, v)| Some((k, v?))));
-        inner.current_dir(command.get_current_dir().context("a working directory")?);
-        output(&mut inner).context("start tmux; where it is missing: apt-get install tmux")?;
-        Ok(tmux)
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("tmux");
-        command.arg("-S").arg(self.dir.path().join("socket")).args(["-f", "/dev/null"]).args(args);
-        command
-    }
-
-    fn screen(&self) -> Result<String> {
-        output(&mut self.command(&["capture-pane", "-p"]))
-    }
-
-    fn until(&self, what: &str) -> Result<String> {
-        let found = eventually(what, || self.screen().ok().filter(|screen| screen.contains(what)));
-        found.with_context(|| self.screen().unwrap_or_default())
-    }
-
-    fn keys(&self, keys: &[&str]) -> Result<()> {
-        output(&mut self.command(&[&["send-keys"], keys].concat())).map(drop)
-    }
-
-    /// A tmux format, for the one pane.
-    fn pane(&self, format: &str) -> Result<String> {
-        Ok(output(&mut self.command(&["display-message", "-p", format]))?.trim().to_owned())
-    }
-}
-
-impl Drop for Tmux {
-    fn drop(&mut self) {
-        let _ = self.command(&["kill-server"]).output();
-    }
-}
 
 #[test]
 fn claude_in_tmux_answers_follows_the_size_and_gives_the_terminal_back() -> Result<()> {

@@ -107,6 +107,8 @@ fn a_proposal_outlives_the_session_that_made_it() -> Result<()> {
     let [proposal] = left.as_slice() else { anyhow::bail!("{left:?} wait") };
     let identity = proposal["identity"].as_str().context("an identity")?;
     ensure!(proposal["running"] == false && run.stderr.contains(&format!("bottle resume {identity}")), "{run:?}");
+    let last = run.stderr.lines().last().unwrap_or_default();
+    ensure!(last == "bottle: 1 proposal waits for you: bottle supervise", "{run:?}");
     let early = place.home.run(&["supervise", "approve", id(proposal)])?;
     ensure!(early.code == Some(1) && early.stderr.contains(identity), "{early:?}");
     resumed(&place, identity, id(proposal), false)

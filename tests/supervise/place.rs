@@ -86,6 +86,18 @@ impl Place {
         Ok(())
     }
 
+    /// The model was, from its first turn on.
+    pub(crate) fn told_of_the_tools(&self) -> Result<()> {
+        let turns = self.standin.seen().into_iter().filter(|seen| seen.path.starts_with("/v1/messages"));
+        let turn: Value = serde_json::from_slice(&turns.map(|turn| turn.body).next().context("a turn")?)?;
+        let tools = turn["tools"].as_array().into_iter().flatten();
+        let named: Vec<&str> = tools.filter_map(|tool| tool["name"].as_str()).collect();
+        for tool in ["egress-block", "pipelock-block", "capability-block", "list-egress-routes"] {
+            ensure!(named.contains(&format!("mcp__supervise__{tool}").as_str()), "{tool}: {named:?}");
+        }
+        Ok(())
+    }
+
     /// The audit log is whole; the events in it, in their order.
     pub(crate) fn audited(&self) -> Result<Vec<String>> {
         Ok(self.log()?.iter().filter_map(|record| record["event"].as_str().map(str::to_owned)).collect())

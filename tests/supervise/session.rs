@@ -3,7 +3,7 @@
 use crate::place::{Place, ask_for, id, status_of};
 use anyhow::{Context, Result, ensure};
 use bottle_tests::bottle::report;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{
     thread::sleep,
     time::{Duration, Instant},
@@ -12,27 +12,12 @@ use std::{
 /// What the client is told to bear of a silent server, at its least. It looks twice a minute: silence ends a call after a
 /// minute, so that whoever takes longer and is waited for was heard.
 const IMPATIENT: &str = "env: {CLAUDE_CODE_MCP_TOOL_IDLE_TIMEOUT: \"30000\"}\n";
+const THINKING: Duration = Duration::from_secs(65);
 
 #[test]
 fn what_is_approved_passes_at_once_and_what_is_rejected_is_told() -> Result<()> {
-    agent_asks(&Place::new(IMPATIENT)?, Duration::from_secs(65))
-}
-
-#[test]
-#[ignore = "takes minutes: `cargo xtask test --full`"]
-fn an_operator_may_take_longer_than_any_limit_of_the_client() -> Result<()> {
-    agent_asks(&Place::new("")?, Duration::from_secs(90))
-}
-
-#[test]
-#[ignore = "takes minutes: `cargo xtask test --full`"]
-fn an_older_client_asks_in_the_same_way() -> Result<()> {
-    agent_asks(&Place::new("")?.with_older_client()?, Duration::from_secs(90))
-}
-
-/// A session that is approved one thing, by an operator who takes so long, and refused another.
-fn agent_asks(place: &Place, thinking: Duration) -> Result<()> {
-    let Place { home, standin } = place;
+    let place = Place::new(IMPATIENT)?;
+    let home = &place.home;
     let session = place.session(&[
         // Of the first turn: the server is known by then.
         ask_for("/api"),
@@ -48,14 +33,14 @@ fn agent_asks(place: &Place, thinking: Duration) -> Result<()> {
     let shown = home.run(&["supervise", "--once"])?;
     ensure!(shown.stdout.contains(id(&first)) && shown.stdout.contains("later.example"), "{shown:?}");
     ensure!(!shown.stdout.contains('\u{1b}'), "a guest's word reaches the terminal raw: {shown:?}");
-    sleep(thinking);
+    sleep(THINKING);
     place.decide(&["approve", id(&first), "--note", "only this once"])?;
     // It is decided.
     ensure!(home.run(&["supervise", "approve", id(&first)])?.code == Some(1));
     let second = place.waiting(&[id(&first)])?;
     report(format!(
         "the next proposal {:.1} s after the first one's answer",
-        (began.elapsed() - thinking).as_secs_f64()
+        (began.elapsed() - THINKING).as_secs_f64()
     ));
     place.decide(&["reject", id(&second), "--reason", "use the mirror"])?;
 
@@ -67,14 +52,7 @@ fn agent_asks(place: &Place, thinking: Duration) -> Result<()> {
     ensure!(at(3).contains("rejected") && at(3).contains("use the mirror"), "{results:#?}");
     ensure!(at(5).contains("/api") && !at(5).contains("/gate"), "{results:#?}");
 
-    // The model is told of the tools from its first turn on.
-    let turns = standin.seen().into_iter().filter(|seen| seen.path.starts_with("/v1/messages"));
-    let turn: Value = serde_json::from_slice(&turns.map(|turn| turn.body).next().context("a turn")?)?;
-    let named: Vec<&str> = turn["tools"].as_array().into_iter().flatten().filter_map(|t| t["name"].as_str()).collect();
-    for tool in ["egress-block", "pipelock-block", "capability-block", "list-egress-routes"] {
-        ensure!(named.contains(&format!("mcp__supervise__{tool}").as_str()), "{tool}: {named:?}");
-    }
-
+    place.told_of_the_tools()?;
     let events = place.audited()?;
     ensure!(events == ["proposed", "approved", "applied", "proposed", "rejected"], "{events:?}");
     Ok(())

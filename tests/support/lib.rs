@@ -19,4 +19,5 @@ pub mod sidecar;
 pub mod standin;
 pub mod target;
 pub mod tiny;
+pub mod tmux;
 pub mod wire;

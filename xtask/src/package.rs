@@ -8,8 +8,10 @@ use crate::{
 use anyhow::{Context, Result, ensure};
 use std::{
     fs,
+    panic::resume_unwind,
     path::{Path, PathBuf},
     process::Command,
+    thread,
 };
 
 const PROFILE: &str = "dist";
@@ -29,17 +31,19 @@ pub(crate) fn package() -> Result<PathBuf> {
         fs::remove_dir_all(&tree)?;
     }
     let backends = tree.join("lib/bottle/backends");
-    let host = build("bottle-host", &["--profile", PROFILE, "--bin", "bottle"], "")?;
-    install(&artifact(&host, "bottle")?, &tree.join("bin/bottle"))?;
-    for backend in BACKENDS {
-        let files = build(&format!("bottle-backend-{backend}"), &["--profile", PLUGIN_PROFILE], "")?;
-        let file = format!("libbottle_backend_{backend}.so");
-        let built = artifact(&files, &file)?;
+    // Whole programs are optimised by one thread each.
+    let (dynamic, statics) = thread::scope(|scope| {
+        let statics = scope.spawn(|| Ok::<_, anyhow::Error>((sidecar(PROFILE)?, launcher(PROFILE, &[])?)));
+        (dynamic(), statics.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    let ((host, plugins), (sidecar, launcher)) = (dynamic?, statics?);
+    install(&host, &tree.join("bin/bottle"))?;
+    for (file, built) in plugins {
         install(&built, &backends.join(&file))?;
         install(&built, &root().join("plugins").join(&file))?;
     }
-    install(&sidecar(PROFILE)?, &tree.join(format!("libexec/bottle/bottle-sidecar-{arch}")))?;
-    install(&launcher(PROFILE, &[])?, &tree.join(format!("libexec/bottle/bottle-namespace-{arch}")))?;
+    install(&sidecar, &tree.join(format!("libexec/bottle/bottle-sidecar-{arch}")))?;
+    install(&launcher, &tree.join(format!("libexec/bottle/bottle-namespace-{arch}")))?;
     for file in ["README.md", "LICENSE-MIT", "LICENSE-APACHE"] {
         fs::copy(root().join(file), tree.join(file)).with_context(|| format!("copy {file}"))?;
     }
@@ -55,6 +59,17 @@ pub(crate) fn package() -> Result<PathBuf> {
     fs::write(dist.join(format!("{name}.tar.gz.sha256")), format!("{sum}  {name}.tar.gz\n"))?;
     eprintln!("xtask: {} ({} bytes, sha256 {sum})", tarball.display(), fs::metadata(&tarball)?.len());
     Ok(tarball)
+}
+
+/// The host, and its plugins by their names.
+fn dynamic() -> Result<(PathBuf, Vec<(String, PathBuf)>)> {
+    let host = build("bottle-host", &["--profile", PROFILE, "--bin", "bottle"], "")?;
+    let plugin = |backend: &&str| {
+        let files = build(&format!("bottle-backend-{backend}"), &["--profile", PLUGIN_PROFILE], "")?;
+        let file = format!("libbottle_backend_{backend}.so");
+        Ok((file.clone(), artifact(&files, &file)?))
+    };
+    Ok((artifact(&host, "bottle")?, BACKENDS.iter().map(plugin).collect::<Result<_>>()?))
 }
 
 fn version() -> Result<String> {

@@ -41,10 +41,13 @@ pub(crate) fn launcher(profile: &str, features: &[&str]) -> Result<PathBuf> {
     static_program("bottle-namespace", profile, features)
 }
 
-/// One static program: `--target` keeps the flag away from build scripts and macros.
+/// One static program: `--target` keeps the flag away from build scripts and macros. In a directory of their own, they are
+/// built beside what is dynamic.
 fn static_program(package: &str, profile: &str, features: &[&str]) -> Result<PathBuf> {
     let (triple, _) = host_target()?;
-    let args = [&["--profile", profile, "--target", &triple, "--bin", package], features].concat();
+    let dir = root().join("target/static").display().to_string();
+    let target = ["--profile", profile, "--target", &triple, "--target-dir", &dir, "--bin", package];
+    let args = [&target, features].concat();
     let mut flags = "-C target-feature=+crt-static".to_owned();
     if profile != "dist" {
         flags += " -C strip=symbols";
