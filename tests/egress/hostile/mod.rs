@@ -5,7 +5,7 @@ mod floods;
 mod slow;
 
 use crate::world::SIDECAR;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bottle_policy::{Policy, Route};
 use bottle_tests::{
     bottle::eventually,
@@ -20,7 +20,10 @@ use std::{
     fs,
     io::Write,
     net::{Ipv4Addr, TcpStream},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -30,8 +33,11 @@ const HOST: &str = "open.example";
 const TARGET: &str = "open.example:443";
 /// What an honest request may take while everybody else is out to keep it from its answer.
 const HONEST: Duration = Duration::from_secs(20);
-/// Memory at the end, in that after the first fifth.
+/// Memory at the end, in the most of it until everybody had got going.
 const GROWTH: f64 = 1.2;
+/// When everybody must have got going, which is one whole turn: a slow machine takes longer for it, and memory is as much
+/// then as it was earlier on a fast one.
+const GOING: Duration = Duration::from_secs(180);
 /// More than the sidecar keeps.
 const CERTIFICATES: usize = 1200;
 /// More descriptors than before are somebody's who is stuck.
@@ -54,29 +60,35 @@ fn five_minutes_of_hostile_clients() -> Result<()> {
     storm(Duration::from_secs(300))
 }
 
-/// What attackers share: whom they attack, until when, and how often they did.
+/// An attacker's: whom to attack, until when, and how often it was done.
 pub(crate) struct Storm<'s> {
     client: &'s ProxyClient,
-    until: Instant,
-    attempts: AtomicU64,
+    /// Known once everybody has got going.
+    until: &'s OnceLock<Instant>,
+    turns: AtomicU64,
 }
 
 impl Storm<'_> {
     fn goes_on(&self) -> bool {
-        Instant::now() < self.until
+        self.until.get().is_none_or(|until| Instant::now() < *until)
     }
 
     /// One after another until it is over. That an attempt fails is what it is for.
     fn again(&self, mut attempt: impl FnMut() -> Result<()>) {
         while self.goes_on() {
             let _ = attempt();
-            self.attempts.fetch_add(1, Ordering::Relaxed);
+            self.turns.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Waits, but not beyond the end.
     fn pause(&self, time: Duration) {
-        thread::sleep(time.min(self.until.saturating_duration_since(Instant::now())));
+        let left = self.until.get().map(|until| until.saturating_duration_since(Instant::now()));
+        thread::sleep(left.map_or(time, |left| left.min(time)));
+    }
+
+    fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
     }
 
     /// A connection that is given up once nothing more is taken from it.
@@ -146,17 +158,20 @@ fn storm(time: Duration) -> Result<()> {
         thread::sleep(Duration::from_secs(1));
         let idle = open_files(pid)?;
 
-        let storm = Storm { client: &sidecar.client, until: Instant::now() + time, attempts: AtomicU64::new(0) };
+        let until = OnceLock::new();
+        let storms = ATTACKS.map(|_| Storm { client: &sidecar.client, until: &until, turns: AtomicU64::new(0) });
         let (served, memory) = thread::scope(|scope| {
-            for (name, attack) in ATTACKS {
-                let storm = &storm;
+            for ((name, attack), storm) in ATTACKS.into_iter().zip(&storms) {
                 thread::Builder::new().name(name.into()).spawn_scoped(scope, move || attack(storm))?;
             }
-            let honest = scope.spawn(|| serve_honestly(&storm));
-            let memory = watch(pid, &storm, time)?;
+            let honest = scope.spawn(|| serve_honestly(&storms[0]));
+            let memory = watch(pid, &storms, &until, time);
+            // On any way out: the others wait for it.
+            until.get_or_init(Instant::now);
+            let memory = memory?;
             Ok::<_, anyhow::Error>((honest.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?, memory))
         })?;
-        println!("{} attempts, {served}, {memory}", storm.attempts.load(Ordering::Relaxed));
+        println!("{} attempts, {served}, {memory}", storms.iter().map(Storm::turns).sum::<u64>());
         ensure!(memory.end <= memory.first * GROWTH, "it grows: {memory}");
         // Nobody is there any more, and nothing is left of anybody.
         let left = eventually("what the storm has opened is closed", || {
@@ -203,25 +218,34 @@ fn serve_honestly(storm: &Storm<'_>) -> Result<Served> {
 
 /// Megabytes of the process.
 struct Memory {
-    /// The most within the first fifth.
+    /// The most until everybody had got going.
     first: f64,
     end: f64,
+    going: Duration,
 }
 
 impl std::fmt::Display for Memory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.1} MB at the end, {:.1} MB after the first fifth", self.end, self.first)
+        write!(f, "{:.1} MB at the end, {:.1} MB when all had got going after {:?}", self.end, self.first, self.going)
     }
 }
 
-fn watch(pid: u32, storm: &Storm<'_>, time: Duration) -> Result<Memory> {
-    let (began, mut memory) = (Instant::now(), Memory { first: 0.0, end: 0.0 });
-    while storm.goes_on() {
+/// Looks at memory for a fifth of the time and until everybody has got going; then for the rest.
+fn watch(pid: u32, storms: &[Storm<'_>], until: &OnceLock<Instant>, time: Duration) -> Result<Memory> {
+    let (began, mut memory) = (Instant::now(), Memory { first: 0.0, end: 0.0, going: Duration::ZERO });
+    while until.get().is_none_or(|until| Instant::now() < *until) {
         memory.end = megabytes(pid)?;
-        if began.elapsed() <= time / 5 {
+        if until.get().is_none() {
             memory.first = memory.first.max(memory.end);
+            memory.going = began.elapsed();
+            let idle = ATTACKS.iter().zip(storms).find(|(_, storm)| storm.turns() == 0);
+            match idle {
+                None if memory.going >= time / 5 => drop(until.set(Instant::now() + time * 4 / 5)),
+                Some(((name, _), _)) if memory.going >= GOING => bail!("{name}: not one turn in {GOING:?}"),
+                _ => {}
+            }
         }
-        storm.pause(Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(100));
     }
     Ok(memory)
 }

@@ -16,16 +16,17 @@ const MOMENT: Duration = Duration::from_millis(200);
 
 /// Opens many, and gives each a byte at a time, round after round.
 fn drip<T: Write>(storm: &Storm<'_>, open: impl Fn() -> Result<T>) {
-    while storm.goes_on() {
+    storm.again(|| {
         let mut all: Vec<T> = (0..MANY).filter_map(|_| storm.goes_on().then(|| open().ok()).flatten()).collect();
         for _ in 0..25 {
             all.retain_mut(|stream| stream.write_all(b"x").and_then(|()| stream.flush()).is_ok());
             storm.pause(MOMENT);
             if !storm.goes_on() {
-                return;
+                break;
             }
         }
-    }
+        Ok(())
+    });
 }
 
 pub(super) fn heads(storm: &Storm<'_>) {

@@ -19,8 +19,10 @@ const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 512 << 10;
 /// Unsent bytes of a response that are kept for a client.
 const SEND_BUFFER: usize = 64 << 10;
-/// A connection is at least so old before it makes room for another.
-const SETTLED: Duration = Duration::from_secs(1);
+/// A connection is at least so old before it makes room for another: at the proxy, where whoever had to wait for a place has
+/// said what it wants before it has one; and within a tunnel, whose client may think first.
+pub(super) const SETTLED: Duration = Duration::from_millis(250);
+pub(super) const SETTLED_WITHIN: Duration = Duration::from_secs(1);
 
 pub(super) fn http1() -> http1::Builder {
     let mut builder = http1::Builder::new();
@@ -47,11 +49,12 @@ pub(super) async fn attend<C: Future<Output = hyper::Result<()>>>(
     state: &State,
     in_use: &InUse,
     connection: C,
+    settled: Duration,
     finish: fn(Pin<&mut C>),
 ) -> Option<Denial> {
     let mut connection = Box::pin(connection);
     let mut finishing = false;
-    let young = tokio::time::sleep(SETTLED);
+    let young = tokio::time::sleep(settled);
     tokio::select! {
         ended = &mut connection => return unreadable(ended),
         () = young => {}

@@ -65,7 +65,7 @@ const IDLE_TIME: Duration = Duration::from_secs(15 * 60);
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often those with a place are told that another waits for one.
-const PRESSURE: Duration = Duration::from_millis(250);
+const PRESSURE: Duration = Duration::from_millis(100);
 
 /// A client's place among [`MAX_CONNECTIONS`], held for as long as anything of its connection lives.
 type Place = Arc<OwnedSemaphorePermit>;

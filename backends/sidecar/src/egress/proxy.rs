@@ -48,7 +48,7 @@ pub(super) async fn serve(state: Arc<State>, stream: TcpStream, place: Place) {
     });
     let io = TokioIo::new(Idle::new(stream, IDLE_TIME));
     let served = connection::http1().serve_connection(io, service).with_upgrades();
-    let unreadable = connection::attend(&state, &in_use, served, |c| c.graceful_shutdown()).await;
+    let unreadable = connection::attend(&state, &in_use, served, connection::SETTLED, |c| c.graceful_shutdown()).await;
     unreadable.iter().for_each(|denial| Record::begin(&state.feed, &state.secrets, "", "", "").denied(denial));
 }
 

@@ -101,10 +101,12 @@ async fn serve_inside(
     let io = TokioIo::new(tls);
     let unreadable = if speaks_http2 {
         let served = connection::http2().serve_connection(io, service);
-        connection::attend(&pool.state, &pool.in_use, served, |c| c.graceful_shutdown()).await
+        connection::attend(&pool.state, &pool.in_use, served, connection::SETTLED_WITHIN, |c| c.graceful_shutdown())
+            .await
     } else {
         let served = connection::http1().serve_connection(io, service).with_upgrades();
-        connection::attend(&pool.state, &pool.in_use, served, |c| c.graceful_shutdown()).await
+        connection::attend(&pool.state, &pool.in_use, served, connection::SETTLED_WITHIN, |c| c.graceful_shutdown())
+            .await
     };
     if let Some(denial) = unreadable {
         spoke.store(true, Ordering::Relaxed);
