@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 pub const MAX_INSTRUCTIONS: usize = 64;
 /// The longest value of a variable, once what it refers to is put in.
 const MAX_VALUE: usize = 16 << 10;
+/// All values together.
+const MAX_VALUES: usize = 64 << 10;
 /// Where steps begin: the agent's workspace is not there.
 const START: &str = "/";
 /// What `FROM` may name.
@@ -127,8 +129,7 @@ fn joined(text: &str) -> Result<Vec<(usize, String)>, String> {
 
 /// Control characters, and those that change what is seen of others.
 fn is_unseen(c: char) -> bool {
-    let shifts =
-        matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let shifts = matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
     (c.is_control() && c != '\t') || shifts
 }
 
@@ -194,7 +195,9 @@ impl<'a> Reader<'a> {
         let argv = match list(text) {
             Some(argv) => argv,
             // `[ -f x ] && …` is a shell's.
-            None if text.starts_with("[\"") => return Err("a list of texts is not closed, or not in double quotes".into()),
+            None if text.starts_with("[\"") => {
+                return Err("a list of texts is not closed, or not in double quotes".into());
+            }
             None => self.shell.iter().cloned().chain([text.to_owned()]).collect(),
         };
         self.step(line, argv, self.user);
@@ -237,7 +240,11 @@ impl<'a> Reader<'a> {
             return Err("ENV takes NAME=VALUE".into());
         }
         self.env.extend(found);
-        Ok(())
+        let bytes: usize = self.env.iter().map(|(name, value)| name.len() + value.len()).sum();
+        match bytes > MAX_VALUES {
+            true => Err(format!("the variables are too long together: {bytes} bytes, {MAX_VALUES} at most")),
+            false => Ok(()),
+        }
     }
 }
 

@@ -113,7 +113,9 @@ impl Proposal {
                 return Err("the Dockerfile is empty".into());
             }
             bounded("the Dockerfile", dockerfile.len(), MAX_DOCKERFILE, "bytes")?;
-            return Recipe::parse(dockerfile, "").map(drop).map_err(|why| format!("the Dockerfile cannot be had: {why}"));
+            return Recipe::parse(dockerfile, "")
+                .map(drop)
+                .map_err(|why| format!("the Dockerfile cannot be had: {why}"));
         }
         let routes = self.routes()?;
         if routes.is_empty() {

@@ -12,6 +12,7 @@ fn parse(text: &str) -> Result<Recipe, String> {
 fn whatever_is_not_understood_is_refused_with_its_line() {
     let many = "RUN a\n".repeat(MAX_INSTRUCTIONS + 1);
     let doubling = format!("ENV A=x\n{}RUN a", "ENV A=$A$A$A$A$A$A$A$A\n".repeat(20));
+    let copies = format!("ENV A={}\nENV B=$A C=$A\nENV D=$A\nRUN a", "x".repeat(MAX_VALUE));
     for (text, line, word) in [
         // Another image, and what a builder would fetch for it.
         ("FROM node:22\nRUN a", 1, "FROM bottle"),
@@ -100,6 +101,7 @@ fn whatever_is_not_understood_is_refused_with_its_line() {
         ("ENV A=$(id)", 1, "nothing else"),
         ("ENV A=$", 1, "nothing else"),
         (&doubling, 6, "too long"),
+        (&copies, 3, "too long together"),
     ] {
         let refused = parse(text).expect_err(text);
         assert!(refused.starts_with(&format!("line {line}: ")) && refused.contains(word), "{text:?}: {refused}");
