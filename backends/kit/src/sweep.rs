@@ -16,6 +16,7 @@ use bottle_api::{
 use futures_util::StreamExt;
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::Duration,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -37,6 +38,8 @@ pub struct Sweep {
     family: Family,
     /// Who was making them was killed, maybe just now: the engine may still be at it.
     killed: bool,
+    /// What is not to be found after all.
+    keep: Vec<String>,
 }
 
 /// The engine's filter by one property.
@@ -134,7 +137,7 @@ pub async fn plan(engine: &Engine, family: Family, req: &CleanupRequest) -> Resu
     if req.sweep {
         items.extend(found.into_iter().filter(|item| is_left(item, req)));
     }
-    Ok(Sweep { killed: req.sweep, ..in_order(items, family) })
+    Ok(Sweep { killed: req.sweep, keep: req.keep.clone(), ..in_order(items, family) })
 }
 
 /// Has nobody any use for it? What another owner's states go on from only that owner knows.
@@ -145,7 +148,7 @@ fn is_left(item: &CleanupItem, req: &CleanupRequest) -> bool {
 
 fn in_order(mut items: Vec<CleanupItem>, family: Family) -> Sweep {
     items.sort_by_key(|i| i.kind != "container");
-    Sweep { items, family, killed: false }
+    Sweep { items, family, killed: false, keep: vec![] }
 }
 
 /// Removes the items, all bottles at once; of each bottle its containers at once, and a network as soon as nothing
@@ -153,15 +156,16 @@ fn in_order(mut items: Vec<CleanupItem>, family: Family) -> Sweep {
 pub async fn execute(engine: &Engine, host: &Host, sweep: Sweep, deadline: Duration) -> Result<CleanupOutcome> {
     let deadline = Instant::now() + deadline;
     let mut removals = Removals::new();
-    let (killed, family) = (sweep.killed, sweep.family);
+    let (killed, family, keep) = (sweep.killed, sweep.family, Arc::new(sweep.keep));
     for items in by_identity(sweep.items) {
         let containers = items.iter().filter(|item| is_container(item)).count();
         let standing = watch::Sender::new(containers);
         for item in items {
-            let (engine, standing) = (engine.clone(), standing.clone());
+            let (engine, standing, keep) = (engine.clone(), standing.clone(), keep.clone());
             removals.spawn(async move {
                 let removal = async {
                     let late = if killed && item.id.is_empty() { late(&engine, family, &item).await? } else { None };
+                    let late = late.filter(|item| !keep.contains(&item.id));
                     remove_in_turn(&engine, late.as_ref().unwrap_or(&item), &standing).await
                 };
                 let removed = timeout_at(deadline, removal).await;
