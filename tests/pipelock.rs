@@ -26,7 +26,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{Ipv4Addr, TcpStream},
-    os::unix::fs::PermissionsExt,
+    os::{fd::BorrowedFd, unix::fs::PermissionsExt},
     path::Path,
     process::Command,
     sync::{Arc, Mutex, PoisonError, mpsc::channel},
@@ -189,9 +189,10 @@ fn a_url_that_an_operator_approves_passes_the_second_hop_at_once() -> Result<()>
     fs::create_dir_all(&state)?;
     let (words, to_desk) = desk::words();
     let sidecar = SidecarChannel::follow(bundle.channel()?, &state.join("egress.jsonl"), Some(words.clone()))?;
+    let no_images = |_: &str, _: &str, _: BorrowedFd<'_>| anyhow::bail!("no images here");
     let served = thread::scope(|scope| -> Result<()> {
         let _closing = Closing(Some(words.clone()));
-        let desk = Desk::new(&paths, IDENTITY, policy.clone(), &sidecar);
+        let desk = Desk::new(&paths, IDENTITY, policy.clone(), &sidecar, &no_images);
         scope.spawn(move || desk.serve(&to_desk));
         sidecar.deliver("pipelock", fs::File::open(STANDIN)?)?;
         ensure!(post(&bundle, &known, "{}")?.status == 200 && post(&bundle, &asked, "{}")?.status == 403);

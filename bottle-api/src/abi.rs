@@ -14,12 +14,13 @@
 #![allow(non_local_definitions, clippy::unnecessary_cast)] // abi_stable 0.11.3 macro output
 #![allow(unsafe_code, missing_docs, unreachable_pub, clippy::undocumented_unsafe_blocks)] // the same
 
+use crate::error::{BUILDING, Error};
 use abi_stable::{
     StableAbi,
     library::RootModule,
     sabi_trait,
     sabi_types::VersionStrings,
-    std_types::{RArc, RBox, ROption, RResult, RSlice, RStr, RString, RVec},
+    std_types::{RArc, RBox, RErr, ROption, RResult, RSlice, RStr, RString, RVec},
 };
 
 pub type JsonBuf = RVec<u8>;
@@ -85,6 +86,10 @@ pub trait BottleBackend: Send + Sync + 'static {
     fn list_active(&self, req: JsonRef<'_>, cancel: i32) -> AbiResult<JsonBuf>;
     #[sabi(last_prefix_field)]
     fn prepare_cleanup(&self, req: JsonRef<'_>, cancel: i32) -> AbiResult<BottleCleanupPlan_TO<RBox<()>>>;
+    /// A bottle beside a running one, to make an image of.
+    fn builder(&self, _req: JsonRef<'_>, _cancel: i32) -> AbiResult<BottleHandle_TO<RBox<()>>> {
+        RErr(Error::unsupported(BUILDING).into())
+    }
 }
 
 /// A plugin's own plan behind a vtable: no downcasts, and it can be launched on its own backend only.
@@ -123,6 +128,10 @@ pub trait BottleHandle: Send + Sync + 'static {
     /// Takes a deadline and no cancellation; once only, a second call does nothing.
     #[sabi(last_prefix_field)]
     fn close(&self, req: JsonRef<'_>) -> AbiResult<()>;
+    /// Of a builder: what is in it becomes an image.
+    fn commit(&self, _req: JsonRef<'_>, _cancel: i32) -> AbiResult<JsonBuf> {
+        RErr(Error::unsupported(BUILDING).into())
+    }
 }
 
 #[sabi_trait]

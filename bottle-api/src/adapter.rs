@@ -99,6 +99,13 @@ impl<B: Backend> abi::BottleBackend for BackendObject<B> {
             Ok(BottleCleanupPlan_TO::from_value(object, TD_Opaque))
         })
     }
+
+    fn builder(&self, req: JsonRef<'_>, cancel: i32) -> AbiResult<HandleBox> {
+        guard(|| {
+            let builder = self.0.builder(&from_json(req)?, &borrow_cancel(cancel)?)?;
+            Ok(HandleObject::boxed(builder, true))
+        })
+    }
 }
 
 impl<B: Backend> abi::BottlePlan for PlanObject<B> {
@@ -172,6 +179,10 @@ impl<T: Bottle> abi::BottleHandle for HandleObject<T> {
             return ROk(());
         }
         guard(|| self.bottle.close(read_deadline(req)?))
+    }
+
+    fn commit(&self, req: JsonRef<'_>, cancel: i32) -> AbiResult<JsonBuf> {
+        guard(|| to_json(&self.bottle.commit(&from_json(req)?, &borrow_cancel(cancel)?)?))
     }
 }
 

@@ -14,7 +14,7 @@
 //! touches the terminal: [`Host`] is there for all of that.
 
 use crate::{
-    error::{Error, ErrorKind, Result},
+    error::{BUILDING, Error, ErrorKind, Result},
     host::{Cancel, Host},
     provision::{FileEntry, Provision, pack},
     request::*,
@@ -80,6 +80,13 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// Removes it, each thing by engine id or by its entry's label, and reports each to the ledger.
     fn cleanup(&self, plan: Self::Cleanup, deadline: Duration) -> Result<CleanupOutcome>;
+
+    /// A bottle beside a running one: of that image or the running one's without its workspace, with the same way out
+    /// and no other, the same limits, and nothing of this machine in it. Its root may install things, and no more. It is
+    /// there to be committed, and closed as any other.
+    fn builder(&self, _req: &BuilderRequest, _cancel: &Cancel) -> Result<Self::Bottle> {
+        Err(Error::unsupported(BUILDING))
+    }
 
     // ---- provisioning: `launch` calls `self.provision(…)` once the instance runs ----
 
@@ -188,6 +195,13 @@ pub trait Bottle: Send + Sync + 'static {
     /// Tears the bottle down in reverse order of creation. Called once at most; on drop too, unless the bottle was
     /// detached, or attached to in the first place.
     fn close(&self, deadline: Duration) -> Result<()>;
+
+    /// Of a builder ([`Backend::builder`]): ends all that runs in it, and makes an image of what is in it, announced to
+    /// the ledger. The image keeps the other's settings. It outlives its bottle: `close` leaves it alone, and a cleanup
+    /// whose request says so.
+    fn commit(&self, _req: &CommitRequest, _cancel: &Cancel) -> Result<Built> {
+        Err(Error::unsupported(BUILDING))
+    }
 }
 
 /// The control channel of a sidecar, for [`Bottle::channel`]: with whoever launched the bottle, until it is taken.

@@ -31,6 +31,9 @@ impl ErrorKind {
     pub const DEADLINE: Self = Self(10);
 }
 
+/// What a backend does not do that knows no builders.
+pub(crate) const BUILDING: &str = "building images";
+
 /// What was attempted and found, what to type next, and the causes below it.
 ///
 /// It does not implement [`std::error::Error`], so that every type that does can become one by `?`

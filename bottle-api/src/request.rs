@@ -56,6 +56,38 @@ pub struct AttachRequest {
     pub env: BTreeMap<String, String>,
 }
 
+/// `builder`: a bottle to make an image of.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BuilderRequest {
+    /// The running bottle beside which it is made.
+    pub identity: String,
+    /// Only things with this owner are ours.
+    pub owner: String,
+    /// The image to go on from; empty: the one that the bottle runs in.
+    pub image: String,
+    /// The host's variables.
+    pub env: BTreeMap<String, String>,
+}
+
+/// `commit`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CommitRequest {
+    /// What tells this image from the bottle's others: letters, digits and dashes.
+    pub name: String,
+}
+
+/// `commit`'s answer.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Built {
+    /// The engine's id, as in the ledger.
+    pub id: String,
+    /// The image's name, for people.
+    pub name: String,
+}
+
 /// `launch`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -94,6 +126,8 @@ pub struct CleanupRequest {
     pub unlabelled: bool,
     /// Identities whose owner is alive: never touched.
     pub live: Vec<String>,
+    /// Ids of images that a kept state goes on from: never touched, and no business of a ledger's any more.
+    pub keep: Vec<String>,
     /// Only things with this owner are ours.
     pub owner: String,
     /// The host's variables.

@@ -97,6 +97,9 @@ impl Backend for Scripted {
     fn list_active(&self, _: &EnvRequest, _: &Cancel) -> Result<Vec<ActiveBottle>> {
         Ok(vec![])
     }
+    fn builder(&self, req: &BuilderRequest, _: &Cancel) -> Result<Told> {
+        Ok(Told(req.image.clone()))
+    }
     fn prepare_cleanup(&self, _: &CleanupRequest, _: &Cancel) -> Result<Nothing> {
         Ok(Nothing)
     }
@@ -207,6 +210,22 @@ fn a_bottle_is_closed_once_by_call_or_by_drop_and_not_once_detached() {
     assert_eq!(closed(|h| h.close(RSlice::from_slice(DEADLINE)).unwrap()), 1);
     assert_eq!(closed(|h| (0..3).for_each(|_| h.close(RSlice::from_slice(DEADLINE)).unwrap())), 1);
     assert_eq!(closed(|h| h.detach(RSlice::from_slice(b"{}")).unwrap()), 0);
+}
+
+#[test]
+fn a_builder_is_closed_as_any_bottle_and_commits_only_where_its_author_says_how() {
+    let _guard = ONE_AT_A_TIME.lock();
+    let before = CLOSED.load(Ordering::SeqCst);
+    let builder = backend().builder(RSlice::from_slice(b"{\"image\":\"some\"}"), -1).unwrap();
+    let info: BottleInfo = serde_json::from_slice(&builder.describe(RSlice::from_slice(b"{}")).unwrap()).unwrap();
+    assert_eq!(info.name, "some");
+    let error = builder.commit(RSlice::from_slice(b"{}"), -1).unwrap_err();
+    assert_eq!(
+        (error.kind, error.message.as_str()),
+        (ErrorKind::UNSUPPORTED.0, "this backend does not support building images")
+    );
+    drop(builder);
+    assert_eq!(CLOSED.load(Ordering::SeqCst) - before, 1);
 }
 
 #[test]

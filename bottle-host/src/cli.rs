@@ -128,6 +128,9 @@ pub struct Resume {
     /// Let the agent reach your clipboard and query your terminal (OSC 52, reports)
     #[arg(long)]
     pub raw_terminal: bool,
+    /// Go on in the backend's own image, for good: without what was approved for this bottle's
+    #[arg(long)]
+    pub forget_image: bool,
     /// More arguments for the agent's own command line
     #[arg(last = true, value_name = "ARGS")]
     pub arguments: Vec<String>,

@@ -19,6 +19,7 @@ use crate::{
     signals::Cancellation,
     state::State,
     supervise::{
+        build::Workshop,
         desk::{self, Closing, Desk},
         queue::Queue,
     },
@@ -36,6 +37,7 @@ use bottle_api::{
 use std::{
     collections::BTreeMap,
     fs::File,
+    os::fd::BorrowedFd,
     panic::resume_unwind,
     slice,
     sync::{Arc, mpsc::channel},
@@ -131,6 +133,7 @@ impl Life {
         // What leads to the sidecar a manifest cannot set; of the rest (`PATH`, `LANG`, …) its own word counts.
         let info = bottle.describe()?;
         let mut env = environment::base(&info, capability, resolved.credential, &Terminal::kind());
+        env.extend(state.image()?.into_iter().flat_map(|image| environment::of_image(&image.env)));
         env.extend(std::mem::take(&mut session.env));
         if words.is_some() {
             environment::supervised(&mut env, capability);
@@ -151,12 +154,23 @@ impl Life {
         ui::progress("look from inside whether the bottle is closed", "");
         let mut served = None;
         let (session_ended, over) = channel();
+        let workshop = Workshop {
+            backend: &self.backend,
+            bottle: &bottle,
+            state,
+            identity: &self.identity,
+            owner: &self.owner,
+            env: &self.env,
+            capability,
+            ca_paths: &resolved.spec.provision.ca_paths,
+        };
+        let build = |id: &str, dockerfile: &str, cancel: BorrowedFd<'_>| workshop.build(id, dockerfile, cancel);
         let ended = thread::scope(|scope| {
             // Dropped on any way out.
             let (session_ended, _closing) = (session_ended, Closing(words.clone()));
             let mut saving = None;
             if words.is_some() {
-                let desk = Desk::new(&resolved.paths, &self.identity, resolved.policy.clone(), &sidecar);
+                let desk = Desk::new(&resolved.paths, &self.identity, resolved.policy.clone(), &sidecar, &build);
                 let to_desk = to_desk;
                 scope.spawn(move || desk.serve(&to_desk));
             }
@@ -193,7 +207,9 @@ impl Life {
         self.waiting = *waiting.as_ref().unwrap_or(&0);
         // What cannot be read is not known to be decided.
         let undecided = waiting.map_or(true, |waiting| waiting > 0);
-        let talks_on = undecided || !matches!(ended, Ok(0));
+        // So is an image that nobody goes on from.
+        let goes_on = state.image().map_or(true, |image| image.is_some());
+        let talks_on = undecided || goes_on || !matches!(ended, Ok(0));
         // Nobody needs the sidecar any more: it ends, and forgets what it knows, while work is saved.
         let (saved, summary) = thread::scope(|scope| {
             let saving = scope.spawn(|| work::save(&bottle, state.dir(), session.came(), talks_on));
@@ -206,17 +222,25 @@ impl Life {
         summary.lines().iter().for_each(ui::say);
         let code = ended?;
         closed?;
-        self.settle(code, undecided)?;
+        self.settle(code, undecided, goes_on)?;
         Ok(code)
     }
 
     /// The session is over and the bottle is gone: what remains of its state?
-    fn settle(&mut self, code: i32, undecided: bool) -> Result<()> {
+    fn settle(&mut self, code: i32, undecided: bool, goes_on: bool) -> Result<()> {
         point("settle")?;
         // With entries left, `drop` sees to them.
         let Some(state) = self.state.take_if(|state| state.ledger.entries().is_empty()) else { return Ok(()) };
         match code {
             0 if undecided => self.keep(state, "what the agent asked for is not decided"),
+            0 if goes_on => {
+                let said = self.saved.as_ref().is_some_and(Saved::any);
+                self.keep(state, "there is an image for its next session")?;
+                if !said {
+                    ui::say_at_last(format!("resume with: bottle resume {}", self.identity));
+                }
+                Ok(())
+            }
             0 if self.saved.as_ref().is_none_or(|saved| !saved.any() && !saved.failed) => state.remove(),
             0 if !self.saved.as_ref().is_some_and(Saved::any) => self.keep(state, "the agent's work may be lost"),
             0 => self.keep(state, "the agent left work"),
@@ -247,7 +271,7 @@ impl Drop for Life {
         state.ledger.seal();
         let left = state.ledger.entries();
         if !left.is_empty()
-            && let Err(error) = take_away(&self.backend, &self.owner, &self.env, left)
+            && let Err(error) = take_away(&self.backend, &self.owner, &self.env, left, image_of(&state))
         {
             ui::warn_of("remove what the launch had created", &error);
         }
@@ -288,9 +312,22 @@ fn put(bottle: &Bottle, file: &FileEntry, cancel: &Cancellation) -> Result<()> {
     bottle.put(&PutRequest { dest: "/".into(), owner: None }, archive.into(), cancel.fd())
 }
 
-/// Removes a ledger's entries, whatever state they are in. Nothing but the deadline cuts it short.
-fn take_away(backend: &Backend, owner: &str, env: &BTreeMap<String, String>, entries: Vec<LedgerEntry>) -> Result<()> {
-    let req = CleanupRequest { entries, owner: owner.into(), env: env.clone(), ..CleanupRequest::default() };
+/// The image that a state goes on from.
+fn image_of(state: &State) -> Option<String> {
+    state.image().ok().flatten().map(|image| image.id)
+}
+
+/// Removes a ledger's entries, whatever state they are in, but the image that the state goes on from. Nothing but the
+/// deadline cuts it short.
+pub fn take_away(
+    backend: &Backend,
+    owner: &str,
+    env: &BTreeMap<String, String>,
+    entries: Vec<LedgerEntry>,
+    keep: Option<String>,
+) -> Result<()> {
+    let keep = keep.into_iter().collect();
+    let req = CleanupRequest { entries, keep, owner: owner.into(), env: env.clone(), ..CleanupRequest::default() };
     let outcome = backend.prepare_cleanup(&req, UNCANCELLED)?.execute(CLOSE_DEADLINE)?;
     match outcome.left.first() {
         Some((item, why)) => bail!("the {} {} is left: {why}", item.kind, item.name),

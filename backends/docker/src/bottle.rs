@@ -1,15 +1,17 @@
 //! A running bottle in Docker.
 
 use bottle_api::{
-    AttachRequest, Bottle, BottleInfo, BottleSpec, Cancel, ChannelRequest, CleanupRequest, Error, ErrorKind,
-    GetRequest, Host, PutRequest, Result, SidecarChannel, StartRequest, Stdio, control::SIDECAR_NAMES,
+    AttachRequest, Bottle, BottleInfo, BottleSpec, BuilderRequest, Built, Cancel, ChannelRequest, CleanupRequest,
+    CommitRequest, Error, ErrorKind, GetRequest, Host, PutRequest, Result, SidecarChannel, StartRequest, Stdio,
+    control::SIDECAR_NAMES,
 };
 use bottle_kit::{
+    builder,
     bundle::Bundle,
     container,
     engine::{Engine, Stop, block_on},
     exec::{self, Exec},
-    names::{Family, IDENTITY, OWNER, Role},
+    names::{Family, IDENTITY, OWN_IMAGE, OWNER, Role},
     sweep,
 };
 use std::{fs::File, os::fd::OwnedFd, time::Duration};
@@ -21,6 +23,8 @@ pub(crate) struct DockerBottle {
     owner: String,
     container: String,
     info: BottleInfo,
+    /// It is a builder, of that bottle.
+    builds: Option<BottleSpec>,
     /// With whoever launched the bottle, until it is taken.
     channel: SidecarChannel,
 }
@@ -36,7 +40,7 @@ impl DockerBottle {
         let channel = OwnedFd::from(bundle.channel).into();
         let info = info(name, bundle.address.to_string());
         let (identity, owner) = (spec.identity.clone(), spec.owner.clone());
-        Self { host, engine, identity, owner, container, info, channel }
+        Self { host, engine, identity, owner, container, info, builds: None, channel }
     }
 
     /// A bottle that somebody launched, by the labels of its agent's running container.
@@ -48,8 +52,15 @@ impl DockerBottle {
         };
         let found = found.ok_or_else(missing)?;
         let info = info(found.name, found.resolver);
-        let (identity, owner) = (req.identity.clone(), req.owner.clone());
-        Ok(Self { host, engine, identity, owner, container: found.id, info, channel: SidecarChannel::default() })
+        let (identity, owner, channel) = (req.identity.clone(), req.owner.clone(), SidecarChannel::default());
+        Ok(Self { host, engine, identity, owner, container: found.id, info, builds: None, channel })
+    }
+
+    /// A builder beside this one.
+    pub(crate) async fn builder(self, helper: &[u8], req: &BuilderRequest, stop: &Stop) -> Result<Self> {
+        let made = builder::begin(&self.engine, &self.host, &self.container, helper, req, stop).await?;
+        let info = info(made.name, made.resolver);
+        Ok(Self { container: made.id, info, builds: Some(made.spec), ..self })
     }
 }
 
@@ -87,7 +98,11 @@ impl Bottle for DockerBottle {
         let req = CleanupRequest { sweep: true, owner: self.owner.clone(), ..CleanupRequest::default() };
         let outcome = block_on(async {
             let mut sweep = sweep::plan(&self.engine, Family::Containers, &req).await?;
-            sweep.items.retain(|item| item.identity == self.identity);
+            sweep.items.retain(|item| match self.builds {
+                Some(_) => item.id == self.container,
+                // The next session goes on from an image of its own.
+                None => item.identity == self.identity && item.kind != OWN_IMAGE,
+            });
             sweep::execute(&self.engine, &self.host, sweep, deadline).await
         })?;
         match outcome.left.first() {
@@ -98,5 +113,14 @@ impl Bottle for DockerBottle {
             )
             .hint("Try again: `bottle cleanup`.")),
         }
+    }
+
+    fn commit(&self, req: &CommitRequest, cancel: &Cancel) -> Result<Built> {
+        let no_builder = || Error::new(ErrorKind::PROTOCOL, "only a builder becomes an image");
+        let spec = self.builds.as_ref().ok_or_else(no_builder)?;
+        block_on(async {
+            let stop = Stop::follow(cancel)?;
+            builder::commit(&self.engine, &self.host, spec, &self.container, req, &stop).await
+        })
     }
 }

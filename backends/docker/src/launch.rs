@@ -13,7 +13,7 @@
 use crate::{CONTAINER_ENV, DockerPlan, bottle::DockerBottle};
 use bollard::models::{ContainerCreateBody, HostConfig};
 use bottle_api::{
-    AGENT_UID, BottleSpec, HELPER_PATH, Host, LaunchRequest, PutRequest, Result,
+    AGENT_UID, BottleSpec, Error, HELPER_PATH, Host, LaunchRequest, PutRequest, Result,
     provision::{FileEntry, pack},
     secret::Secrets,
 };
@@ -23,11 +23,11 @@ use bottle_kit::{
     derived,
     engine::{Engine, Stop},
     image,
-    names::Role,
+    names::{IMAGE, Role},
     network::{self, Network},
 };
 use futures_util::FutureExt;
-use std::fs::File;
+use std::{collections::HashMap, fs::File};
 
 const DEFAULT_MEMORY: u64 = 4 << 30;
 const DEFAULT_PIDS: u64 = 4096;
@@ -62,13 +62,16 @@ pub(crate) async fn launch(
         let helper = async { pack(&[FileEntry::root(HELPER_PATH, &platform.helper[..]).mode(0o755)]) };
         let image = async {
             let image = image::agent(engine, host, spec, platform, stop).await?;
-            match workspace {
-                Some(archive) => derived::image(engine, host, spec, &image, archive, stop).await,
-                None => Ok(image),
-            }
+            let derived = match workspace {
+                Some(archive) => derived::image(engine, host, spec, &image, archive, stop).await?,
+                None => image.clone(),
+            };
+            Ok::<_, Error>((image, derived))
         };
         let (image, internal, helper) = tokio::join!(image, internal.clone(), helper);
-        let body = agent_body(spec, &image?, plan.runtime, &internal?);
+        let (image, derived) = image?;
+        let body = agent_body(spec, &derived, plan.runtime, &internal?);
+        let body = ContainerCreateBody { labels: Some(HashMap::from([(IMAGE.to_owned(), image)])), ..body };
         start_agent(engine, host, spec, body, helper?, stop).await
     };
     // The networks first: making them takes the engine longest.

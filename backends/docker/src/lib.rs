@@ -13,9 +13,9 @@ mod launch;
 
 use bottle::DockerBottle;
 use bottle_api::{
-    ActiveBottle, AttachRequest, Backend, BackendInfo, BottleSpec, Cancel, CleanupOutcome, CleanupRequest, Diagnosis,
-    EnvRequest, Host, LaunchRequest, Plan, PlanSummary, Provision, Result, WORKSPACE_FEATURE, backend::put_files,
-    secret::Secrets,
+    ActiveBottle, AttachRequest, Backend, BackendInfo, BottleSpec, BuilderRequest, Cancel, CleanupOutcome,
+    CleanupRequest, Diagnosis, EnvRequest, Host, LaunchRequest, Plan, PlanSummary, Provision, Result,
+    WORKSPACE_FEATURE, backend::put_files, secret::Secrets,
 };
 use bottle_kit::{
     address::ENGINE_ENV,
@@ -23,12 +23,12 @@ use bottle_kit::{
     container,
     derived::{self, DERIVED_ENV},
     engine::{About, Engine, Stop, block_on},
-    image::{IMAGE_ENV, Platform, agent_tag},
+    image::{self, IMAGE_ENV, Platform, agent_tag},
     limits,
     names::Family,
     sweep,
 };
-use futures_util::future::try_join;
+use futures_util::future::try_join3;
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -117,7 +117,7 @@ impl Backend for DockerBackend {
                     None => Ok(()),
                 }
             };
-            let (info, ()) = stop.or(try_join(engine.info(), is_free)).await?;
+            let (info, (), ()) = stop.or(try_join3(engine.info(), is_free, image::check(&engine, &spec.env))).await?;
             limits::check(&engine.address, &info, &self.host, &spec.limits)?;
             let (platform, runtime) = (Platform::of(&about, &self.host).await?, about.runtime(&info));
             let container = launch::container_name(spec);
@@ -151,6 +151,18 @@ impl Backend for DockerBackend {
         let engine = Engine::connect(&req.env)?;
         let finding = DockerBottle::find(self.host.clone(), engine, req);
         block_on(async { Stop::follow(cancel)?.or(finding).await })
+    }
+
+    fn builder(&self, req: &BuilderRequest, cancel: &Cancel) -> Result<DockerBottle> {
+        block_on(async {
+            let stop = Stop::follow(cancel)?;
+            let engine = Engine::connect(&req.env)?;
+            let platform = Platform::of(&stop.or(engine.check()).await?, &self.host).await?;
+            let which =
+                AttachRequest { identity: req.identity.clone(), owner: req.owner.clone(), env: req.env.clone() };
+            let bottle = DockerBottle::find(self.host.clone(), engine, &which).await?;
+            bottle.builder(&platform.helper, req, &stop).await
+        })
     }
 
     fn list_active(&self, req: &EnvRequest, cancel: &Cancel) -> Result<Vec<ActiveBottle>> {

@@ -40,7 +40,9 @@ pub async fn create(
     let base = pinned.map_or_else(|| role.base_name(&spec.slug), str::to_owned);
     let ledger = host.ledger(&spec.identity);
     let mut entry = ledger.intent(role.kind(), &base)?;
-    let body = ContainerCreateBody { labels: Some(labels(spec, role, &entry)), ..body };
+    let mut all = body.labels.clone().unwrap_or_default();
+    all.extend(labels(spec, role, &entry));
+    let body = ContainerCreateBody { labels: Some(all), ..body };
     for name in candidates(&base).take(if pinned.is_some() { 1 } else { usize::MAX }) {
         stop.check()?;
         let options = CreateContainerOptionsBuilder::default().name(&name).build();

@@ -8,7 +8,7 @@
 use crate::{
     build::{self, Build},
     engine::{About, Engine, Stop, is_status},
-    names::{CLAUDE, RECIPE},
+    names::{CLAUDE, RECIPE, ROLE, Role},
     pins::Pin,
 };
 use bollard::query_parameters::RemoveImageOptions;
@@ -77,9 +77,20 @@ pub async fn agent(
     platform: &Platform,
     stop: &Stop,
 ) -> Result<String> {
+    check(engine, &spec.env).await?;
     let found = find(engine, &agent_tag(&spec.env)).await?;
     let claude = claude(platform, found.as_ref())?;
     ensure(engine, host, agent_recipe(&spec.env, &claude)?, found, stop).await
+}
+
+/// An agent's image that is named by its id is there, or cannot be had.
+pub async fn check(engine: &Engine, env: &Env) -> Result<()> {
+    let tag = agent_tag(env);
+    if tag.starts_with("sha256:") && find(engine, &tag).await?.is_none() {
+        let message = format!("the image {tag} is gone from the engine at {}", engine.address);
+        return Err(Error::new(ErrorKind::NOT_FOUND, message));
+    }
+    Ok(())
 }
 
 /// The sidecar image's id, built if need be; with git in it where git-gate is among the daemons.
@@ -179,9 +190,11 @@ async fn find(engine: &Engine, tag: &str) -> Result<Option<Found>> {
     };
     let mut labels = found.config.and_then(|config| config.labels).unwrap_or_default();
     let nameless = || Error::new(ErrorKind::RUNTIME, format!("the engine gives no id for the image {tag}"));
+    // One that was made of ours inherits its labels, and is not what the recipe makes.
+    let is_built = labels.get(ROLE).is_some_and(|role| role == Role::Built.label());
     Ok(Some(Found {
         id: found.id.ok_or_else(nameless)?,
-        recipe: labels.remove(RECIPE),
+        recipe: labels.remove(RECIPE).filter(|_| !is_built),
         claude: labels.remove(CLAUDE),
         bytes: found.size.and_then(|bytes| bytes.try_into().ok()).unwrap_or_default(),
         created: found.created.unwrap_or_default(),

@@ -6,6 +6,7 @@
 //! * [`names`]: names and labels of what is created;
 //! * [`network`], [`blocks`]: a bottle's networks and their addresses;
 //! * [`image`], `build`, [`pins`]: the agent's and the sidecar's image, from recipes in this crate;
+//! * [`builder`]: an image made of what root has done in a container beside a bottle's;
 //! * [`derived`]: the image of one bottle alone, with its workspace;
 //! * [`export`]: the agent's image as one file, for machines;
 //! * [`container`]: creating, starting, and files in and out;
@@ -17,6 +18,7 @@
 pub mod address;
 pub mod blocks;
 mod build;
+pub mod builder;
 pub mod bundle;
 mod carrier;
 pub mod container;

@@ -15,6 +15,8 @@ pub const ROLE: &str = "claude-bottle.role";
 pub const AGENT: &str = "claude-bottle.agent";
 /// The sidecar's daemons, on the agent's container.
 pub const DAEMONS: &str = "claude-bottle.daemons";
+/// The image that the agent's container is made from, on that container: without its workspace.
+pub const IMAGE: &str = "claude-bottle.image";
 /// Hash of the recipe that an image was built from.
 pub const RECIPE: &str = "claude-bottle.recipe";
 
@@ -22,6 +24,9 @@ pub const RECIPE: &str = "claude-bottle.recipe";
 pub const CLAUDE: &str = "claude-bottle.claude";
 /// How the names of all that is ours begin, and of what other programs of the kind have made.
 pub const PREFIX: &str = "claude-bottle-";
+
+/// The ledger's word for an image that outlives its bottle: the next session of that identity goes on from it.
+pub const OWN_IMAGE: &str = "own image";
 
 /// Names are tried with `-2`, `-3`… up to this.
 pub const MAX_SUFFIX: u32 = 100;
@@ -39,6 +44,10 @@ pub enum Role {
     Egress,
     /// The image whose workspace is not empty, and the container that it is made from.
     Workspace,
+    /// The container in which an image of the bottle's own is made.
+    Builder,
+    /// That image.
+    Built,
     /// The network of a sidecar whose agent is in a machine of its own.
     Bridge,
     /// That sidecar bundle.
@@ -73,6 +82,8 @@ impl Role {
             Self::Internal => "internal",
             Self::Egress => "egress",
             Self::Workspace => "workspace",
+            Self::Builder => "builder",
+            Self::Built => "built",
             Self::Bridge => "bridge",
             Self::Bundle => "bundle",
             Self::Export => "export",
@@ -87,6 +98,8 @@ impl Role {
             Self::Internal => format!("claude-bottle-net-{slug}"),
             Self::Egress => format!("claude-bottle-egress-{slug}"),
             Self::Workspace => format!("claude-bottle-cwd-{slug}"),
+            Self::Builder => format!("claude-bottle-builder-{slug}"),
+            Self::Built => format!("claude-bottle-own-{slug}"),
             Self::Bridge => format!("claude-bottle-bundle-{slug}"),
             Self::Export => format!("claude-bottle-export-{slug}"),
         }
@@ -95,7 +108,8 @@ impl Role {
     /// The ledger's word for the kind of thing.
     pub fn kind(self) -> &'static str {
         match self {
-            Self::Agent | Self::Sidecar | Self::Workspace | Self::Bundle | Self::Export => "container",
+            Self::Agent | Self::Sidecar | Self::Workspace | Self::Builder | Self::Bundle | Self::Export => "container",
+            Self::Built => OWN_IMAGE,
             Self::Internal | Self::Egress | Self::Bridge => "network",
         }
     }
@@ -135,7 +149,9 @@ mod tests {
         for role in [Role::Bridge, Role::Bundle, Role::Export] {
             assert_eq!(Family::of(Some(role.label())), Family::Machines, "{role:?}");
         }
-        for role in [Role::Agent, Role::Sidecar, Role::Internal, Role::Egress, Role::Workspace] {
+        for role in
+            [Role::Agent, Role::Sidecar, Role::Internal, Role::Egress, Role::Workspace, Role::Builder, Role::Built]
+        {
             assert_eq!(Family::of(Some(role.label())), Family::Containers, "{role:?}");
         }
         assert_eq!([Family::of(None), Family::of(Some("later"))], [Family::Containers; 2]);

@@ -2,9 +2,9 @@
 //! has nothing but a name like ours is found apart, when it is asked for, and goes by its id like the rest.
 
 use crate::{
-    container,
+    builder, container,
     engine::{Engine, is_status},
-    names::{AGENT, DAEMONS, ENTRY, Family, IDENTITY, OWNER, PREFIX, ROLE, Role, label_filter},
+    names::{AGENT, DAEMONS, ENTRY, Family, IDENTITY, OWN_IMAGE, OWNER, PREFIX, ROLE, Role, label_filter},
 };
 use bollard::query_parameters::{
     ListContainersOptionsBuilder, ListImagesOptionsBuilder, ListNetworksOptionsBuilder, RemoveContainerOptionsBuilder,
@@ -16,6 +16,7 @@ use bottle_api::{
 use futures_util::StreamExt;
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::Duration,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -37,6 +38,8 @@ pub struct Sweep {
     family: Family,
     /// Who was making them was killed, maybe just now: the engine may still be at it.
     killed: bool,
+    /// What is not to be found after all.
+    keep: Vec<String>,
 }
 
 /// The engine's filter by one property.
@@ -60,15 +63,18 @@ async fn found(engine: &Engine, family: Family, owner: &str, filter: &Filter) ->
     let containers = ListContainersOptionsBuilder::default().all(true).filters(filter).build();
     let networks = ListNetworksOptionsBuilder::default().filters(filter).build();
     // An image inherits labels: what somebody made of a bottle's container is theirs, and has another role.
-    let mut of_workspace = filter.clone();
-    of_workspace.entry("label".into()).or_default().push(format!("{ROLE}={}", Role::Workspace.label()));
-    // An image without labels is not looked for: the engine knows no filter by its name.
-    of_workspace.remove("name");
-    let images = ListImagesOptionsBuilder::default().filters(&of_workspace).build();
-    let (containers, networks, images) = tokio::join!(
+    let images = |role: Role| {
+        let mut of_role = filter.clone();
+        of_role.entry("label".into()).or_default().push(format!("{ROLE}={}", role.label()));
+        // An image without labels is not looked for: the engine knows no filter by its name.
+        of_role.remove("name");
+        engine.docker.list_images(Some(ListImagesOptionsBuilder::default().filters(&of_role).build()))
+    };
+    let (containers, networks, images, built) = tokio::join!(
         container::list(engine, containers),
         engine.docker.list_networks(Some(networks)),
-        engine.docker.list_images(Some(images)),
+        images(Role::Workspace),
+        images(Role::Built),
     );
     let containers = containers.context("list the engine's containers")?.into_iter().filter_map(|c| {
         let name = c.names.and_then(|n| n.into_iter().next()).unwrap_or_default();
@@ -78,9 +84,11 @@ async fn found(engine: &Engine, family: Family, owner: &str, filter: &Filter) ->
         .context("list the engine's networks")?
         .into_iter()
         .filter_map(|n| item("network", n.id, &n.name.unwrap_or_default(), n.labels));
-    let images = images.context("list the engine's images")?.into_iter().filter_map(|i| {
+    let (images, built) = (images.context("list the engine's images")?, built.context("list the engine's images")?);
+    let images = images.into_iter().map(|i| ("image", i)).chain(built.into_iter().map(|i| (OWN_IMAGE, i)));
+    let images = images.filter_map(|(kind, i)| {
         let name = i.repo_tags.into_iter().next().unwrap_or_else(|| i.id.clone());
-        item("image", Some(i.id), &name, Some(i.labels))
+        item(kind, Some(i.id), &name, Some(i.labels))
     });
     Ok(containers.chain(networks).chain(images).collect())
 }
@@ -118,19 +126,29 @@ pub async fn plan(engine: &Engine, family: Family, req: &CleanupRequest) -> Resu
     for entry in &req.entries {
         let of_entry = |i: &CleanupItem| i.uuid == entry.uuid || entry.id.as_ref().is_some_and(|id| *id == i.id);
         match found.iter().position(of_entry) {
+            // A kept state has it: the ledger hears that it is none of its own any more.
+            Some(at) if req.keep.contains(&found[at].id) => {
+                items.push(CleanupItem { id: String::new(), ..found.swap_remove(at) });
+            }
             Some(at) => items.push(found.swap_remove(at)),
             None => items.push(CleanupItem { id: String::new(), ..entry.into() }),
         }
     }
     if req.sweep {
-        items.extend(found.into_iter().filter(|i| !req.live.contains(&i.identity)));
+        items.extend(found.into_iter().filter(|item| is_left(item, req)));
     }
-    Ok(Sweep { killed: req.sweep, ..in_order(items, family) })
+    Ok(Sweep { killed: req.sweep, keep: req.keep.clone(), ..in_order(items, family) })
+}
+
+/// Has nobody any use for it? What another owner's states go on from only that owner knows.
+fn is_left(item: &CleanupItem, req: &CleanupRequest) -> bool {
+    let is_kept = req.keep.contains(&item.id) || (item.kind == OWN_IMAGE && item.foreign);
+    !req.live.contains(&item.identity) && !is_kept
 }
 
 fn in_order(mut items: Vec<CleanupItem>, family: Family) -> Sweep {
     items.sort_by_key(|i| i.kind != "container");
-    Sweep { items, family, killed: false }
+    Sweep { items, family, killed: false, keep: vec![] }
 }
 
 /// Removes the items, all bottles at once; of each bottle its containers at once, and a network as soon as nothing
@@ -138,15 +156,16 @@ fn in_order(mut items: Vec<CleanupItem>, family: Family) -> Sweep {
 pub async fn execute(engine: &Engine, host: &Host, sweep: Sweep, deadline: Duration) -> Result<CleanupOutcome> {
     let deadline = Instant::now() + deadline;
     let mut removals = Removals::new();
-    let (killed, family) = (sweep.killed, sweep.family);
+    let (killed, family, keep) = (sweep.killed, sweep.family, Arc::new(sweep.keep));
     for items in by_identity(sweep.items) {
         let containers = items.iter().filter(|item| is_container(item)).count();
         let standing = watch::Sender::new(containers);
         for item in items {
-            let (engine, standing) = (engine.clone(), standing.clone());
+            let (engine, standing, keep) = (engine.clone(), standing.clone(), keep.clone());
             removals.spawn(async move {
                 let removal = async {
                     let late = if killed && item.id.is_empty() { late(&engine, family, &item).await? } else { None };
+                    let late = late.filter(|item| !keep.contains(&item.id));
                     remove_in_turn(&engine, late.as_ref().unwrap_or(&item), &standing).await
                 };
                 let removed = timeout_at(deadline, removal).await;
@@ -236,10 +255,10 @@ async fn remove(engine: &Engine, item: &CleanupItem) -> Result<()> {
             }
         }
         "network" => engine.docker.remove_network(&item.id).await,
-        "image" => {
-            let options = RemoveImageOptionsBuilder::default().force(true).build();
-            engine.docker.remove_image(&item.id, Some(options), None).await.map(drop)
-        }
+        "image" | OWN_IMAGE => match remove_image(engine, &item.id).await {
+            Err(error) if item.kind == OWN_IMAGE && is_status(&error, 409) => return untag(engine, item).await,
+            gone => gone,
+        },
         other => return Err(Error::new(ErrorKind::UNSUPPORTED, format!("removing a {other}"))),
     };
     match gone {
@@ -248,6 +267,24 @@ async fn remove(engine: &Engine, item: &CleanupItem) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+async fn remove_image(engine: &Engine, name: &str) -> Result<(), bollard::errors::Error> {
+    let options = RemoveImageOptionsBuilder::default().force(true).build();
+    engine.docker.remove_image(name, Some(options), None).await.map(drop)
+}
+
+/// An image that another one was made of, or that a bottle still runs in, loses its name, and goes with the last of these.
+async fn untag(engine: &Engine, item: &CleanupItem) -> Result<()> {
+    let attempt = || format!("take its name from the image {}", item.name);
+    let found = engine.docker.inspect_image(&item.id).await.with_context(attempt)?;
+    for tag in found.repo_tags.into_iter().flatten().filter(|tag| builder::is_name(tag)) {
+        match remove_image(engine, &tag).await {
+            Err(error) if !is_status(&error, 404) => return Err(error).with_context(attempt),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Waits for the end of a removal that somebody else has begun.

@@ -12,11 +12,13 @@
 //! * [`message`]: what host and sidecar say to each other;
 //! * [`git`]: where repositories are;
 //! * [`push`]: which refs a push may change, and how;
+//! * [`dockerfile`]: what an image may be made by;
 //! * [`proposal`]: what an agent may ask its operator for;
 //! * [`probe`]: what the host asks the helper in a bottle before its agent runs.
 
 pub mod address;
 pub mod decide;
+pub mod dockerfile;
 pub mod document;
 pub mod git;
 pub mod host;

@@ -7,6 +7,7 @@
 use crate::{
     Policy, Route, Scheme, address,
     decide::NEVER,
+    dockerfile::Recipe,
     host, path,
     target::{self, Target},
 };
@@ -111,7 +112,10 @@ impl Proposal {
             if dockerfile.trim().is_empty() {
                 return Err("the Dockerfile is empty".into());
             }
-            return bounded("the Dockerfile", dockerfile.len(), MAX_DOCKERFILE, "bytes");
+            bounded("the Dockerfile", dockerfile.len(), MAX_DOCKERFILE, "bytes")?;
+            return Recipe::parse(dockerfile, "")
+                .map(drop)
+                .map_err(|why| format!("the Dockerfile cannot be had: {why}"));
         }
         let routes = self.routes()?;
         if routes.is_empty() {

@@ -44,7 +44,7 @@ fn row(record: &Record) -> Vec<String> {
         Event::Modified { proposal } => ("modified", asked_for(proposal)),
         Event::Approved { once: true, note } => ("approved once", note.clone()),
         Event::Approved { note, .. } => ("approved", note.clone()),
-        Event::Applied => ("applied", String::new()),
+        Event::Applied { image } => ("applied", image.clone().unwrap_or_default()),
         Event::Failed { error } => ("failed", error.clone()),
         Event::Rejected { reason } => ("rejected", reason.clone()),
     };

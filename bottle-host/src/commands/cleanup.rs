@@ -243,9 +243,18 @@ fn plan(
         for (env, entries) in entries {
             // Without `--foreign` what is another's counts as alive.
             let (live, owner) = ([survey.live.clone(), survey.foreign.clone()].concat(), paths.owner());
+            let keep = state::images(paths);
             // Beyond the ledgers' entries only the engine that is in use now is searched.
-            let req =
-                CleanupRequest { entries, sweep: env == now, foreign, live, owner, env, ..CleanupRequest::default() };
+            let req = CleanupRequest {
+                entries,
+                sweep: env == now,
+                foreign,
+                live,
+                keep,
+                owner,
+                env,
+                ..CleanupRequest::default()
+            };
             let (needed, asked) = (!req.entries.is_empty(), prepare(&backend, req, paths, &survey.abandoned, cancel));
             match asked.and_then(|cleanup| Ok((cleanup.items()?, cleanup))) {
                 Ok((items, cleanup)) => parts.push((cleanup, items)),

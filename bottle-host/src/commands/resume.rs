@@ -22,7 +22,11 @@ fn resume(backend: Option<&str>, args: &Resume, cancel: &Cancellation) -> Result
     if state::find(&paths, &args.identity).is_none() {
         return Err(kept::unknown(&paths, &args.identity));
     }
-    let earlier = state::metadata(&paths, &args.identity)?;
+    let mut earlier = state::metadata(&paths, &args.identity)?;
+    if args.forget_image {
+        // It is nobody's then, and goes with the next cleanup.
+        earlier.image = None;
+    }
     let again = Start {
         agent: earlier.agent.clone(),
         full: args.full,

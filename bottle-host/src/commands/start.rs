@@ -15,7 +15,7 @@ use crate::{
     preflight::{Asked, Preflight},
     session::terminal::Terminal,
     signals::Cancellation,
-    state::{self, Holder, Metadata, State},
+    state::{self, Holder, Metadata, OwnImage, State},
     supervise,
     ui::{self, UsageError, hinted},
     work::Left,
@@ -70,7 +70,8 @@ pub(super) fn start(
     let unnamed = !plugin::is_named(backend);
     let backend = plugin::select(&plugin::chosen_name(backend), &services)?;
     resolved.spec.env = backend.env();
-    if let Some(image) = earlier.and_then(|earlier| earlier.image.as_ref()) {
+    let image = earlier.and_then(|earlier| earlier.image.as_ref());
+    if let Some(image) = image {
         use_image(&mut resolved, &backend.info, image)?;
     }
     check_isolation(&bottle, &backend.info)?;
@@ -95,6 +96,7 @@ pub(super) fn start(
         sources: &sources,
         command,
         approval: approval.state().clone(),
+        image: image.map(OwnImage::shown),
         cwd: None,
         left: None,
     };
@@ -132,7 +134,10 @@ pub(super) fn start(
         asked.left = Some(left.shown());
     }
     let plan = life.backend().prepare(&resolved.spec, &stage, cancel.fd());
-    let plan = plan.map_err(|error| or_without_engine(error, unnamed))?;
+    let plan = plan.map_err(|error| match image {
+        Some(_) => or_without_image(error, &identity),
+        None => or_without_engine(error, unnamed),
+    })?;
     let says = plan.summary()?;
     life.remember(&says.env)?;
     let info = &life.backend().info;
@@ -167,6 +172,18 @@ fn or_without_engine(error: anyhow::Error, unnamed: bool) -> anyhow::Error {
         Ok(StdError(mut error)) if unnamed && error.kind == ErrorKind::PREREQUISITE => {
             let hint = error.hint.take().map(|hint| format!("{hint} Or do")).unwrap_or_else(|| "Do".into());
             StdError(error.hint(format!("{hint} without an engine: `bottle start --backend namespace …`."))).into()
+        }
+        Ok(error) => error.into(),
+        Err(error) => error,
+    }
+}
+
+/// The image that the bottle is to go on from may be gone.
+fn or_without_image(error: anyhow::Error, identity: &str) -> anyhow::Error {
+    match error.downcast::<StdError>() {
+        Ok(StdError(error)) if error.kind == ErrorKind::NOT_FOUND && error.hint.is_none() => {
+            let hint = format!("Go on without what was approved for it: `bottle resume {identity} --forget-image`.");
+            StdError(error.hint(hint)).into()
         }
         Ok(error) => error.into(),
         Err(error) => error,
@@ -236,15 +253,18 @@ fn check_isolation(bottle: &Bottle, backend: &BackendInfo) -> Result<()> {
 }
 
 /// The bottle's own image instead of the backend's.
-fn use_image(resolved: &mut Resolved, backend: &BackendInfo, image: &str) -> Result<()> {
+fn use_image(resolved: &mut Resolved, backend: &BackendInfo, image: &OwnImage) -> Result<()> {
     if !backend.env.iter().any(|name| name == IMAGE_ENV) {
         return Err(hinted(
-            format!("the bottle has an image of its own ({}), and {} takes none", ui::printable(image), backend.name),
-            "Resume it on the backend that it ran on.",
+            format!("the bottle has an image of its own, {}, and {} takes none", image.shown(), backend.name),
+            format!(
+                "Resume it on the backend that it ran on, or go on without what was approved for it: `bottle resume {} \
+                 --forget-image`.",
+                resolved.spec.identity
+            ),
         ));
     }
-    resolved.spec.env.insert(IMAGE_ENV.into(), image.to_owned());
-    resolved.warnings.push(format!("the agent runs in the bottle's own image, {}", ui::printable(image)));
+    resolved.spec.env.insert(IMAGE_ENV.into(), image.id.clone());
     Ok(())
 }
 

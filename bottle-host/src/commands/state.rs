@@ -62,12 +62,15 @@ fn remove(chosen: Removable, yes: bool, cancel: &Cancellation) -> Result<u8> {
     if !preserved.is_empty() {
         ui::say(format!("work or a conversation goes with: {}", preserved.join(", ")));
     }
-    let count = ui::count(rows.len(), "state");
+    let (count, with_image) = (ui::count(rows.len(), "state"), chosen.has_image());
     if !yes && !ui::confirm(&format!("remove {count} for good?"), cancel)? {
         ui::say("aborted by user");
         return Ok(0);
     }
     chosen.remove()?;
     ui::say(format!("removed {count}"));
+    if with_image {
+        ui::say("hint: the image that was made for it goes with the next `bottle cleanup`");
+    }
     Ok(0)
 }

@@ -41,8 +41,14 @@ pub(super) fn run(args: &Supervise) -> Result<u8> {
     let paths = Paths::from_env()?;
     match &args.decide {
         Some(Decide::Approve { id, once, note }) => {
-            decide(&paths, id, &Decision::Approve { once: *once, note: note.clone() })?;
-            ui::say(format!("approved {id}: it holds"));
+            let identity = decide(&paths, id, &Decision::Approve { once: *once, note: note.clone() })?;
+            let approved = Queue::of(&paths, &identity).get(id).ok().flatten().map(|entry| entry.proposal);
+            ui::say(match approved {
+                Some(Proposal::CapabilityBlock { .. }) => {
+                    format!("approved {id}: the image is made; {identity} goes on in it when it is resumed")
+                }
+                _ => format!("approved {id}: it holds"),
+            });
         }
         Some(Decide::Reject { id, reason }) => {
             decide(&paths, id, &Decision::Reject { reason: reason.clone() })?;
@@ -54,7 +60,8 @@ pub(super) fn run(args: &Supervise) -> Result<u8> {
     Ok(0)
 }
 
-fn decide(paths: &Paths, id: &str, decision: &Decision) -> Result<()> {
+/// Has a proposal's owner decide. Returns whose it is.
+fn decide(paths: &Paths, id: &str, decision: &Decision) -> Result<String> {
     let unknown = || {
         let hint = "`bottle supervise --once` shows what waits.";
         hinted(format!("there is no proposal `{}`", ui::printable(id)), hint)
@@ -64,7 +71,7 @@ fn decide(paths: &Paths, id: &str, decision: &Decision) -> Result<()> {
     }
     let has_it = |identity: &String| !matches!(Queue::of(paths, identity).get(id), Ok(None));
     let identity = queue::identities(paths).into_iter().find(has_it).ok_or_else(unknown)?;
-    owner::decided(paths, &identity, id, decision)
+    owner::decided(paths, &identity, id, decision).map(|()| identity)
 }
 
 fn list(paths: &Paths, json: bool) -> Result<()> {

@@ -6,7 +6,7 @@ use crate::{
         Bottle, EnvValue, Step,
         env::{
             CA_VARIABLES, NO_PROXY_VARIABLES, PROXY_VARIABLES, SUPERVISE_SWITCHES, SUPERVISE_TOKEN, SWITCHES,
-            SecretSource,
+            SecretSource, is_reserved,
         },
     },
     paths::Paths,
@@ -15,6 +15,7 @@ use crate::{
 };
 use anyhow::{Result, bail};
 use bottle_api::{BottleInfo, HOME, Secret, control::PROXY_PORT};
+use bottle_policy::dockerfile::{self, User};
 use std::collections::BTreeMap;
 
 /// Where the bottle's certificate authority stands; the second is the file that Debian's libraries read.
@@ -87,11 +88,6 @@ pub fn base(
     credential: ModelCredential,
     term: &str,
 ) -> BTreeMap<String, Secret> {
-    let capability = capability.expose_str().unwrap_or_default();
-    let proxy = format!("http://bottle:{capability}@{}:{PROXY_PORT}", bottle.sidecar_host);
-    let mut direct = vec!["localhost", "127.0.0.1", "::1"];
-    direct.extend(bottle.sidecar_names.iter().map(String::as_str));
-    let direct = direct.join(",");
     let (token_name, placeholder) = credential.placeholder();
     let fixed = [
         ("HOME", HOME),
@@ -99,16 +95,58 @@ pub fn base(
         ("SHELL", "/bin/bash"),
         ("LANG", "C.UTF-8"),
         ("TERM", term),
-        ("PATH", "/home/agent/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        ("PATH", PATH),
         (token_name, placeholder),
     ];
     let mut env: BTreeMap<String, Secret> = BTreeMap::new();
     let mut set = |name: &str, value: &str| drop(env.insert(name.to_owned(), Secret::new(value)));
     fixed.iter().chain(&SWITCHES).for_each(|(name, value)| set(name, value));
+    to_sidecar(&mut env, bottle, capability);
+    env
+}
+
+fn to_sidecar(env: &mut BTreeMap<String, Secret>, bottle: &BottleInfo, capability: &Secret) {
+    let capability = capability.expose_str().unwrap_or_default();
+    let proxy = format!("http://bottle:{capability}@{}:{PROXY_PORT}", bottle.sidecar_host);
+    let mut direct = vec!["localhost", "127.0.0.1", "::1"];
+    direct.extend(bottle.sidecar_names.iter().map(String::as_str));
+    let direct = direct.join(",");
+    let mut set = |name: &str, value: &str| drop(env.insert(name.to_owned(), Secret::new(value)));
     PROXY_VARIABLES.iter().for_each(|name| set(name, &proxy));
     NO_PROXY_VARIABLES.iter().for_each(|name| set(name, &direct));
     CA_VARIABLES.iter().for_each(|name| set(name, CA_PATHS[0]));
+}
+
+/// Where the agent's programs are looked for.
+pub const PATH: &str = "/home/agent/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a step of an image is surrounded by: what was left to the agent before, what its Dockerfile sets, and over both what
+/// leads to the sidecar.
+pub fn builder(
+    bottle: &BottleInfo,
+    capability: &Secret,
+    step: &dockerfile::Step,
+    before: &BTreeMap<String, String>,
+) -> BTreeMap<String, Secret> {
+    let (home, user) = if step.user == User::Root { ("/root", "root") } else { (HOME, "agent") };
+    let usual = [
+        ("HOME", home),
+        ("USER", user),
+        ("LANG", "C.UTF-8"),
+        ("PATH", PATH),
+        // Nobody is there to answer.
+        ("DEBIAN_FRONTEND", "noninteractive"),
+    ];
+    let mut env: BTreeMap<String, Secret> = usual.map(|(name, value)| (name.to_owned(), Secret::new(value))).into();
+    env.extend(before.iter().chain(&step.env).map(|(name, value)| (name.clone(), Secret::new(value.as_str()))));
+    to_sidecar(&mut env, bottle, capability);
     env
+}
+
+/// What an image leaves to the agent, but for what bottle sets itself.
+pub fn of_image(env: &BTreeMap<String, String>) -> BTreeMap<String, Secret> {
+    let own = env.iter().filter(|(name, _)| !is_reserved(name));
+    own.map(|(name, value)| (name.clone(), Secret::new(value.as_str()))).collect()
 }
 
 /// What an agent that has an operator to ask has besides.

@@ -11,9 +11,10 @@ use abi_stable::{
 };
 use anyhow::{Context, Result, anyhow};
 use bottle_api::{
-    ActiveBottle, AttachRequest, BackendInfo, BottleInfo, BottleSpec, ChannelRequest, CleanupItem, CleanupOutcome,
-    CleanupRequest, CreateConfig, DeadlineRequest, Diagnosis, EnvRequest, Error, ErrorKind, ExitStatus, GetRequest,
-    ImageBuild, LaunchRequest, PlanSummary, PutRequest, ResizeRequest, SignalRequest, StartRequest,
+    ActiveBottle, AttachRequest, BackendInfo, BottleInfo, BottleSpec, BuilderRequest, Built, ChannelRequest,
+    CleanupItem, CleanupOutcome, CleanupRequest, CommitRequest, CreateConfig, DeadlineRequest, Diagnosis, EnvRequest,
+    Error, ErrorKind, ExitStatus, GetRequest, ImageBuild, LaunchRequest, PlanSummary, PutRequest, ResizeRequest,
+    SignalRequest, StartRequest,
     abi::{
         AbiResult, AbiSecret, AbiStdio, BackendBox, CleanupBox, HandleBox, HostServices_TO, JsonBuf, JsonRef, PlanBox,
         PluginModuleRef, ProcessBox,
@@ -194,6 +195,13 @@ impl Backend {
         Ok(Cleanup(self.caller.object(Mutex::new(Some(plan)))))
     }
 
+    /// A bottle beside a running one, to make an image of.
+    pub fn builder(&self, req: &BuilderRequest, cancel: i32) -> Result<Bottle> {
+        let req = json(req)?;
+        let handle = self.look("builder", cancel, move |b| b.builder(req.as_slice().into(), cancel))?;
+        Ok(Bottle(self.caller.object(handle)))
+    }
+
     /// A call that may have to ask the engine.
     fn look<T: Send + 'static>(
         &self,
@@ -284,6 +292,12 @@ impl Bottle {
         let req = json(req)?;
         let get = move |b: &HandleBox| b.get(req.as_slice().into(), tar.as_raw_fd(), cancel);
         self.0.call("get", self.0.silent(SILENCE), cancel, get)
+    }
+
+    /// Makes an image of what is in a builder.
+    pub fn commit(&self, req: &CommitRequest, cancel: i32) -> Result<Built> {
+        let req = json(req)?;
+        parse(self.0.call("commit", self.0.silent(SILENCE), cancel, move |b| b.commit(req.as_slice().into(), cancel))?)
     }
 
     /// The sidecar's control channel, once.

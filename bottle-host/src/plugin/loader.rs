@@ -17,7 +17,7 @@ use abi_stable::{
 use anyhow::{Result, anyhow, bail};
 use bottle_api::abi::PluginModuleRef;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use std::{error::Error, os::fd::IntoRawFd};
+use std::{cmp::Ordering, error::Error, os::fd::IntoRawFd};
 
 /// Differences that an error names; there may be hundreds.
 const SHOWN: usize = 8;
@@ -63,14 +63,17 @@ fn compare(header: &'static LibHeader) -> Result<()> {
     }
     let their_layout = header.layout().ok_or_else(|| anyhow!("it was exported without its ABI's layout"))?;
     let our_layout = <PluginModuleRef as StableAbi>::LAYOUT;
-    let (expected, found) = if (theirs.minor, theirs.patch) >= (ours.minor, ours.patch) {
-        (our_layout, their_layout)
-    } else {
-        (their_layout, our_layout)
-    };
     // Not abi_stable's own record of all that was ever compared: an object only crosses between the host and one plugin,
     // and that record makes a 1.1 host refuse a 1.1 plugin once it has loaded a 1.0 one.
-    let compared = check_layout_compatibility_with_globals(expected, found, &CheckingGlobals::new());
+    let compare = |expected, found| check_layout_compatibility_with_globals(expected, found, &CheckingGlobals::new());
+    let compared = match (theirs.minor, theirs.patch).cmp(&(ours.minor, ours.patch)) {
+        Ordering::Greater => compare(our_layout, their_layout),
+        Ordering::Less => compare(their_layout, our_layout),
+        // Of one version, too, either may have been built before a verb was appended.
+        Ordering::Equal => {
+            compare(our_layout, their_layout).or_else(|e| compare(their_layout, our_layout).map_err(|_| e))
+        }
+    };
     compared.map_err(|errors| {
         anyhow!(
             "its ABI differs from this bottle's (bottle-api {theirs} there, {ours} here): it was built with a changed \

@@ -64,6 +64,9 @@ pub struct Preflight<'a> {
     pub workspace: String,
     /// The working directory, where it comes along.
     pub cwd: Option<&'a Shown>,
+    /// The image that the agent runs in, where it is the bottle's own: never in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// What is weaker than the default.
     pub warnings: Vec<String>,
 }
@@ -80,6 +83,8 @@ pub struct Asked<'a> {
     pub command: Vec<String>,
     /// How the agent stands.
     pub approval: approval::State,
+    /// The image that the agent runs in, where it is the bottle's own.
+    pub image: Option<String>,
     /// The working directory, where it comes along.
     pub cwd: Option<&'a Shown>,
     /// What an earlier session left, where this one resumes it.
@@ -221,6 +226,7 @@ impl<'a> Preflight<'a> {
                 (None, None) => format!("{WORKSPACE}, empty; what is made in it is saved at the end"),
             },
             cwd: *cwd,
+            image: asked.image.clone(),
             warnings: resolved.warnings.clone(),
         }
     }

@@ -51,6 +51,7 @@ impl Preflight<'_> {
             ("bottle", vec![format!("{}  {}", self.bottle, self.bottle_files.join(", "))]),
             ("identity", vec![self.identity.clone()]),
             ("backend", vec![format!("{backend}; the bottle's floor is {}", self.isolation_floor)]),
+            ("image", self.image.clone().into_iter().collect()),
             ("sidecar", vec![self.daemons.join(", ")]),
             ("workspace", workspace),
             ("limits", vec![limits]),

@@ -7,7 +7,11 @@
 use crate::{
     paths::Paths,
     state::SOCKET,
-    supervise::desk::{Decision, Word, Words},
+    supervise::{
+        build::BUILD_TIME,
+        desk::{Decision, Word, Words},
+        queue::{Entry, Queue},
+    },
     ui::hinted,
 };
 use anyhow::{Context, Result, bail};
@@ -16,6 +20,7 @@ use bottle_api::{
     Secret,
     control::{encode, read_frame, write_frame},
 };
+use bottle_policy::Proposal;
 use rustix::{
     fs::{Mode, OFlags, open},
     net::{Shutdown, shutdown, sockopt::socket_peercred},
@@ -44,6 +49,8 @@ use zeroize::{Zeroize, Zeroizing};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The same for what the sidecar has to do first.
 const LONG_PATIENCE: Duration = Duration::from_secs(90);
+/// The same for an image, which may not take longer.
+const IMAGE_PATIENCE: Duration = Duration::from_secs(BUILD_TIME.as_secs() + 90);
 
 /// What a program in the bottle is surrounded by.
 #[derive(Clone)]
@@ -147,10 +154,17 @@ fn decide(id: String, decision: Decision, desk: Option<Words>) -> Result<()> {
 /// Has the owner of a bottle apply a decision on a proposal.
 pub fn decided(paths: &Paths, identity: &str, id: &str, decision: &Decision) -> Result<()> {
     let request = Request::Decide { id: id.into(), decision: decision.clone() };
-    match ask(&paths.state().join(identity), &request, LONG_PATIENCE) {
+    let is_image = |entry: Entry| matches!(entry.proposal, Proposal::CapabilityBlock { .. });
+    let is_image = Queue::of(paths, identity).get(id).ok().flatten().is_some_and(is_image);
+    match ask(&paths.state().join(identity), &request, if is_image { IMAGE_PATIENCE } else { LONG_PATIENCE }) {
         Ok(Answer::Decided) => Ok(()),
         Ok(Answer::Refused { message }) => bail!("{message}"),
         Ok(Answer::Surroundings { .. }) => bail!("the process that owns {identity} answers something else"),
+        // Only its owner knows what holds, and has a sidecar to make an image by.
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(hinted(
+            format!("{identity} does not run, or is still being launched: nothing can be applied to it"),
+            format!("Resume it, and decide while it runs: `bottle resume {identity}`."),
+        )),
         Err(error) => Err(unanswered(identity, &error)),
     }
 }
@@ -232,7 +246,7 @@ impl Reach {
 }
 
 /// Each value in base64, as it crosses in a frame.
-pub(super) fn encode_env(env: &BTreeMap<String, Secret>) -> BTreeMap<String, String> {
+pub(crate) fn encode_env(env: &BTreeMap<String, Secret>) -> BTreeMap<String, String> {
     env.iter().map(|(name, value)| (name.clone(), BASE64_STANDARD.encode(value.expose()))).collect()
 }
 

@@ -116,6 +116,11 @@ impl Removable {
         self.0.iter().map(|bottle| (bottle.identity.as_str(), bottle.is_preserved()))
     }
 
+    /// Does one of them go on from an image of its own?
+    pub fn has_image(&self) -> bool {
+        self.0.iter().any(|bottle| bottle.metadata.image.is_some())
+    }
+
     /// Removes them with all that is in them.
     pub fn remove(self) -> Result<()> {
         self.0.iter().try_for_each(|bottle| remove_dir(&bottle.dir))

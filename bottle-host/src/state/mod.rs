@@ -109,7 +109,30 @@ pub struct Metadata {
     /// The directory that it was started in.
     pub directory: PathBuf,
     /// An image of the bottle's own, over the backend's.
-    pub image: Option<String>,
+    pub image: Option<OwnImage>,
+}
+
+/// An image that was made of what a bottle's agent proposed and its operator approved.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OwnImage {
+    /// The engine's id.
+    pub id: String,
+    /// Its name, for people.
+    pub name: String,
+    /// Those proposals, in the order in which they were applied.
+    pub proposals: Vec<String>,
+    /// The variables that they leave to the agent.
+    pub env: BTreeMap<String, String>,
+}
+
+impl OwnImage {
+    /// In a line.
+    pub fn shown(&self) -> String {
+        let id = self.id.trim_start_matches("sha256:").chars().take(12).collect::<String>();
+        let (of, name) = (self.proposals.join(", "), ui::printable(&self.name));
+        format!("{name} ({}), with what was approved as {}", ui::printable(&id), ui::printable(&of))
+    }
 }
 
 /// The state directory of a bottle that this process owns.
@@ -188,10 +211,28 @@ impl State {
 
     /// Records other variables than those at its start.
     pub fn remember(&self, env: &BTreeMap<String, String>) -> Result<()> {
-        let file = self.dir.join("metadata.json");
-        let mut metadata: Metadata = serde_json::from_slice(&fs::read(&file)?)?;
-        metadata.env.clone_from(env);
-        write_atomically(&file, &serde_json::to_vec_pretty(&metadata)?)
+        self.change(|metadata| metadata.env.clone_from(env))
+    }
+
+    /// The next session goes on from this image.
+    pub fn go_on_from(&self, image: &OwnImage) -> Result<()> {
+        self.change(|metadata| metadata.image = Some(image.clone()))
+    }
+
+    /// The image that the next session goes on from, where it is the bottle's own.
+    pub fn image(&self) -> Result<Option<OwnImage>> {
+        Ok(self.metadata()?.image)
+    }
+
+    fn metadata(&self) -> Result<Metadata> {
+        let read = || Ok::<_, anyhow::Error>(serde_json::from_slice(&fs::read(self.dir.join(METADATA))?)?);
+        read().context("read what was recorded of the bottle")
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Metadata)) -> Result<()> {
+        let mut metadata = self.metadata()?;
+        change(&mut metadata);
+        write_atomically(&self.dir.join(METADATA), &serde_json::to_vec_pretty(&metadata)?)
     }
 
     /// The directory itself.
@@ -319,6 +360,13 @@ pub fn find(paths: &Paths, identity: &str) -> Option<PathBuf> {
     let is_name = identity.starts_with(|c: char| c.is_ascii_alphanumeric())
         && identity.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     Some(paths.state().join(identity)).filter(|dir| is_name && dir.is_dir())
+}
+
+/// The ids of all images that a state goes on from. What is said of a state that cannot be read, `survey` says.
+pub fn images(paths: &Paths) -> Vec<String> {
+    let entries = fs::read_dir(paths.state()).into_iter().flatten().flatten();
+    let recorded = entries.filter_map(|entry| metadata(paths, &entry.file_name().to_string_lossy()).ok());
+    recorded.filter_map(|metadata| Some(metadata.image?.id)).collect()
 }
 
 /// The egress log in a bottle's state directory.

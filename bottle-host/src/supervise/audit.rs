@@ -51,7 +51,11 @@ pub enum Event {
         note: String,
     },
     /// It holds.
-    Applied,
+    Applied {
+        /// The id of the image that was made.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        image: Option<String>,
+    },
     /// It could not be applied, and waits on.
     Failed {
         /// Why.
@@ -250,7 +254,7 @@ mod tests {
         }
         // Nothing is written after lines that are gone.
         fs::write(&path, of(&lines[..2])).unwrap();
-        assert!(audit.append("dev-12345", "0123456789abcdef", Event::Applied).is_err());
+        assert!(audit.append("dev-12345", "0123456789abcdef", Event::Applied { image: None }).is_err());
         fs::write(&path, &whole).unwrap();
         append(&audit, 5);
         assert_eq!(verify(&audit).unwrap(), 5);

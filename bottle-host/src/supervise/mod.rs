@@ -9,10 +9,12 @@
 //! * [`queue`]: the proposals of a bottle, a file each;
 //! * [`audit`]: what was asked, decided and done, for good;
 //! * [`desk`]: where the owner takes proposals and decisions, one after the other;
+//! * [`build`]: images of what is proposed;
 //! * [`words`]: proposals in a line;
 //! * [`screen`]: what an operator sees, and the keys that decide.
 
 pub mod audit;
+pub mod build;
 pub mod desk;
 pub mod queue;
 pub mod screen;

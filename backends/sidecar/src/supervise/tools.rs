@@ -71,13 +71,13 @@ impl Tools {
 }
 
 /// Waits for a person, for as long as the client does.
-async fn decided(mut waiting: Waiting, context: &RequestContext<RoleServer>) -> CallToolResult {
+async fn decided(tool: &str, mut waiting: Waiting, context: &RequestContext<RoleServer>) -> CallToolResult {
     let token = context.meta.get_progress_token();
     let patience = if token.is_some() { PATIENCE } else { SHORT_PATIENCE };
     let (end, mut ticks, mut progress) = (Instant::now() + patience, interval(PROGRESS), 0.0);
     loop {
         let answer = waiting.answer.borrow_and_update().clone();
-        if let Some(result) = answer.as_ref().and_then(|answer| result(answer, &waiting.id)) {
+        if let Some(result) = answer.as_ref().and_then(|answer| result(tool, answer, &waiting.id)) {
             return result;
         }
         tokio::select! {
@@ -95,13 +95,15 @@ async fn decided(mut waiting: Waiting, context: &RequestContext<RoleServer>) -> 
     }
 }
 
-fn result(answer: &Answer, id: &str) -> Option<CallToolResult> {
+fn result(tool: &str, answer: &Answer, id: &str) -> Option<CallToolResult> {
+    let holds = match tool {
+        CAPABILITY => "The image is made: you are in it once this bottle is resumed, and not before.",
+        _ => "It holds now.",
+    };
     Some(match answer {
         Answer::Pending => return None,
-        Answer::Approved { note } if note.is_empty() => said(format!("Proposal {id} was approved. It holds now.")),
-        Answer::Approved { note } => {
-            said(format!("Proposal {id} was approved. It holds now. The operator says: {note}"))
-        }
+        Answer::Approved { note } if note.is_empty() => said(format!("Proposal {id} was approved. {holds}")),
+        Answer::Approved { note } => said(format!("Proposal {id} was approved. {holds} The operator says: {note}")),
         Answer::Rejected { reason } if reason.is_empty() => {
             failed(format!("The operator rejected proposal {id}. Do without it, or ask the user."))
         }
@@ -158,7 +160,7 @@ impl ServerHandler for Tools {
         Ok(match name {
             LIST => said(self.routes().to_string()).into(),
             EGRESS | PIPELOCK | CAPABILITY => match self.begin(name, request.arguments.unwrap_or_default()) {
-                Ok(waiting) => decided(waiting, &context).await.into(),
+                Ok(waiting) => decided(name, waiting, &context).await.into(),
                 Err(why) => failed(format!("Nobody was asked: {why}")).into(),
             },
             _ => return Err(ErrorData::invalid_params("there is no tool of that name", None)),
@@ -192,7 +194,10 @@ fn tools() -> Vec<Tool> {
     let url = json!({"type": "string", "maxLength": MAX_URL, "description": "The URL that failed"});
     let dockerfile = json!({
         "type": "string", "maxLength": MAX_DOCKERFILE,
-        "description": "Steps like `RUN apt-get install -y jq`, which go on from the image that you run in",
+        "description": "Lines like `RUN apt-get update && apt-get install -y jq`, which go on from the image that you run \
+                        in. Only RUN, ENV, USER (root, as at first, or agent), WORKDIR and SHELL; no FROM but `FROM \
+                        bottle`; nothing is copied, added or mounted. A RUN reaches the hosts that you may reach, by \
+                        the proxy that its environment names, and no others: ask for these first",
     });
     vec![
         Tool::new(

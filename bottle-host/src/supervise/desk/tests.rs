@@ -22,6 +22,15 @@ fn play(
     reloaded: impl Fn() -> Option<String> + Send + 'static,
     operate: impl FnOnce(&Words, &dyn Fn(Up) -> Answer, &Receiver<Answer>, &Paths),
 ) -> Played {
+    play_with(reloaded, &|_, _, _| bail!("this backend does not support building images"), operate)
+}
+
+/// The same with images that are made so.
+fn play_with(
+    reloaded: impl Fn() -> Option<String> + Send + 'static,
+    build: &Build<'_>,
+    operate: impl FnOnce(&Words, &dyn Fn(Up) -> Answer, &Receiver<Answer>, &Paths),
+) -> Played {
     let home = tempfile::tempdir().unwrap();
     let paths = Paths { home: home.path().into(), cwd: "/".into() };
     std::fs::create_dir_all(paths.state().join(IDENTITY)).unwrap();
@@ -50,7 +59,7 @@ fn play(
         ..policy
     };
     thread::scope(|scope| {
-        let desk = Desk::new(&paths, IDENTITY, policy, &sidecar);
+        let desk = Desk::new(&paths, IDENTITY, policy, &sidecar, build);
         scope.spawn(move || desk.serve(&to_desk));
         let _closing = Closing(Some(words.clone()));
         let up = |word: Up| {
@@ -67,6 +76,15 @@ fn play(
 fn proposal(host: &str) -> Proposal {
     let routes = vec![ProposedRoute { host: host.into(), ports: vec![], paths: vec![], methods: vec![] }];
     Proposal::EgressBlock { routes, justification: "it is needed".into() }
+}
+
+fn image(n: usize, dockerfile: &str) -> Up {
+    let proposal = Proposal::CapabilityBlock { dockerfile: dockerfile.into(), justification: "it is needed".into() };
+    Up::Proposal { id: format!("{n:016x}"), proposal }
+}
+
+fn entry(paths: &Paths, n: usize) -> Entry {
+    Queue::of(paths, IDENTITY).get(&format!("{n:016x}")).unwrap().unwrap()
 }
 
 fn proposed(n: usize, host: &str) -> Up {
@@ -183,9 +201,9 @@ fn what_cannot_be_applied_waits_on_with_its_error() {
             assert!(entry.error.unwrap().contains("no such policy here"));
             approve(words, 1).unwrap();
             assert_eq!(heard.recv().unwrap(), Answer::Approved { note: String::new() });
-            let image = Proposal::CapabilityBlock { dockerfile: "RUN true".into(), justification: "x".into() };
-            assert_eq!(up(Up::Proposal { id: format!("{:016x}", 2), proposal: image }), Answer::Pending);
+            assert_eq!(up(image(2, "RUN true")), Answer::Pending);
             assert!(approve(words, 2).unwrap_err().to_string().contains("still waits"));
+            assert!(self::entry(paths, 2).error.unwrap().contains("does not support building images"));
         },
     );
     let expected = ["proposed", "approved", "failed", "approved", "applied", "proposed", "approved", "failed"];
@@ -213,4 +231,106 @@ fn what_nobody_needs_to_decide_on_is_refused_at_once_and_not_kept() {
         },
     );
     assert_eq!(events(&played.paths), ["proposed"]);
+}
+
+#[test]
+fn an_image_is_made_beside_the_desk_and_told_once_it_is_there() {
+    let (go, gone) = channel::<()>();
+    let gone = std::sync::Mutex::new(gone);
+    let build = |id: &str, dockerfile: &str, _: BorrowedFd<'_>| {
+        assert_eq!((id, dockerfile), ("0000000000000001", "ENV PATH=/opt:$PATH\nRUN true"));
+        gone.lock().unwrap().recv()?;
+        Ok("sha256:made".to_owned())
+    };
+    let played = play_with(
+        || None,
+        &build,
+        |words, up, heard, paths| {
+            assert_eq!(up(image(1, "ENV PATH=/opt:$PATH\nRUN true")), Answer::Pending);
+            assert_eq!(up(image(2, "RUN false")), Answer::Pending);
+            let once = decide(words, 1, Decision::Approve { once: true, note: String::new() }).unwrap_err();
+            assert!(once.to_string().contains("never for this one"), "{once}");
+            let approved = thread::scope(|scope| {
+                let approved = scope.spawn(|| approve(words, 1));
+                // The desk takes what comes meanwhile, but no other image.
+                assert_eq!(up(proposed(3, "new.example")), Answer::Pending);
+                while !events(paths).contains(&"approved".to_owned()) {
+                    thread::yield_now();
+                }
+                approve(words, 3).unwrap();
+                assert_eq!(heard.recv().unwrap(), Answer::Approved { note: String::new() });
+                assert!(approve(words, 2).unwrap_err().to_string().contains("another image is being made"));
+                let late = decide(words, 1, Decision::Reject { reason: String::new() }).unwrap_err();
+                assert!(late.to_string().contains("its image is being made"), "{late}");
+                assert_eq!(entry(paths, 1).standing, Standing::Pending);
+                go.send(()).unwrap();
+                approved.join().unwrap()
+            });
+            approved.unwrap();
+            assert_eq!(heard.recv().unwrap(), Answer::Approved { note: String::new() });
+        },
+    );
+    let expected = ["proposed", "proposed", "approved", "proposed", "approved", "applied", "applied"];
+    let found = events(&played.paths);
+    // When the third is proposed is a matter of who is quicker.
+    let sorted = |mut events: Vec<String>| {
+        events.sort();
+        events
+    };
+    assert_eq!(sorted(found), sorted(expected.map(str::to_owned).into()));
+    let mut images = vec![];
+    let each = |record: &super::super::audit::Record, _: &str| {
+        if let Event::Applied { image } = &record.event {
+            images.push(image.clone());
+        }
+        Ok(())
+    };
+    Audit::of(&played.paths).read(each).unwrap();
+    assert_eq!(images, [None, Some("sha256:made".into())]);
+}
+
+#[test]
+fn an_image_that_is_not_made_when_the_session_ends_is_given_up_and_waits_on() {
+    let build = |_: &str, _: &str, cancel: BorrowedFd<'_>| {
+        let mut told = [0];
+        rustix::io::read(cancel, &mut told)?;
+        bail!("cancelled")
+    };
+    let played = play_with(
+        || None,
+        &build,
+        |words, up, _, paths| {
+            assert_eq!(up(image(1, "RUN sleep")), Answer::Pending);
+            let (answer, _) = channel();
+            let decision = Decision::Approve { once: false, note: String::new() };
+            words.send(Word::Decided { id: format!("{:016x}", 1), decision, answer }).unwrap();
+            while !events(paths).contains(&"approved".to_owned()) {
+                thread::yield_now();
+            }
+        },
+    );
+    let waits = entry(&played.paths, 1);
+    assert_eq!(waits.standing, Standing::Pending);
+    let error = waits.error.unwrap();
+    assert!(error.contains("the session ended before") && error.contains("cancelled"), "{error}");
+    assert_eq!(events(&played.paths), ["proposed", "approved", "failed"]);
+}
+
+#[test]
+fn a_dockerfile_that_would_not_be_run_waits_for_nobody() {
+    let played = play(
+        || None,
+        |_, up, _, _| {
+            for (n, dockerfile, word) in [
+                (1, "RUN a\nCOPY . /", "line 2: COPY"),
+                (2, "ENV HTTPS_PROXY=http://evil.example", "HTTPS_PROXY"),
+                (3, "ENV ANTHROPIC_API_KEY=x", "ANTHROPIC_API_KEY"),
+                (4, "ENV HOME=/x", "HOME"),
+            ] {
+                let Answer::Refused { message } = up(image(n, dockerfile)) else { panic!("{dockerfile} was taken") };
+                assert!(message.contains(word), "{dockerfile}: {message}");
+            }
+        },
+    );
+    assert!(events(&played.paths).is_empty());
 }
