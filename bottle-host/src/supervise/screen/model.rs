@@ -178,7 +178,7 @@ impl Model {
             Event::Decided { id, result } => {
                 self.deciding.remove(&id);
                 self.said = Some(match result {
-                    Ok(()) => format!("{id}: it is decided, and holds"),
+                    Ok(()) => format!("{id}: it is decided, and the agent is told"),
                     Err(why) => format!("{id}: {why}"),
                 });
             }
