@@ -122,10 +122,7 @@ impl<'a> Collector<'a> {
                     made.push(derived);
                 }
             };
-            runs::joined(bytes, |pieces| {
-                if pieces.first().is_some_and(|(start, _)| *start >= until) {
-                    return;
-                }
+            runs::joined(bytes, until, |pieces| {
                 if patterns {
                     pieces.iter().for_each(|(start, end)| self.run(bytes, *start, *end));
                 }
