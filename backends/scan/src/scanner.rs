@@ -168,14 +168,21 @@ impl Scanner {
         context: &Context,
         window: Window<'_>,
     ) -> (Vec<Finding>, Vec<Open>) {
+        self.with_scratch(|scratch| {
+            let mut collector = Collector::new(self, context, place.into(), window, scratch);
+            collector.window(window);
+            (collector.findings, collector.open)
+        })
+    }
+
+    /// Works with what waits for work, and wipes it after.
+    pub(crate) fn with_scratch<T>(&self, work: impl FnOnce(&mut Scratch) -> T) -> T {
         let waiting = || self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let mut scratch = waiting().pop().unwrap_or_default();
-        let mut collector = Collector::new(self, context, place.into(), window, &mut scratch);
-        collector.window(window);
-        let judged = (collector.findings, collector.open);
+        let made = work(&mut scratch);
         scratch.wipe();
         waiting().push(scratch);
-        judged
+        made
     }
 
     /// What a message is made of: values that belong together, tools and their arguments.

@@ -28,7 +28,7 @@ const PHRASE: usize = 400;
 /// What is kept from one window to the next, so that nothing is allocated for each.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    squeezed: Squeezed,
+    pub(crate) squeezed: Squeezed,
     /// For each rule the stretch that waits to be searched.
     pending: Vec<(u32, u32)>,
     touched: Vec<u16>,
