@@ -24,6 +24,9 @@ pub struct Context {
     pub content_type: String,
     /// Whether credentials are looked for by their form; exact secrets always are.
     pub patterns: bool,
+    /// Whether an archive is a finding that nobody can look into: where a body may carry data. What is kept as a file
+    /// anyway may be one.
+    pub archives: bool,
     /// Whether the bytes come in: instructions to an agent are looked for.
     pub incoming: bool,
 }
@@ -31,12 +34,12 @@ pub struct Context {
 impl Context {
     /// A message that leaves.
     pub fn outgoing(host: &str, content_type: &str) -> Self {
-        Self { host: host.into(), content_type: content_type.into(), patterns: true, incoming: false }
+        Self { host: host.into(), content_type: content_type.into(), patterns: true, archives: true, incoming: false }
     }
 
     /// An answer: exact secrets, and instructions.
     pub fn incoming(host: &str, content_type: &str) -> Self {
-        Self { host: host.into(), content_type: content_type.into(), patterns: false, incoming: true }
+        Self { host: host.into(), content_type: content_type.into(), patterns: false, archives: false, incoming: true }
     }
 }
 
@@ -214,7 +217,7 @@ impl Scanner {
             return findings;
         }
         let all = values.concat();
-        let exact = Context { patterns: false, ..context.clone() };
+        let exact = Context { patterns: false, archives: false, ..context.clone() };
         findings.extend(self.judge_part(place, &exact, &all));
         if context.patterns {
             for joined in fields::neighbours(values) {
