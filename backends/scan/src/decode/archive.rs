@@ -121,14 +121,19 @@ impl Decoder {
 /// Decodes every archive that begins in a text before `until`, up to `most` bytes of it.
 pub(crate) fn embedded(bytes: &[u8], until: usize, most: usize, odd: Odd, give: &mut dyn FnMut(Derived)) -> Found {
     let mut found = Found::default();
-    // Each of them has bytes that no text has.
-    if !odd.high {
+    // Each of them has bytes that no text has: before the first block of bzip2 is the place of its end, in three of them.
+    if !odd.control {
         return found;
     }
     let places = |magic: &'static [u8], before: usize| {
         let starts = memchr::memmem::find_iter(bytes, magic).filter_map(move |at| at.checked_sub(before));
         starts.take_while(|at| *at < until).take(MOST)
     };
+    found.sealed.extend(places(ZIP, 0).filter(|at| is_sealed_zip(&bytes[*at..])));
+    if !odd.high {
+        return found;
+    }
+    found.sealed.extend(places(SEVEN_ZIP, 0).filter(|at| is_seven_zip(&bytes[*at..])));
     let xz = places(XZ, 0).filter(|at| is_xz(&bytes[*at..])).map(|at| (at, "xz"));
     let bzip2 = places(BZIP2, 4).filter(|at| bytes[*at..].starts_with(b"BZh")).map(|at| (at, "bzip2"));
     let mut heads: Vec<(usize, &'static str)> = xz.chain(bzip2).collect();
@@ -153,7 +158,5 @@ pub(crate) fn embedded(bytes: &[u8], until: usize, most: usize, odd: Odd, give: 
             give(Derived { name, bytes: made, map: Map::whole(at, bytes.len()) });
         }
     }
-    found.sealed.extend(places(SEVEN_ZIP, 0).filter(|at| is_seven_zip(&bytes[*at..])));
-    found.sealed.extend(places(ZIP, 0).filter(|at| is_sealed_zip(&bytes[*at..])));
     found
 }
