@@ -114,7 +114,8 @@ pub fn scan(push: PushScan<'_>, updates: &[Update]) -> Result<Vec<Leak>, ScanErr
         return Err(ScanError::Refs);
     }
     let mut walk = Walk {
-        context: Context::outgoing(push.host, ""),
+        // An archive in a repository is a file like others: what of it can be decoded is judged.
+        context: Context { archives: false, ..Context::outgoing(push.host, "") },
         limits: push.limits.clone(),
         push,
         commit: None,

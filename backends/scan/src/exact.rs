@@ -15,6 +15,10 @@ use zeroize::{Zeroize, Zeroizing};
 pub(crate) const LEAST: usize = 12;
 /// Characters that are looked at together.
 pub(crate) const GRAM: usize = 8;
+/// Of these so many in a row are looked at first where pieces are looked for,
+const PART: usize = 5;
+/// at places so far apart: wherever [`GRAM`] characters stand, there is one of these in their first part.
+const PARTS: usize = GRAM - PART + 1;
 /// A shorter form of a secret is not looked for.
 const SHORTEST: usize = 10;
 /// The widest step from one place to the next. Each place within a step is one more in the table,
@@ -57,6 +61,8 @@ pub struct ExactSet {
     begins: Grams,
     /// Every place in the needles that splits are looked for in.
     pieces: Grams,
+    /// What of them is looked at first.
+    parts: Filter,
     /// How far apart the places are that are looked at: no needle is too short to have one of them in its first part.
     stride: usize,
     /// Letters of the longest needle.
@@ -88,7 +94,7 @@ impl ExactSet {
         set.longest = set.needles.iter().map(|needle| needle.squeezed.len()).max().unwrap_or(0);
         let room = PLACES / set.needles.len().max(1);
         set.stride = (shortest - GRAM + 1).min(room).clamp(1, STRIDE);
-        let (mut begins, mut pieces) = (vec![], vec![]);
+        let (mut begins, mut pieces, mut parts) = (vec![], vec![], vec![]);
         for (number, needle) in (0..).zip(&set.needles) {
             let splits = matches!(needle.form, "raw" | "hex" | "base64");
             for (at, text) in (0..u16::MAX).zip(needle.squeezed.windows(GRAM)) {
@@ -98,9 +104,12 @@ impl ExactSet {
                 }
                 if splits {
                     pieces.push(gram);
+                    // Every part of these characters may be the one that is looked at.
+                    parts.extend(text.windows(PART).map(part_of));
                 }
             }
         }
+        set.parts = parts.into_iter().collect();
         (set.begins, set.pieces) = (Grams::of(begins), Grams::of(pieces));
         set
     }
@@ -185,7 +194,18 @@ impl ExactSet {
 
     /// Calls `found` with the needle and the place in it of every eight characters that are a piece of a secret.
     pub(crate) fn pieces(&self, letters: &[u8], mut found: impl FnMut(u16, usize)) {
-        letters.windows(GRAM).for_each(|text| self.pieces.each(text, |gram| found(gram.needle, gram.at.into())));
+        let mut each = |from: usize, to: usize| {
+            let texts = letters[from..to + GRAM].windows(GRAM);
+            texts.for_each(|text| self.pieces.each(text, |gram| found(gram.needle, gram.at.into())));
+        };
+        let Some(last) = letters.len().checked_sub(GRAM) else { return };
+        for at in (0..=last).step_by(PARTS) {
+            if self.parts.may_have(part_of(&letters[at..])) {
+                each(at.saturating_sub(PARTS - 1), at);
+            }
+        }
+        // Behind the last place that was looked at.
+        each(last / PARTS * PARTS + 1, last);
     }
 
     /// The same of a few characters that are a piece as they are, of a secret in its own form.
@@ -231,6 +251,13 @@ fn hash_of(eight: &[u8]) -> u64 {
     hash(eight.first_chunk::<GRAM>().map_or(0, |eight| u64::from_le_bytes(*eight)))
 }
 
+/// The hash of the first few characters.
+#[inline(always)]
+fn part_of(text: &[u8]) -> u64 {
+    let part: Option<&[u8; PART]> = text.first_chunk();
+    hash(part.map_or(0, |[a, b, c, d, e]| u64::from_le_bytes([*a, *b, *c, *d, *e, 0, 0, 0])))
+}
+
 impl std::fmt::Debug for ExactSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ExactSet").field("names", &self.names).field("skipped", &self.skipped).finish_non_exhaustive()
@@ -257,4 +284,28 @@ fn reason_to_skip(value: &[u8]) -> Option<&'static str> {
         || words && value.len() < 20
         || value.iter().all(u8::is_ascii_digit) && value.len() < 16;
     low.then_some("too easily guessed: it would be found where it is not")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECRET: &str = "vK8qZt2mPw7Rj4Lx9Nd3Hs6Bc5Yf";
+
+    proptest! {
+        #[test]
+        fn every_piece_of_a_secret_is_found_wherever_it_stands(
+            parts in prop::collection::vec((0..SECRET.len(), 0..SECRET.len(), "[a-z0-9]{0,9}"), 0..6),
+        ) {
+            let set = ExactSet::new([("ONE", SECRET.as_bytes())]);
+            let part = |(from, to, filler): &(usize, usize, String)| SECRET[*from.min(to)..*from.max(to)].to_owned() + filler;
+            let letters = forms::squeeze(parts.iter().map(part).collect::<String>().as_bytes());
+            let mut expected = vec![];
+            letters.windows(GRAM).for_each(|text| set.pieces.each(text, |gram| expected.push((gram.needle, gram.at.into()))));
+            let mut found = vec![];
+            set.pieces(&letters, |needle, at| found.push((needle, at)));
+            prop_assert_eq!(found, expected);
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //! of hex is found as `41:4b`, `41 4B`, `%41%4b` and `=41=4B`, and a value cut by quotes, dots or line ends is found
 //! like a whole one.
 
+use crate::span::{BLOCK, mask};
 use std::fmt::Write;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -33,13 +34,18 @@ pub(crate) type Form = (&'static str, Zeroizing<Vec<u8>>);
 pub(crate) fn squeeze(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut squeezed = Squeezed::default();
     squeezed.fill(bytes, usize::MAX, 0);
-    Zeroizing::new(std::mem::take(&mut squeezed.letters))
+    let letters = Zeroizing::new(std::mem::take(&mut squeezed.letters));
+    squeezed.zeroize();
+    letters
 }
 
 /// The letters and digits of a text, and the way back from them.
-#[derive(Default)]
 pub(crate) struct Squeezed {
     pub(crate) letters: Vec<u8>,
+    /// Letters of one step, before they are put behind the others.
+    made: [u8; STEP + COPY],
+    /// A block in small letters.
+    small: [u8; BLOCK + COPY],
     /// How many there were at most since it was wiped.
     most: usize,
     /// How many of them are before each step of the text.
@@ -48,6 +54,50 @@ pub(crate) struct Squeezed {
 
 /// Bytes of a text that are squeezed together.
 const STEP: usize = 256;
+/// Letters that are copied together: hardly a word has more.
+const COPY: usize = 16;
+
+/// Squeezes a block into what has room for it and [`COPY`] more, and says how many letters were made. `escapes`: whether
+/// the last byte before it, and then its own of `length`, is a backslash. `small` is room to work in.
+#[inline(always)]
+fn squeeze_block(
+    block: &[u8; BLOCK],
+    length: usize,
+    escapes: &mut bool,
+    small: &mut [u8; BLOCK + COPY],
+    made: &mut [u8],
+) -> usize {
+    let mut keep = mask(block, |byte| byte.is_ascii_digit() | ((byte | 0x20).wrapping_sub(b'a') < 26));
+    let backslashes = mask(block, |byte| byte == b'\\');
+    let escaped = backslashes << 1 | u64::from(*escapes);
+    if escaped != 0 {
+        keep &= !(escaped & mask(block, |byte| (byte == b'n') | (byte == b'r') | (byte == b't')));
+    }
+    *escapes = backslashes >> (length - 1) & 1 == 1;
+    // A digit stays what it is, and so does a small letter.
+    small.iter_mut().zip(block).for_each(|(small, byte)| *small = byte | 0x20);
+    let mut done = 0;
+    while keep != 0 {
+        let first = keep.trailing_zeros() as usize;
+        let run = (!(keep >> first)).trailing_zeros() as usize;
+        let mut copied = 0;
+        while copied < run {
+            made[done + copied..][..COPY].copy_from_slice(&small[first + copied..][..COPY]);
+            copied += COPY;
+        }
+        done += run;
+        // What is added to the lowest bit of a run ends up behind it.
+        keep &= keep.wrapping_add(keep & keep.wrapping_neg());
+    }
+    done
+}
+
+impl Default for Squeezed {
+    fn default() -> Self {
+        let (made, small) = ([0; STEP + COPY], [0; BLOCK + COPY]);
+        Self { letters: vec![], made, small, most: 0, before: vec![] }
+    }
+}
 
 impl Squeezed {
     /// Squeezes a text, in place of the one before. Of what stands from `until` on, only `more` letters are needed.
@@ -55,7 +105,8 @@ impl Squeezed {
         self.letters.clear();
         self.before.clear();
         self.letters.reserve(bytes.len());
-        let (mut made, mut last, mut enough) = ([0; STEP], 0, usize::MAX);
+        let (made, small) = (&mut self.made, &mut self.small);
+        let (mut escapes, mut enough) = (false, usize::MAX);
         for (n, step) in bytes.chunks(STEP).enumerate() {
             if n * STEP >= until {
                 enough = enough.min(self.letters.len() + more);
@@ -65,25 +116,17 @@ impl Squeezed {
             }
             self.before.push(self.letters.len());
             let mut length = 0;
-            // Without a branch: what is dropped is written over. There is always room; the remainder says so to the
-            // compiler.
-            let mut put = |letter: u8| {
-                made[length % STEP] = letter;
-                length += usize::from(letter != 0);
-            };
-            // Most steps have no backslash.
-            if last == b'\\' || memchr::memchr(b'\\', step).is_some() {
-                for byte in step {
-                    put(squeezed(last, *byte));
-                    last = *byte;
-                }
-            } else {
-                step.iter().for_each(|byte| put(SQUEEZED[0][usize::from(*byte)]));
-                last = 0;
+            let (blocks, rest) = step.as_chunks();
+            for block in blocks {
+                length += squeeze_block(block, BLOCK, &mut escapes, small, &mut made[length..]);
+            }
+            if !rest.is_empty() {
+                let mut block = Zeroizing::new([0; BLOCK]);
+                block[..rest.len()].copy_from_slice(rest);
+                length += squeeze_block(&block, rest.len(), &mut escapes, small, &mut made[length..]);
             }
             self.letters.extend_from_slice(&made[..length]);
         }
-        made.zeroize();
         self.most = self.most.max(self.letters.len());
     }
 
@@ -93,6 +136,8 @@ impl Squeezed {
         self.letters.clear();
         self.letters.resize(self.most, 0);
         self.most = 0;
+        self.made = [0; STEP + COPY];
+        self.small = [0; BLOCK + COPY];
     }
 
     /// Where in the text that it was filled with the letter of this number stands.
@@ -111,6 +156,8 @@ impl Squeezed {
 impl Zeroize for Squeezed {
     fn zeroize(&mut self) {
         self.letters.zeroize();
+        self.made.zeroize();
+        self.small.zeroize();
     }
 }
 
@@ -256,4 +303,31 @@ fn groups_of_85(value: &[u8], alphabet: &[u8]) -> Zeroizing<String> {
         let _ = write!(out, "{}", String::from_utf8_lossy(&digits));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn letters_stay_and_lead_back_to_their_places(
+            parts in prop::collection::vec(("[a-zA-Z0-9]{0,80}", "(\\\\|n|r|t|[ -~é]){0,70}"), 0..9),
+            cut in 0_usize..600,
+        ) {
+            let text: String = parts.iter().map(|(word, between)| word.clone() + between).collect();
+            let bytes = &text.as_bytes()[cut.min(text.len())..];
+            let before = |at: usize| at.checked_sub(1).map_or(0, |at| bytes[at]);
+            let letters = |at: &usize| squeezed(before(*at), bytes[*at]) != 0;
+            let places: Vec<usize> = (0..bytes.len()).filter(letters).collect();
+            let mut scratch = Squeezed::default();
+            scratch.fill(bytes, usize::MAX, 0);
+            let expected: Vec<u8> = places.iter().map(|at| squeezed(before(*at), bytes[*at])).collect();
+            prop_assert_eq!(&scratch.letters, &expected);
+            for (number, place) in places.iter().enumerate() {
+                prop_assert_eq!(scratch.place(bytes, number), *place);
+            }
+        }
+    }
 }

@@ -24,6 +24,9 @@ pub struct Context {
     pub content_type: String,
     /// Whether credentials are looked for by their form; exact secrets always are.
     pub patterns: bool,
+    /// Whether an archive is a finding that nobody can look into: where a body may carry data. What is kept as a file
+    /// anyway may be one.
+    pub archives: bool,
     /// Whether the bytes come in: instructions to an agent are looked for.
     pub incoming: bool,
 }
@@ -31,12 +34,12 @@ pub struct Context {
 impl Context {
     /// A message that leaves.
     pub fn outgoing(host: &str, content_type: &str) -> Self {
-        Self { host: host.into(), content_type: content_type.into(), patterns: true, incoming: false }
+        Self { host: host.into(), content_type: content_type.into(), patterns: true, archives: true, incoming: false }
     }
 
     /// An answer: exact secrets, and instructions.
     pub fn incoming(host: &str, content_type: &str) -> Self {
-        Self { host: host.into(), content_type: content_type.into(), patterns: false, incoming: true }
+        Self { host: host.into(), content_type: content_type.into(), patterns: false, archives: false, incoming: true }
     }
 }
 
@@ -168,14 +171,21 @@ impl Scanner {
         context: &Context,
         window: Window<'_>,
     ) -> (Vec<Finding>, Vec<Open>) {
+        self.with_scratch(|scratch| {
+            let mut collector = Collector::new(self, context, place.into(), window, scratch);
+            collector.window(window);
+            (collector.findings, collector.open)
+        })
+    }
+
+    /// Works with what waits for work, and wipes it after.
+    pub(crate) fn with_scratch<T>(&self, work: impl FnOnce(&mut Scratch) -> T) -> T {
         let waiting = || self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let mut scratch = waiting().pop().unwrap_or_default();
-        let mut collector = Collector::new(self, context, place.into(), window, &mut scratch);
-        collector.window(window);
-        let judged = (collector.findings, collector.open);
+        let made = work(&mut scratch);
         scratch.wipe();
         waiting().push(scratch);
-        judged
+        made
     }
 
     /// What a message is made of: values that belong together, tools and their arguments.
@@ -207,7 +217,7 @@ impl Scanner {
             return findings;
         }
         let all = values.concat();
-        let exact = Context { patterns: false, ..context.clone() };
+        let exact = Context { patterns: false, archives: false, ..context.clone() };
         findings.extend(self.judge_part(place, &exact, &all));
         if context.patterns {
             for joined in fields::neighbours(values) {

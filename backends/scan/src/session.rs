@@ -125,8 +125,6 @@ fn found(scanner: &Scanner, secret: u16) -> Finding {
 
 impl Host {
     fn pieces(&mut self, scanner: &Scanner, value: &[u8]) -> Vec<Finding> {
-        let mut squeezed = Squeezed::default();
-        squeezed.fill(value, usize::MAX, 0);
         let mut changed = vec![];
         let mut mark = |needle: u16, at: usize, many: usize| {
             let (_, length, _) = scanner.exact.needle(needle);
@@ -134,11 +132,14 @@ impl Host {
             sent.iter_mut().skip(at).take(many).for_each(|sent| *sent = true);
             changed.push(needle);
         };
-        scanner.exact.pieces(&squeezed.letters, |needle, at| mark(needle, at, GRAM));
-        if (LEAST_PIECE..GRAM).contains(&squeezed.letters.len()) {
-            scanner.exact.whole(&squeezed.letters, |needle, at| mark(needle, at, squeezed.letters.len()));
-        }
-        squeezed.zeroize();
+        scanner.with_scratch(|scratch| {
+            scratch.squeezed.fill(value, usize::MAX, 0);
+            let letters = &scratch.squeezed.letters;
+            scanner.exact.pieces(letters, |needle, at| mark(needle, at, GRAM));
+            if (LEAST_PIECE..GRAM).contains(&letters.len()) {
+                scanner.exact.whole(letters, |needle, at| mark(needle, at, letters.len()));
+            }
+        });
         changed.dedup();
         let gone = |needle: &u16| {
             let sent = self.sent.get(needle)?;

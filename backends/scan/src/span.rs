@@ -4,11 +4,11 @@
 
 use std::ops::ControlFlow;
 
-const BLOCK: usize = 64;
+pub(crate) const BLOCK: usize = 64;
 
 /// One bit for each byte: whether it is of the class. Without a branch, so that the compiler does many at once.
 #[inline(always)]
-fn mask(block: &[u8; BLOCK], is: impl Fn(u8) -> bool) -> u64 {
+pub(crate) fn mask(block: &[u8; BLOCK], is: impl Fn(u8) -> bool) -> u64 {
     let mut flags = [0_u8; BLOCK];
     for (flag, byte) in flags.iter_mut().zip(block) {
         *flag = u8::from(is(*byte));
@@ -24,14 +24,15 @@ fn mask(block: &[u8; BLOCK], is: impl Fn(u8) -> bool) -> u64 {
 #[inline(always)]
 fn masks(bytes: &[u8], is: impl Fn(u8) -> bool + Copy, mut with: impl FnMut(usize, u64) -> ControlFlow<()>) {
     let (blocks, rest) = bytes.as_chunks::<BLOCK>();
-    for (n, block) in blocks.iter().enumerate() {
-        if with(n * BLOCK, mask(block, is)).is_break() {
+    let mut last = [0; BLOCK];
+    last[..rest.len()].copy_from_slice(rest);
+    // One call, so that it is no call.
+    for n in 0..=blocks.len() {
+        let here = blocks.get(n).map_or_else(|| mask(&last, is) & ((1 << rest.len()) - 1), |block| mask(block, is));
+        if with(n * BLOCK, here).is_break() {
             return;
         }
     }
-    let mut last = [0; BLOCK];
-    last[..rest.len()].copy_from_slice(rest);
-    let _ = with(blocks.len() * BLOCK, mask(&last, is) & ((1 << rest.len()) - 1));
 }
 
 /// The places in a mask from which on at least so many bits are set.
@@ -55,6 +56,20 @@ pub(crate) fn each<const LEAST: usize>(
     is: impl Fn(u8) -> bool + Copy,
     mut found: impl FnMut(usize, usize),
 ) {
+    each_while::<LEAST>(bytes, until, is, |start, end| {
+        found(start, end);
+        ControlFlow::Continue(())
+    });
+}
+
+/// The same, until `found` says that it was enough.
+#[inline(always)]
+pub(crate) fn each_while<const LEAST: usize>(
+    bytes: &[u8],
+    until: usize,
+    is: impl Fn(u8) -> bool + Copy,
+    mut found: impl FnMut(usize, usize) -> ControlFlow<()>,
+) {
     // Where the run began that reaches the end of the block before.
     let mut open = None;
     masks(bytes, is, |base, mut here| {
@@ -68,7 +83,7 @@ pub(crate) fn each<const LEAST: usize>(
         if let Some(start) = open.take() {
             let end = base + here.trailing_ones() as usize;
             if end - start >= LEAST {
-                found(start, end);
+                found(start, end)?;
             }
             here &= here + 1;
         }
@@ -81,7 +96,7 @@ pub(crate) fn each<const LEAST: usize>(
         while starts != 0 {
             let start = starts.trailing_zeros();
             let length = (here >> start).trailing_ones();
-            found(base + start as usize, base + (start + length) as usize);
+            found(base + start as usize, base + (start + length) as usize)?;
             starts &= u64::MAX << (start + length);
         }
         ControlFlow::Continue(())

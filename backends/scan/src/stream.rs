@@ -95,6 +95,9 @@ impl Stream {
         let Self { scanner, context, blocks, mut members, .. } = self;
         let mut plain = vec![];
         blocks.finish(|window| judge(&scanner, &context, &mut members, window, &mut plain, &mut verdict.findings));
+        if context.archives && members.is_cut_off() {
+            verdict.findings.push(opaque(Trouble::Sealed));
+        }
         verdict.released = encoded.map_or(plain, |encoded| encoded.waiting.into());
         verdict
     }
@@ -158,6 +161,7 @@ pub(crate) fn opaque(trouble: Trouble) -> Finding {
         Trouble::Unknown => "encoding-unknown",
         Trouble::Broken => "encoding-broken",
         Trouble::Bomb => "encoding-bomb",
+        Trouble::Sealed => "archive-unreadable",
     };
     let place = "body".into();
     let (kind, severity, decoders) = (Kind::Opaque, Severity::High, String::new());

@@ -5,7 +5,7 @@ use crate::{
     Context, Scanner,
     block::Window,
     checks,
-    decode::{Derived, Map, Odd, escape, fold, inflate, inflate::Open, is_text, lines, pairs, runs, spaced},
+    decode::{Derived, Map, Odd, archive, escape, fold, inflate, inflate::Open, is_text, lines, pairs, runs, spaced},
     finding::{Finding, Kind},
     forms::Squeezed,
     numbers,
@@ -28,7 +28,7 @@ const PHRASE: usize = 400;
 /// What is kept from one window to the next, so that nothing is allocated for each.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    squeezed: Squeezed,
+    pub(crate) squeezed: Squeezed,
     /// For each rule the stretch that waits to be searched.
     pending: Vec<(u32, u32)>,
     touched: Vec<u16>,
@@ -54,6 +54,8 @@ pub(crate) struct Collector<'a> {
     work: usize,
     /// What goes on behind the window.
     pub(crate) open: Vec<Open>,
+    /// Whether nothing does.
+    ends: bool,
 }
 
 impl<'a> Collector<'a> {
@@ -65,8 +67,9 @@ impl<'a> Collector<'a> {
         scratch: &'a mut Scratch,
     ) -> Self {
         let Window { base, limit, .. } = window;
+        let ends = limit == usize::MAX && window.block == window.bytes.len();
         let (findings, maps) = (vec![], vec![]);
-        Self { scanner, context, place, base, limit, findings, scratch, maps, work: WORK, open: vec![] }
+        Self { scanner, context, place, base, limit, findings, scratch, maps, work: WORK, open: vec![], ends }
     }
 
     /// Judges the window.
@@ -115,6 +118,7 @@ impl<'a> Collector<'a> {
         let patterns = self.context.patterns;
         let room = self.work;
         let mut total = 0;
+        let mut archives = archive::Found::default();
         {
             let mut give = |derived: Derived| {
                 total += derived.bytes.len();
@@ -122,10 +126,7 @@ impl<'a> Collector<'a> {
                     made.push(derived);
                 }
             };
-            runs::joined(bytes, |pieces| {
-                if pieces.first().is_some_and(|(start, _)| *start >= until) {
-                    return;
-                }
+            runs::joined(bytes, until, |pieces| {
                 if patterns {
                     pieces.iter().for_each(|(start, end)| self.run(bytes, *start, *end));
                 }
@@ -150,6 +151,7 @@ impl<'a> Collector<'a> {
             }
             if depth == 0 || bytes.len() > 256 || !is_text(bytes) {
                 let open = inflate::embedded(bytes, until, room.min(WORK), odd, &mut give);
+                archives = archive::embedded(bytes, until, room.min(WORK), odd, &mut give);
                 if depth == 0 {
                     self.open = open;
                 } else if bytes.len() <= SMALL && !is_text(bytes) {
@@ -158,6 +160,7 @@ impl<'a> Collector<'a> {
             }
         }
         self.work = self.work.saturating_sub(total);
+        self.archives(bytes, archives);
         for derived in made {
             if self.redundant(&derived) {
                 continue;
@@ -165,6 +168,22 @@ impl<'a> Collector<'a> {
             self.maps.push((derived.name, derived.map));
             self.examine(&derived.bytes, 0, usize::MAX);
             self.maps.pop();
+        }
+    }
+
+    /// What of the archives in a text goes on behind it, and those that cannot be looked into. Of xz nothing can be
+    /// before a part of it has come whole: what never does is one of those.
+    fn archives(&mut self, bytes: &[u8], mut found: archive::Found) {
+        if self.ends || !self.maps.is_empty() {
+            found.sealed.extend(found.open.extract_if(.., |open| open.name == "xz").map(|open| open.at));
+        }
+        if self.maps.is_empty() {
+            self.open.append(&mut found.open);
+        }
+        if self.context.archives {
+            for at in found.sealed {
+                self.report("archive-unreadable".into(), Kind::Opaque, Severity::High, at, bytes.len());
+            }
         }
     }
 

@@ -2,7 +2,9 @@
 
 use crate::work::{SECRET, Work, numbers};
 use base64::{Engine, prelude::BASE64_STANDARD};
+use bzip2::write::BzEncoder;
 use flate2::{Compression, write::GzEncoder};
+use lzma_rust2::{XzOptions, XzWriter};
 use std::{ffi::OsStr, fs, io::Write, os::unix::ffi::OsStrExt};
 
 /// What looks like a credential, and what only begins like one.
@@ -29,6 +31,18 @@ fn lines(value: &str) -> String {
 
 fn gzip(text: &str) -> Vec<u8> {
     let mut encoder = GzEncoder::new(vec![], Compression::best());
+    encoder.write_all(text.as_bytes()).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn bzip2(text: &str) -> Vec<u8> {
+    let mut encoder = BzEncoder::new(vec![], bzip2::Compression::best());
+    encoder.write_all(text.as_bytes()).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn xz(text: &str) -> Vec<u8> {
+    let mut encoder = XzWriter::new(vec![], XzOptions::with_preset(0)).unwrap();
     encoder.write_all(text.as_bytes()).unwrap();
     encoder.finish().unwrap()
 }
@@ -183,6 +197,8 @@ pub(crate) const ROWS: &[Row] = &[
     ("base64 twice", EXACT, "a.txt, line 1", |w, v| file(w, "a.txt", BASE64_STANDARD.encode(BASE64_STANDARD.encode(lines(v))))),
     ("hexadecimal", PATTERN, "a.txt, line 1", |w, v| file(w, "a.txt", hex(lines(v).as_bytes()))),
     ("gzip", PATTERN, "a.gz, byte", |w, v| file(w, "a.gz", gzip(&lines(v)))),
+    ("a file of xz", EXACT, "a.xz, byte", |w, v| file(w, "a.xz", xz(&lines(v)))),
+    ("a file of bzip2", EXACT, "a.bz2, byte", |w, v| file(w, "a.bz2", bzip2(&lines(v)))),
     ("gzip in base64", PATTERN, "a.txt, line 1", |w, v| file(w, "a.txt", BASE64_STANDARD.encode(gzip(&lines(v))))),
     ("a pointer to a large file, its fields", PATTERN, "a.psd, line 2", |w, v| {
         file(w, "a.psd", format!("version https://git-lfs.github.com/spec/v1\next-0-x {v}\noid sha256:{}\nsize 9\n", "1a".repeat(32)))

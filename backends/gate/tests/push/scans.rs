@@ -32,6 +32,19 @@ fn a_path_that_holds_a_secret_is_not_told() {
 }
 
 #[test]
+fn a_file_that_cannot_be_looked_into_is_a_file() {
+    let work = Work::new();
+    // As the scan knows them: the head of a file with a password, and an xz of which the end is missing.
+    work.write(
+        "locked.zip",
+        &[&b"PK\x03\x04\x14\0\x01\0\x08\0"[..], &[0x21; 16], b"\x05\0\0\0a.txt\xc3\xa9\x01"].concat(),
+    );
+    work.write("cut.xz", b"\xfd7zXZ\0\0\x04\xe6\xd6\xb4\x46\x02\0");
+    work.commit("fixtures");
+    assert_eq!(work.push(&to_work()), (true, String::new()));
+}
+
+#[test]
 fn what_upstream_has_already_is_not_new() {
     let work = Work::new();
     // It came before anybody looked.

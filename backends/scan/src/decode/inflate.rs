@@ -1,20 +1,20 @@
 //! Compressed data: known by its first bytes inside of other data, or by a header that names its encoding.
 
-use super::{Derived, Map, Odd, is_text};
+use super::{Derived, Map, Odd, archive, is_text};
 use brotli_decompressor::DecompressorWriter;
 use flate2::{bufread, write};
 use std::io::{self, Read, Write};
 
 const GZIP: &[u8] = b"\x1f\x8b\x08";
 const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
-const ZIP: &[u8] = b"PK\x03\x04";
+pub(super) const ZIP: &[u8] = b"PK\x03\x04";
 /// How much longer than itself compressed data may become, beside [`SMALL`].
 const RATIO: u64 = 250;
 const SMALL: u64 = 4 << 20;
 
 /// Whether these are the first bytes of something compressed.
 pub(crate) fn is_compressed(bytes: &[u8]) -> bool {
-    [GZIP, ZSTD, ZIP].iter().any(|magic| bytes.starts_with(magic)) || is_zlib(bytes)
+    [GZIP, ZSTD, ZIP].iter().any(|magic| bytes.starts_with(magic)) || is_zlib(bytes) || archive::is_archive(bytes)
 }
 
 fn is_zlib(bytes: &[u8]) -> bool {
@@ -126,6 +126,8 @@ pub(crate) enum Trouble {
     Broken,
     /// It becomes too large.
     Bomb,
+    /// An archive that nobody here can look into.
+    Sealed,
 }
 
 /// Where decoded bytes wait, as many as may come at once.
@@ -159,6 +161,7 @@ enum Layer {
     /// Of `deflate`, the first byte says which.
     Either(Tap),
     Brotli(Box<DecompressorWriter<Tap>>),
+    Archive(archive::Decoder, Tap),
     Zstd {
         decoder: Box<ruzstd::decoding::FrameDecoder>,
         pending: Vec<u8>,
@@ -202,6 +205,10 @@ impl Unpacker {
             "zip" => {
                 let tap = Tap { made: vec![], total: 0, allowed: SMALL, checksum: false };
                 Some(Self { layers: vec![Layer::Deflate(write::DeflateDecoder::new(tap))], read: 0 })
+            }
+            "xz" | "bzip2" => {
+                let tap = Tap { made: vec![], total: 0, allowed: SMALL, checksum: false };
+                Some(Self { layers: vec![Layer::Archive(archive::Decoder::of(name)?, tap)], read: 0 })
             }
             "zlib" => Self::of("deflate").ok()?,
             name => Self::of(name).ok()?,
@@ -254,7 +261,7 @@ impl Layer {
             Self::Gzip(of) => of.get_mut(),
             Self::Zlib(of) => of.get_mut(),
             Self::Deflate(of) => of.get_mut(),
-            Self::Either(tap) | Self::Zstd { tap, .. } => tap,
+            Self::Either(tap) | Self::Archive(_, tap) | Self::Zstd { tap, .. } => tap,
             Self::Brotli(of) => of.get_mut(),
         }
     }
@@ -276,6 +283,10 @@ impl Layer {
             Self::Deflate(to) => to.write_all(bytes).and_then(|()| to.flush()),
             Self::Either(_) => Ok(()),
             Self::Brotli(to) => to.write_all(bytes),
+            Self::Archive(decoder, tap) => {
+                let (_, ended) = decoder.decode(bytes, |part| tap.write_all(part).map_err(|_| Trouble::Bomb))?;
+                return if ended { Err(Trouble::Broken) } else { Ok(()) };
+            }
             Self::Zstd { decoder, pending, begun, tap } => {
                 pending.extend_from_slice(bytes);
                 return unzstd(decoder, pending, begun, tap);
@@ -289,7 +300,7 @@ impl Layer {
             Self::Gzip(to) => to.try_finish(),
             Self::Zlib(to) => to.try_finish(),
             Self::Deflate(to) => to.try_finish(),
-            Self::Either(_) => Ok(()),
+            Self::Either(_) | Self::Archive(..) => Ok(()),
             Self::Brotli(to) => to.close(),
             Self::Zstd { pending, begun, .. } => {
                 let whole = pending.is_empty() && !*begun;

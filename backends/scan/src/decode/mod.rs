@@ -7,8 +7,10 @@
 //! * [`fold`]: characters that look like others, and those that look like nothing;
 //! * [`spaced`]: letters with something between them;
 //! * [`lines`]: uuencode, quoted-printable;
-//! * [`inflate`]: compressed data.
+//! * [`inflate`]: compressed data;
+//! * [`archive`]: the same as archivers write it.
 
+pub(crate) mod archive;
 pub(crate) mod base64;
 pub(crate) mod escape;
 pub(crate) mod fold;

@@ -2,7 +2,7 @@
 
 use super::{Derived, Map, base64, inflate, is_text};
 use crate::{checks, span};
-use std::ops::RangeInclusive;
+use std::ops::{ControlFlow, RangeInclusive};
 
 /// A shorter one holds no credential in any encoding.
 pub(crate) const LEAST: usize = 15;
@@ -18,10 +18,11 @@ fn line_end(bytes: &[u8]) -> usize {
     if end > 0 { end + indent } else { 0 }
 }
 
-/// Joins lines of base64 to one run, and calls `found` with its pieces.
-pub(crate) fn joined(bytes: &[u8], mut found: impl FnMut(&[(usize, usize)])) {
+/// Joins lines of base64 to one run, and calls `found` with its pieces. Runs that begin at or behind `until` need not be
+/// found.
+pub(crate) fn joined(bytes: &[u8], until: usize, mut found: impl FnMut(&[(usize, usize)])) {
     let mut pieces: Vec<(usize, usize)> = vec![];
-    span::each::<LEAST>(bytes, usize::MAX, base64::is_digit, |start, end| {
+    span::each_while::<LEAST>(bytes, usize::MAX, base64::is_digit, |start, end| {
         let follows = pieces.last().is_some_and(|(_, last)| {
             let gap = line_end(&bytes[*last..start.max(*last)]);
             *last < start && last + gap + 1 >= start && gap > 0
@@ -31,9 +32,13 @@ pub(crate) fn joined(bytes: &[u8], mut found: impl FnMut(&[(usize, usize)])) {
             found(&pieces);
             pieces.clear();
         }
+        if start >= until && !follows {
+            return ControlFlow::Break(());
+        }
         // `\n` before it: the `n` is none of its own.
         let escaped = follows && start > 0 && bytes[start - 1] == b'\\' && bytes[start] == b'n';
         pieces.push((start + usize::from(escaped), end));
+        ControlFlow::Continue(())
     });
     if !pieces.is_empty() {
         tail(bytes, &mut pieces);

@@ -24,29 +24,41 @@ const OTHERS: [[u64; PERIOD]; PERIOD + 1] = {
 
 /// Every row of letters.
 pub(crate) fn decode(bytes: &[u8], until: usize, give: &mut dyn FnMut(Derived)) {
-    for period in 2..=PERIOD {
-        let mut at = 0;
-        // Of a row there are five letters wherever it is looked at in such steps.
-        while at < until {
-            let row = letter(bytes, at, period).map(|at| row(bytes, at, period)).filter(|row| row.len() >= LEAST);
-            let end = row.as_ref().and_then(|row| row.last()).map_or(at, |last| last + 1);
-            if let Some(row) = row {
-                let made = row.iter().map(|at| bytes[*at]).collect();
-                let table = row.iter().map(|at| (*at as u32, *at as u32 + 1)).collect();
-                give(Derived { name: "spaced", bytes: made, map: Map::Table(table) });
-            }
-            at = end.max(at + (LEAST - 5) * period);
+    apart::<2>(bytes, until, give);
+    apart::<3>(bytes, until, give);
+    apart::<4>(bytes, until, give);
+    apart::<PERIOD>(bytes, until, give);
+}
+
+/// Every row of letters that are so far from each other.
+fn apart<const APART: usize>(bytes: &[u8], until: usize, give: &mut dyn FnMut(Derived)) {
+    let mut at = 0;
+    // Of a row there are five letters wherever it is looked at in such steps.
+    while at < until {
+        let Some(letter) = letter::<APART>(bytes, at) else {
+            at += (LEAST - 5) * APART;
+            continue;
+        };
+        let row = row(bytes, letter, APART);
+        let end = row.last().map_or(at, |last| last + 1);
+        let long = row.len() >= LEAST;
+        if long {
+            let made = row.iter().map(|at| bytes[*at]).collect();
+            let table = row.iter().map(|at| (*at as u32, *at as u32 + 1)).collect();
+            give(Derived { name: "spaced", bytes: made, map: Map::Table(table) });
         }
+        at = (at + (LEAST - 5) * APART).max(if long { end } else { at });
     }
 }
 
 /// The first letter at or behind a place, if only bytes at its place in a period are not the same in the next.
 #[inline(always)]
-fn letter(bytes: &[u8], at: usize, period: usize) -> Option<usize> {
-    let eight = |at: usize| bytes.get(at..)?.first_chunk().map(|eight| u64::from_le_bytes(*eight));
-    let differs = eight(at)? ^ eight(at + period)?;
-    let place = differs.trailing_zeros() as usize / 8 % period;
-    (differs != 0 && differs & OTHERS[period][place] == 0).then_some(at + place)
+fn letter<const APART: usize>(bytes: &[u8], at: usize) -> Option<usize> {
+    let here = bytes.get(at..at + 8 + APART)?;
+    let [one, other] = [here.first_chunk()?, here.last_chunk()?].map(|eight| u64::from_le_bytes(*eight));
+    let differs = one ^ other;
+    let place = differs.trailing_zeros() as usize / 8 % APART;
+    (differs != 0 && differs & OTHERS[APART][place] == 0).then_some(at + place)
 }
 
 /// The letters of the row that one of them stands in.
