@@ -123,24 +123,10 @@ pub fn hint_of(error: &anyhow::Error) -> Option<&str> {
 /// Text from outside (a guest, a repository, an engine) as a person can see it: without what a terminal would obey, or
 /// show in another order than it stands in, or not at all.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c != '\t' && is_unseen(c) { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if c != '\t' && !is_seen(c) { '\u{fffd}' } else { c }).collect()
 }
 
-/// Control characters, marks of direction, joiners and fillers without width, variation selectors, tags: Unicode's
-/// default-ignorable code points and what stands beside them.
-fn is_unseen(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}')
-        || matches!(c, '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
-        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}')
-        || matches!(c, '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}')
-        || matches!(c, '\u{e0000}'..='\u{e0fff}')
-}
-
-/// Does a person see that character, and as what it is?
-pub fn is_seen(c: char) -> bool {
-    !is_unseen(c)
-}
+pub use bottle_policy::is_seen;
 
 /// `1 bottle`, `2 bottles`.
 pub fn count(n: usize, what: &str) -> String {
@@ -279,7 +265,7 @@ pub fn escaped_json(json: &str) -> String {
     let mut text = String::new();
     for c in json.chars() {
         match c {
-            c if c != '\n' && is_unseen(c) => {
+            c if c != '\n' && !is_seen(c) => {
                 c.encode_utf16(&mut [0; 2]).iter().for_each(|u| text += &format!("\\u{u:04x}"))
             }
             c => text.push(c),

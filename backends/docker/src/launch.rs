@@ -118,6 +118,8 @@ fn agent_body(spec: &BottleSpec, image: &str, runtime: Option<&str>, internal: &
         user: Some(format!("{AGENT_UID}:{AGENT_UID}")),
         entrypoint: Some(vec![HELPER_PATH.into()]),
         cmd: Some(vec!["init".into()]),
+        // The image's own may have become a link, which a runtime of old would follow out (CVE-2024-21626).
+        working_dir: Some("/".into()),
         hostname: Some(spec.slug.clone()),
         host_config: Some(host_config),
         networking_config: Some(networking(&internal.id, endpoint(bundle::agent_address(internal), &[]))),

@@ -12,7 +12,7 @@ use crate::{
 };
 use bollard::{
     models::{ContainerConfig, ContainerCreateBody, EndpointSettings, HostConfig},
-    query_parameters::{CommitContainerOptionsBuilder, KillContainerOptions},
+    query_parameters::{CommitContainerOptionsBuilder, InspectContainerOptionsBuilder, KillContainerOptions},
 };
 use bottle_api::{
     BottleSpec, BuilderRequest, Built, CommitRequest, Error, ErrorKind, HELPER_PATH, Host, PutRequest, Result,
@@ -23,6 +23,8 @@ use bottle_api::{
 /// What package managers need of root. Nothing of it leads out of the container: no devices, no raw packets, no mounts, and
 /// none that a file could carry into the image.
 const CAPABILITIES: [&str; 7] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"];
+/// What steps may leave, holes in files too: all of it is written out when it becomes an image.
+const MAX_BYTES: i64 = 8 << 30;
 /// How the names of these images begin; an identity and what tells one from another follow.
 const NAME: &str = "claude-bottle:own-";
 
@@ -96,6 +98,7 @@ fn body(image: &str, like: HostConfig) -> ContainerCreateBody {
         // An empty one takes the image's away: what is committed has none that the image had not.
         entrypoint: Some(vec![String::new()]),
         cmd: Some(vec![HELPER_PATH.into(), "init".into()]),
+        working_dir: Some("/".into()),
         host_config: Some(host_config),
         networking_config: Some(networking(&network, EndpointSettings::default())),
         ..ContainerCreateBody::default()
@@ -116,7 +119,14 @@ pub async fn commit(
         Err(error) if !is_status(&error, 409) => return Err(error).context("end what runs in the builder"),
         _ => {}
     }
-    let found = engine.docker.inspect_container(container, None).await.context("look at the builder")?;
+    let sized = InspectContainerOptionsBuilder::default().size(true).build();
+    let found = engine.docker.inspect_container(container, Some(sized)).await.context("look at the builder")?;
+    let bytes = found.size_rw.unwrap_or_default();
+    if bytes > MAX_BYTES {
+        // Without this a file of holes would be written out.
+        let message = format!("the steps have left {} MiB, {} at most", bytes >> 20, MAX_BYTES >> 20);
+        return Err(Error::new(ErrorKind::UNSUPPORTED, message).hint("Have them remove what they do not need."));
+    }
     let base = found.image.unwrap_or_default();
     let base = engine.docker.inspect_image(&base).await.context("look at the builder's image")?;
     let base = base.config.unwrap_or_default();

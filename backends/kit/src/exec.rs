@@ -56,7 +56,8 @@ pub async fn start(engine: &Engine, container: &str, req: &StartRequest, io: Std
         detach_keys: Some(mark.chars().fold("ctrl-@".to_owned(), |keys, key| format!("{keys},{key}"))),
         cmd: Some(req.argv.clone()),
         env: Some(env.chain([format!("{MARK_ENV}={mark}")]).collect()),
-        working_dir: Some(req.cwd.clone()).filter(|cwd| !cwd.is_empty()),
+        // The image's own may be a link.
+        working_dir: Some(if req.cwd.is_empty() { "/".into() } else { req.cwd.clone() }),
         user: Some(user.clone()),
         ..ExecConfig::default()
     };

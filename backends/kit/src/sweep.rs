@@ -124,7 +124,9 @@ pub async fn plan(engine: &Engine, family: Family, req: &CleanupRequest) -> Resu
     let mut found = owned(engine, family, &req.owner, req.foreign).await?;
     let mut items = vec![];
     for entry in &req.entries {
-        let of_entry = |i: &CleanupItem| i.uuid == entry.uuid || entry.id.as_ref().is_some_and(|id| *id == i.id);
+        let of_entry = |i: &CleanupItem| {
+            (!i.uuid.is_empty() && i.uuid == entry.uuid) || entry.id.as_ref().is_some_and(|id| *id == i.id)
+        };
         match found.iter().position(of_entry) {
             // A kept state has it: the ledger hears that it is none of its own any more.
             Some(at) if req.keep.contains(&found[at].id) => {

@@ -8,6 +8,7 @@
 //!
 //! `docs/DOCKERFILE.md` says it for whoever writes one.
 
+use crate::is_seen;
 use std::collections::BTreeMap;
 
 /// Instructions of one Dockerfile.
@@ -16,6 +17,9 @@ pub const MAX_INSTRUCTIONS: usize = 64;
 const MAX_VALUE: usize = 16 << 10;
 /// All values together.
 const MAX_VALUES: usize = 64 << 10;
+/// Blanks in a row, and blank lines: with more, a screen would look like the end of the text.
+const MAX_GAP: usize = 40;
+const MAX_BLANKS: usize = 3;
 /// Where steps begin: the agent's workspace is not there.
 const START: &str = "/";
 /// What `FROM` may name.
@@ -93,12 +97,15 @@ impl Recipe {
 fn joined(text: &str) -> Result<Vec<(usize, String)>, String> {
     let mut found: Vec<(usize, String)> = vec![];
     let mut open: Option<(usize, String)> = None;
+    let mut blanks = 0;
     for (line, content) in (1..).zip(text.split('\n')) {
         let content = content.strip_suffix('\r').unwrap_or(content);
-        if let Some(unseen) = content.chars().find(|c| is_unseen(*c)) {
-            return Err(format!("line {line}: it holds `{}`, which nobody would see", unseen.escape_unicode()));
-        }
+        check_seen(content).map_err(|why| format!("line {line}: {why}"))?;
         let bare = content.trim();
+        blanks = if bare.is_empty() { blanks + 1 } else { 0 };
+        if blanks > MAX_BLANKS {
+            return Err(format!("line {line}: so many blank lines hide what follows; {MAX_BLANKS} at most"));
+        }
         if let Some(comment) = bare.strip_prefix('#') {
             // An engine takes the first ones for orders, whatever they are.
             if found.is_empty() && open.is_none() && is_directive(comment) {
@@ -127,10 +134,19 @@ fn joined(text: &str) -> Result<Vec<(usize, String)>, String> {
     }
 }
 
-/// Control characters, and those that change what is seen of others.
-fn is_unseen(c: char) -> bool {
-    let shifts = matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    (c.is_control() && c != '\t') || shifts
+/// Nothing in a line is hidden: no character that nobody sees, and no more of nothing than a row of a screen has.
+fn check_seen(line: &str) -> Result<(), String> {
+    if let Some(unseen) = line.chars().find(|c| *c != '\t' && !is_seen(*c)) {
+        return Err(format!("it holds `{}`, which nobody would see", unseen.escape_unicode()));
+    }
+    let mut gap = 0;
+    for c in line.chars() {
+        gap = if c.is_whitespace() { gap + 1 } else { 0 };
+        if gap > MAX_GAP {
+            return Err(format!("so many blanks hide what follows; {MAX_GAP} at most in a row"));
+        }
+    }
+    Ok(())
 }
 
 /// Is a comment of the form `name=value`, as `syntax=…` and `escape=…` are?
@@ -167,7 +183,7 @@ impl<'a> Reader<'a> {
             "USER" => self.become_user(rest),
             "WORKDIR" => self.go(line, rest),
             "SHELL" => {
-                self.shell = list(rest).ok_or("SHELL takes a list of texts: [\"/bin/bash\", \"-c\"]")?;
+                self.shell = list(rest)?.ok_or("SHELL takes a list of texts: [\"/bin/bash\", \"-c\"]")?;
                 Ok(())
             }
             other => Err(match REFUSED.iter().find(|(name, _)| *name == other) {
@@ -192,7 +208,7 @@ impl<'a> Reader<'a> {
         if let Some(word) = text.split([' ', '\t']).find(|word| is_heredoc(word)) {
             return Err(format!("`{word}`: a document in the text is read by no shell here; use printf"));
         }
-        let argv = match list(text) {
+        let argv = match list(text)? {
             Some(argv) => argv,
             // `[ -f x ] && …` is a shell's.
             None if text.starts_with("[\"") => {
@@ -248,11 +264,11 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A list of texts, at least one, the first not empty; none, where it is something else.
-fn list(text: &str) -> Option<Vec<String>> {
-    let list: Vec<String> = serde_json::from_str(text).ok()?;
-    let is_one = list.first().is_some_and(|first| !first.is_empty()) && !list.iter().any(|text| text.contains('\0'));
-    is_one.then_some(list)
+/// A list of texts, at least one, the first not empty; none, where it is something else. An escape hides nothing either.
+fn list(text: &str) -> Result<Option<Vec<String>>, String> {
+    let Ok(list) = serde_json::from_str::<Vec<String>>(text) else { return Ok(None) };
+    list.iter().try_for_each(|text| check_seen(text))?;
+    Ok(Some(list).filter(|list| list.first().is_some_and(|first| !first.is_empty())))
 }
 
 /// `<<EOF`, `<<-'EOF'`, `3<<EOF`. `<<<` is a shell's own.

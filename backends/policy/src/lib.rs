@@ -14,6 +14,7 @@
 //! * [`push`]: which refs a push may change, and how;
 //! * [`dockerfile`]: what an image may be made by;
 //! * [`proposal`]: what an agent may ask its operator for;
+//! * [`seen`]: what of a text a person sees;
 //! * [`probe`]: what the host asks the helper in a bottle before its agent runs.
 
 pub mod address;
@@ -27,9 +28,11 @@ pub mod path;
 pub mod probe;
 pub mod proposal;
 pub mod push;
+pub mod seen;
 pub mod target;
 
 pub use decide::{Denial, Request, Scheme, Verdict, decide, decide_tunnel};
 pub use document::{Auth, AuthScheme, EnvSecret, Mode, Pack, Policy, Responses, Route, SCHEMA, Scan, UpstreamProxy};
 pub use git::{GitHttps, GitLimits, GitRemote, GitSsh, GitUpstream};
 pub use proposal::{Proposal, ProposedRoute};
+pub use seen::is_seen;

@@ -7,7 +7,7 @@ use crate::{
     supervise::{
         desk::Decision,
         queue::{self, Entry, Queue, Standing},
-        screen,
+        screen::{self, text::rows},
         words::shown,
     },
     ui::{self, hinted},
@@ -15,6 +15,9 @@ use crate::{
 use anyhow::Result;
 use bottle_policy::{Proposal, proposal::is_id};
 use serde::Serialize;
+
+/// Columns of a line of `--once`.
+const WIDTH: usize = 72;
 
 /// `supervise --once --json`.
 #[derive(Serialize)]
@@ -119,7 +122,11 @@ fn show(row: &Row) -> Result<()> {
     lines.push(format!("  since {}", row.asked));
     let mut out = std::io::stdout().lock();
     for line in lines {
-        std::io::Write::write_fmt(&mut out, format_args!("{}\n", ui::printable(&line)))?;
+        // Folded by us, further in: a terminal would go on in its first column, where it could pass for a line of ours.
+        for (n, part) in rows(&ui::printable(&line), WIDTH).enumerate() {
+            let indent = if n == 0 { "" } else { "        " };
+            std::io::Write::write_fmt(&mut out, format_args!("{indent}{part}\n"))?;
+        }
     }
     Ok(())
 }

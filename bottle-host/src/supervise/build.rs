@@ -37,6 +37,7 @@ use std::{
     thread,
     time::Duration,
 };
+use tar::EntryType;
 use zeroize::Zeroize;
 
 /// How long an image may take.
@@ -46,6 +47,10 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(60);
 /// Of a step's output, what an error has of it.
 const LAST_LINES: usize = 8;
 const LONGEST_LINE: usize = 300;
+/// What is read of a line: enough that nothing is cut off in what is shown.
+const LONGEST_READ: usize = 4 << 10;
+/// The longest list of users.
+const MOST_USERS: u64 = 1 << 20;
 /// The longest certificate that a bottle has.
 const CERTIFICATE: u64 = 64 << 10;
 /// What is said instead of what nobody is to read.
@@ -187,24 +192,56 @@ impl Workshop<'_> {
         match found.context("search the image")? {
             None => got.context("search the image"),
             // It was read no further.
-            Some(path) => Err(hinted(
+            Some(Unfit::Told(path)) => Err(hinted(
                 format!("a step has written {HIDDEN} for its proxy to {path}"),
                 "No image keeps it: have the step not store its environment.",
+            )),
+            Some(Unfit::Shape(path)) => Err(hinted(
+                format!("a step has made of /{path} what it must not be"),
+                "Directories that a bottle begins in stay directories, and the list of users a file.",
             )),
         }
     }
 }
 
-/// The first file of an archive in which a secret stands, as it is or as a proxy is told it.
-fn found_in(archive: impl Read, secret: &Secret) -> Result<Option<String>> {
+/// Why a tree is no bottle's, by its first file that says so.
+#[derive(Debug, PartialEq)]
+enum Unfit {
+    /// A secret stands in it.
+    Told(String),
+    /// It is of another kind than an engine and a bottle rely on. An engine reads the list of users of every container
+    /// that it starts, itself: at a pipe it would wait for ever.
+    Shape(String),
+}
+
+/// What stays what it is.
+fn keeps_its_shape(path: &str, kind: EntryType, bytes: u64) -> bool {
+    match path {
+        "etc" | "home" | "home/agent" | "workspace" => kind.is_dir(),
+        "etc/passwd" | "etc/group" => kind.is_file() && bytes <= MOST_USERS,
+        _ => true,
+    }
+}
+
+/// A secret as it is, and as a proxy is told it.
+fn needles(secret: &Secret) -> [Vec<u8>; 2] {
     let told = BASE64_STANDARD.encode([b"bottle:", secret.expose()].concat());
-    let needles = [secret.expose(), told.as_bytes()];
+    [secret.expose().to_vec(), told.into_bytes()]
+}
+
+/// The first file of an archive in which a secret stands, or that is not what it must be.
+fn found_in(archive: impl Read, secret: &Secret) -> Result<Option<Unfit>> {
+    let needles = needles(secret);
     let longest = needles.iter().map(|needle| needle.len()).max().unwrap_or_default();
     let mut archive = tar::Archive::new(archive);
     let mut chunk = vec![0; 1 << 20];
     for entry in archive.entries()? {
         let mut entry = entry?;
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let plain = path.trim_start_matches("./").trim_matches('/');
+        if !keeps_its_shape(plain, entry.header().entry_type(), entry.size()) {
+            return Ok(Some(Unfit::Shape(plain.into())));
+        }
         let link = entry.link_name_bytes().map(|link| link.into_owned()).unwrap_or_default();
         let named = [path.as_bytes(), &link].iter().any(|name| needles.iter().any(|needle| holds(name, needle)));
         // What may be the beginning of one stays for the next piece.
@@ -221,7 +258,7 @@ fn found_in(archive: impl Read, secret: &Secret) -> Result<Option<String>> {
             kept = filled - from;
         }
         if found {
-            return Ok(Some(path));
+            return Ok(Some(Unfit::Told(path)));
         }
     }
     Ok(None)
@@ -247,7 +284,7 @@ impl LastWords {
             for byte in said {
                 match byte {
                     b'\n' | b'\r' => words.add(&mut line),
-                    _ if line.len() < LONGEST_LINE => line.push(*byte),
+                    _ if line.len() < LONGEST_READ => line.push(*byte),
                     _ => {}
                 }
             }
@@ -268,9 +305,30 @@ impl LastWords {
 
     /// In one line, without what only the bottle may know.
     fn shown(&self, secret: &Secret) -> String {
-        let lines: Vec<_> = self.0.iter().map(|line| String::from_utf8_lossy(line.trim_ascii())).collect();
-        lines.join(" | ").replace(secret.expose_str().unwrap_or(HIDDEN), HIDDEN)
+        let needles = needles(secret);
+        let lines: Vec<_> = self.0.iter().map(|line| shortened(&hidden(line.trim_ascii(), &needles))).collect();
+        lines.join(" | ")
     }
+}
+
+/// A line without what nobody is to read.
+fn hidden(line: &[u8], needles: &[Vec<u8>]) -> String {
+    let without = |line: Vec<u8>, needle: &Vec<u8>| {
+        let ends: Vec<usize> = memmem::find_iter(&line, needle).map(|at| at + needle.len()).collect();
+        let (mut out, mut from) = (vec![], 0);
+        for end in ends {
+            out.extend_from_slice(&line[from..end - needle.len()]);
+            out.extend_from_slice(HIDDEN.as_bytes());
+            from = end;
+        }
+        out.extend_from_slice(&line[from..]);
+        out
+    };
+    String::from_utf8_lossy(&needles.iter().fold(line.to_vec(), without)).into_owned()
+}
+
+fn shortened(line: &str) -> String {
+    line.chars().take(LONGEST_LINE).collect()
 }
 
 /// Between any two of these a test may end the owner.
@@ -310,9 +368,38 @@ mod tests {
             (vec![(&format!("log/{own}"), at(0, ""))], Some("log/")),
         ] {
             let path = found_in(&archive(&files)[..], &secret()).unwrap();
-            assert_eq!(path.as_deref().map(|path| path.starts_with(found.unwrap_or("?"))), found.map(|_| true));
+            let told = matches!(&path, Some(Unfit::Told(path)) if path.starts_with(found.unwrap_or("?")));
+            assert_eq!((path.is_some(), told), (found.is_some(), found.is_some()));
         }
         assert!(found_in(&b"no archive at all, and longer than any header of one would be"[..], &secret()).is_err());
+    }
+
+    #[test]
+    fn what_an_engine_relies_on_stays_what_it_is() {
+        let tree = |path: &str, kind: EntryType, bytes: usize| {
+            let (mut tar, mut header) = (tar::Builder::new(vec![]), tar::Header::new_gnu());
+            header.set_entry_type(kind);
+            header.set_size(bytes as u64);
+            tar.append_data(&mut header, path, &vec![b'x'; bytes][..]).unwrap();
+            found_in(&tar.into_inner().unwrap()[..], &secret()).unwrap()
+        };
+        for (path, kind, bytes) in [
+            ("etc/passwd", EntryType::Fifo, 0),
+            ("./etc/group", EntryType::Char, 0),
+            ("etc/passwd", EntryType::Directory, 0),
+            ("etc/passwd", EntryType::Regular, (1 << 20) + 1),
+            ("workspace", EntryType::Regular, 0),
+            ("home/agent/", EntryType::Fifo, 0),
+        ] {
+            assert!(matches!(tree(path, kind, bytes), Some(Unfit::Shape(_))), "{path} {kind:?}");
+        }
+        for (path, kind, bytes) in [
+            ("etc/passwd", EntryType::Regular, 900),
+            ("workspace/", EntryType::Directory, 0),
+            ("srv/etc/passwd", EntryType::Fifo, 0),
+        ] {
+            assert_eq!(tree(path, kind, bytes), None, "{path} {kind:?}");
+        }
     }
 
     #[test]
@@ -323,6 +410,12 @@ mod tests {
             [&[HELPER_READY][..], many.as_bytes(), b"http://bottle:", own.as_bytes(), b"@proxy\n", &[b'z'; 9999]];
         let shown = LastWords::of(&text.concat()[..]).shown(&secret());
         assert!(shown.starts_with("line 994 | ") && !shown.contains(&own), "{shown}");
+        let told = BASE64_STANDARD.encode(format!("bottle:{own}"));
+        for (filler, secret_text) in [(0, &own), (290, &own), (280, &told), (5000, &own)] {
+            let line = [&[HELPER_READY][..], &vec![b'x'; filler], secret_text.as_bytes()].concat();
+            let shown = LastWords::of(&line[..]).shown(&secret());
+            assert!(!shown.contains(&secret_text[..8]), "{shown}");
+        }
         assert!(shown.contains(HIDDEN) && shown.ends_with("zzz") && shown.len() < 600, "{shown}");
         assert_eq!(LastWords::of(&[HELPER_READY][..]).shown(&secret()), "");
     }

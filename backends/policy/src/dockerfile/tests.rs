@@ -64,7 +64,12 @@ fn whatever_is_not_understood_is_refused_with_its_line() {
         ("RUN [\"a\", 'b']", 1, "not closed"),
         ("RUN [\"a\"", 1, "not closed"),
         ("RUN [\"\"]", 1, "not closed"),
-        ("RUN [\"a\\u0000b\"]", 1, "not closed"),
+        ("RUN [\"a\\u0000b\"]", 1, "nobody would see"),
+        ("RUN [\"sh\", \"-c\", \"a\\u000ab\"]", 1, "nobody would see"),
+        ("SHELL [\"/bin/sh\", \"\\u202e-c\"]\nRUN a", 1, "nobody would see"),
+        ("RUN a\u{3164}b", 1, "nobody would see"),
+        (&format!("RUN a{}b", " ".repeat(41)), 1, "blanks"),
+        (&format!("RUN a\n{}RUN b", " \n".repeat(4)), 5, "blank lines"),
         // What nobody sees.
         ("RUN a\u{202e}b", 1, "nobody would see"),
         ("RUN b\nRUN a\u{200b}", 2, "nobody would see"),

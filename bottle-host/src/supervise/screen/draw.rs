@@ -182,7 +182,9 @@ fn draw_detail(frame: &mut Frame<'_>, model: &Model, area: Rect) {
     let entry = &waiting.entry;
     let above = if model.scroll > 0 { format!(", {} above", ui::count(model.scroll, "row")) } else { String::new() };
     let age = age(text::time(&entry.asked), model.now);
-    let title = format!("{} {}, asked {age} ago{above}", entry.id, entry.proposal.tool());
+    let below =
+        if has_row(model, model.scroll + usize::from(area.height).saturating_sub(1)) { ", more below" } else { "" };
+    let title = format!("{} {}, asked {age} ago{above}{below}", entry.id, entry.proposal.tool());
     let area = headed(frame, area, fitted(&title, usize::from(area.width).saturating_sub(2)), false);
     let rows = detail_rows(model, waiting, area.width.into()).skip(model.scroll);
     draw_lines(frame, area, rows.map(|(row, style)| Line::styled(row, style)));

@@ -25,7 +25,7 @@ pub(super) fn text_of(identity: &str, proposal: &Proposal) -> Result<String, Str
     let Value::Mapping(mut fields) = value else { return Err("a proposal has fields".into()) };
     FIXED.iter().for_each(|name| drop(fields.remove(*name)));
     let yaml = serde_yaml::to_string(&fields).map_err(|error| error.to_string())?;
-    if !yaml.chars().all(|c| c == '\n' || ui::is_seen(c)) {
+    if !yaml.chars().all(|c| matches!(c, '\n' | '\t') || ui::is_seen(c)) {
         return Err("it has characters that nobody would see in an editor: reject it, and say so".into());
     }
     let tool = proposal.tool();

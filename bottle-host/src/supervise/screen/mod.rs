@@ -19,7 +19,7 @@ mod draw;
 mod edit;
 mod model;
 mod run;
-mod text;
+pub(crate) mod text;
 mod watch;
 
 pub use run::run;

@@ -29,7 +29,7 @@ fn shown(c: char, marks: &mut usize) -> (char, usize) {
 }
 
 /// A text in rows of `width` columns at most, broken where its lines end, or at a space, or where it must be.
-pub(super) fn rows(text: &str, width: usize) -> impl Iterator<Item = String> + '_ {
+pub(crate) fn rows(text: &str, width: usize) -> impl Iterator<Item = String> + '_ {
     let mut rest = Some(text);
     let width = width.max(2); // a character may take two
     from_fn(move || {
