@@ -185,13 +185,17 @@ fn what_fails_waits_on_with_its_last_words_and_leaves_nothing() -> Result<()> {
         propose(&failing),
         propose("RUN env > /usr/local/environment"),
         propose("RUN setsid sleep 600 >/dev/null 2>&1 & exit 7"),
+        propose("RUN rm /etc/passwd && mkfifo /etc/passwd"),
+        propose("RUN truncate -s 9G /usr/local/holes"),
     ];
     let session = place.session(&lines)?;
     let mut decided: Vec<String> = vec![];
-    let words: [&[&str]; 3] = [
+    let words: [&[&str]; 5] = [
         &["line 1", "ended with 3", "no such tool: jq", "https_proxy=http://bottle:[the"],
         &["password", "usr/local/environment"],
         &["ended with 7"],
+        &["/etc/passwd"],
+        &["8192 at most"],
     ];
     for words in words {
         let known: Vec<&str> = decided.iter().map(String::as_str).collect();
@@ -214,7 +218,7 @@ fn what_fails_waits_on_with_its_last_words_and_leaves_nothing() -> Result<()> {
     ensure!(said[0].contains("line 2: ADD"), "{said:#?}");
     ensure!(said[1..].iter().all(|said| said.contains("it fails")), "{said:#?}");
     let failed = place.audited()?.iter().filter(|event| *event == "failed").count();
-    ensure!(failed == 3, "{failed}");
+    ensure!(failed == words.len(), "{failed}");
     ensure!(run.code == Some(0) && place.home.identities().is_empty(), "{run:?}");
     Ok(())
 }
