@@ -140,4 +140,11 @@ mod tests {
             assert_eq!(asked.runtime.as_deref(), runtime);
         }
     }
+
+    #[test]
+    fn no_runtime_goes_to_a_directory_that_an_image_names() {
+        let internal = Network { id: "n".into(), block: blocks(DEFAULT_POOL, SMALL, "x", &[]).unwrap()[0] };
+        let body = agent_body(&BottleSpec::default(), "i", None, &internal);
+        assert_eq!(body.working_dir.as_deref(), Some("/"));
+    }
 }

@@ -184,6 +184,6 @@ mod tests {
         assert_eq!(own.security_opt, Some(vec!["no-new-privileges".into()]));
         let added = own.cap_add.unwrap();
         assert!(added.iter().all(|cap| !cap.starts_with("SYS_") && !cap.starts_with("NET_") && cap != "MKNOD"));
-        assert_eq!(body.env, None);
+        assert_eq!((body.env, body.working_dir.as_deref()), (None, Some("/")));
     }
 }

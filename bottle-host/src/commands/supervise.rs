@@ -122,11 +122,30 @@ fn show(row: &Row) -> Result<()> {
     lines.push(format!("  since {}", row.asked));
     let mut out = std::io::stdout().lock();
     for line in lines {
-        // Folded by us, further in: a terminal would go on in its first column, where it could pass for a line of ours.
-        for (n, part) in rows(&ui::printable(&line), WIDTH).enumerate() {
-            let indent = if n == 0 { "" } else { "        " };
-            std::io::Write::write_fmt(&mut out, format_args!("{indent}{part}\n"))?;
+        for row in folded(&line) {
+            std::io::Write::write_fmt(&mut out, format_args!("{row}\n"))?;
         }
     }
     Ok(())
+}
+
+/// A line in rows, those after the first further in: a terminal would go on in its first column, where what a guest wrote
+/// could pass for a line of ours.
+fn folded(line: &str) -> Vec<String> {
+    let text = ui::printable(line);
+    rows(&text, WIDTH).enumerate().map(|(n, row)| if n == 0 { row } else { format!("{:8}{row}", "") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_row_of_a_guests_passes_for_a_line_of_ours() {
+        let line = format!("  + RUN true {}  because: it is needed", "#".repeat(2 * WIDTH));
+        let rows = folded(&line);
+        assert!(rows.len() > 2 && rows[0].starts_with("  + RUN true"), "{rows:?}");
+        assert!(rows[1..].iter().all(|row| row.starts_with("        ")), "{rows:?}");
+        assert!(rows.iter().all(|row| row.len() <= WIDTH + 8), "{rows:?}");
+    }
 }

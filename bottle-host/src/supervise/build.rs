@@ -38,7 +38,7 @@ use std::{
     time::Duration,
 };
 use tar::EntryType;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 /// How long an image may take.
 pub const BUILD_TIME: Duration = Duration::from_secs(600);
@@ -224,9 +224,9 @@ fn keeps_its_shape(path: &str, kind: EntryType, bytes: u64) -> bool {
 }
 
 /// A secret as it is, and as a proxy is told it.
-fn needles(secret: &Secret) -> [Vec<u8>; 2] {
-    let told = BASE64_STANDARD.encode([b"bottle:", secret.expose()].concat());
-    [secret.expose().to_vec(), told.into_bytes()]
+fn needles(secret: &Secret) -> [Zeroizing<Vec<u8>>; 2] {
+    let told = Zeroizing::new([b"bottle:", secret.expose()].concat());
+    [secret.expose().to_vec(), BASE64_STANDARD.encode(&*told).into_bytes()].map(Zeroizing::new)
 }
 
 /// The first file of an archive in which a secret stands, or that is not what it must be.
@@ -312,9 +312,9 @@ impl LastWords {
 }
 
 /// A line without what nobody is to read.
-fn hidden(line: &[u8], needles: &[Vec<u8>]) -> String {
-    let without = |line: Vec<u8>, needle: &Vec<u8>| {
-        let ends: Vec<usize> = memmem::find_iter(&line, needle).map(|at| at + needle.len()).collect();
+fn hidden(line: &[u8], needles: &[Zeroizing<Vec<u8>>]) -> String {
+    let without = |line: Vec<u8>, needle: &Zeroizing<Vec<u8>>| {
+        let ends: Vec<usize> = memmem::find_iter(&line, needle.as_slice()).map(|at| at + needle.len()).collect();
         let (mut out, mut from) = (vec![], 0);
         for end in ends {
             out.extend_from_slice(&line[from..end - needle.len()]);

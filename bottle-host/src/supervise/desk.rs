@@ -322,31 +322,22 @@ impl<'a> Desk<'a> {
             Standing::Approved { at, .. } => bail!("proposal {id} was approved at {at}"),
             Standing::Rejected { at, .. } => bail!("proposal {id} was rejected at {at}"),
         }
-        let decision = match decision {
+        let (once, note) = match decision {
             Decision::Reject { reason } => {
                 self.note(id, Event::Rejected { reason: reason.clone() })?;
                 entry.standing = Standing::Rejected { at: now()?, reason };
                 return self.settle(&entry).map(|()| None);
             }
-            decision => decision,
-        };
-        if let Proposal::CapabilityBlock { .. } = entry.proposal {
-            let once = matches!(decision, Decision::Approve { once: true, .. } | Decision::Modify { once: true, .. });
-            if once {
-                let hint =
-                    "Approve it without `once`; to go on without the image later: `bottle resume --forget-image`.";
-                return Err(hinted("an image is for the sessions to come, never for this one", hint));
+            Decision::Approve { once, note } => {
+                may_begin(&entry.proposal, once, builds)?;
+                (once, note)
             }
-            ensure!(builds.is_none(), "another image is being made: decide on this one when it is done");
-        }
-        let (once, note) = match decision {
-            Decision::Approve { once, note } => (once, note),
             Decision::Modify { proposal, once, note } => {
+                may_begin(&entry.proposal, once, builds)?;
                 self.modify(&mut entry, proposal)?;
                 let told = format!("your operator changed it to: {}", asked_for(&entry.proposal));
                 (once, if note.is_empty() { told } else { format!("{note} ({told})") })
             }
-            Decision::Reject { .. } => return Ok(None),
         };
         self.note(id, Event::Approved { once, note: note.clone() })?;
         Ok(Some(Approved { entry, once, note }))
@@ -424,6 +415,17 @@ impl<'a> Desk<'a> {
     fn tell(&self, id: &str, answer: Answer) {
         let _ = self.sidecar.say(&Down::Answer { id: id.into(), answer });
     }
+}
+
+/// Where it asks for an image: can that be made now, and used later?
+fn may_begin(proposal: &Proposal, once: bool, builds: Option<&str>) -> Result<()> {
+    let Proposal::CapabilityBlock { .. } = proposal else { return Ok(()) };
+    if once {
+        let hint = "Approve it without `once`; to go on without the image later: `bottle resume --forget-image`.";
+        return Err(hinted("an image is for the sessions to come, never for this one", hint));
+    }
+    ensure!(builds.is_none(), "another image is being made: decide on this one when it is done");
+    Ok(())
 }
 
 /// Between any two of these a test may end the owner.
