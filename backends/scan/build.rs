@@ -31,11 +31,13 @@ fn write_rule(out: &mut String, rule: &rule::Rule) -> Result<()> {
     let shape = rule::Shape::of(rule).map_err(|wrong| anyhow!(wrong))?;
     writeln!(
         out,
-        "Static {{ id: {:?}, severity: Severity::{:?}, keywords: &{:?}, run: {:?}, pattern: {:?}, check: Check::{:?}, \
-         entropy: {:?}, begins: &{:?}, assigned: {}, back: {}, ahead: {} }},",
+        "Static {{ id: {:?}, severity: Severity::{:?}, keywords: &{:?}, beside: &{:?}, run: {:?}, pattern: {:?}, check: Check::{:?}, \
+         entropy: {:?}, begins: &{:?}, assigned: {}, back: {}, ahead: {}, \
+         least: {}, letters: {:?} }},",
         rule.id,
         rule.severity,
         rule.keywords,
+        rule.beside,
         rule.run,
         rule.pattern(),
         rule.check,
@@ -43,7 +45,9 @@ fn write_rule(out: &mut String, rule: &rule::Rule) -> Result<()> {
         shape.begins,
         shape.assigned,
         shape.back,
-        shape.ahead
+        shape.ahead,
+        shape.least,
+        shape.letters
     )?;
     Ok(())
 }

@@ -30,8 +30,6 @@ const THREE: u32 = 0x00ff_ffff;
 const PAIRS: usize = 1 << 13;
 /// Groups of keywords that are told apart.
 const GROUPS: u32 = 21;
-/// All of them, at one of three places.
-const ALL: u64 = (1 << GROUPS) - 1;
 
 /// Characters from those that every text has to those that hardly any has. All others are rarer still.
 const COMMON: &[u8] = b" etaoinsrlcdmupfhg_\".,:/(-b=)ywvk0'x1;2";
@@ -157,16 +155,16 @@ impl Keywords {
                 self.compare(gram, bytes, at, &mut found);
             }
         };
-        // What was agreed on before the text: everything.
-        let (mut agreed, mut at) = (u64::MAX, 0);
+        // The two pairs before the text may be any.
+        let (mut before, mut at) = ([u64::MAX; 2], 0);
         let (blocks, _) = bytes.as_chunks::<8>();
         for block in blocks {
             let eight = u64::from_le_bytes(*block);
-            let here = [0, 2, 4, 6].map(|n| {
-                let pair = (eight >> (8 * n)) as usize % PAIRS;
-                agreed = (agreed << GROUPS | ALL) & self.pairs[pair];
-                agreed
-            });
+            let [a, b, c, d] = [0, 2, 4, 6].map(|n| self.pairs[(eight >> (8 * n)) as usize % PAIRS]);
+            // The first of three that agree is one place before the second. None waits for what another comes to.
+            let agree = |first: u64, second: u64, third: u64| first << (2 * GROUPS) & second << GROUPS & third;
+            let here = [agree(before[0], before[1], a), agree(before[1], a, b), agree(a, b, c), agree(b, c, d)];
+            before = [c, d];
             if here.iter().fold(0, |all, agreed| all | agreed) >> (2 * GROUPS) != 0 {
                 for (n, _) in here.iter().enumerate().filter(|(_, agreed)| *agreed >> (2 * GROUPS) != 0) {
                     // The characters may begin at the odd place, or at the even one.

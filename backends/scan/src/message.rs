@@ -50,13 +50,12 @@ fn speaks(bytes: &[u8]) -> bool {
 
 /// Lines that may be JSON, events' data too.
 fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = Some(bytes);
-    let lines = std::iter::from_fn(move || {
-        let text = rest?;
-        let end = memchr::memchr(b'\n', text);
-        rest = end.map(|end| &text[end + 1..]);
-        let line = &text[..end.unwrap_or(text.len())];
-        Some(line.strip_prefix(b"data:").unwrap_or(line).trim_ascii_start())
+    let mut start = 0;
+    let ends = memchr::memchr_iter(b'\n', bytes).chain(std::iter::once(bytes.len()));
+    let lines = ends.map(move |end| {
+        let line = &bytes[start..end];
+        start = end + 1;
+        line.strip_prefix(b"data:").unwrap_or(line).trim_ascii_start()
     });
     lines.filter(|line| matches!(line.first(), Some(b'{' | b'[')))
 }

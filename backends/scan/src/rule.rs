@@ -1,6 +1,10 @@
 //! What a rule is as people write it, and how a pack of rules is read. Also part of the build script, which turns the
 //! built-in packs into static data.
 
+use regex_syntax::{
+    Parser, ParserBuilder,
+    hir::{Class, Hir, HirKind, Literal, literal},
+};
 use serde::Deserialize;
 
 /// How bad it is when this leaves.
@@ -61,6 +65,10 @@ pub struct Rule {
     /// One of these stands in it or near it, in any case. May be empty where `run` is given.
     #[serde(default)]
     pub keywords: Vec<String>,
+    /// These stand in everything that matches, too, in any case. Where one is missing, no expression is asked: for those
+    /// whose keyword is a common word and whose expression reads far.
+    #[serde(default)]
+    pub beside: Vec<String>,
     /// The shortest and the longest unbroken run of letters and digits that gives it away, instead of a keyword.
     #[serde(default)]
     pub run: Option<(u8, u8)>,
@@ -128,7 +136,8 @@ impl Rule {
         if self.keywords.is_empty() && self.run.is_none() {
             return Some("needs `keywords` (or `run`), without which nothing looks for it".into());
         }
-        if let Some(bad) = self.keywords.iter().find(|k| k.len() < 3 || k.bytes().any(|b| b.is_ascii_uppercase())) {
+        let is_bad = |word: &&String| word.len() < 3 || word.bytes().any(|b| b.is_ascii_uppercase());
+        if let Some(bad) = self.keywords.iter().chain(&self.beside).find(is_bad) {
             return Some(format!("keyword {bad:?}: three characters at least, in lower case"));
         }
         match Shape::of(self) {
@@ -163,6 +172,15 @@ pub struct Shape {
     pub back: u16,
     /// Bytes after the keyword's beginning.
     pub ahead: u16,
+    /// How long the token is at least,
+    pub least: u16,
+    /// and the bytes that may be in it, a bit each.
+    pub letters: [u64; 4],
+}
+
+/// Reads expressions over bytes.
+fn parser() -> Parser {
+    ParserBuilder::new().unicode(false).utf8(false).build()
 }
 
 /// A token without an end is looked at this far.
@@ -171,24 +189,45 @@ const UNBOUNDED: usize = 1500;
 impl Shape {
     /// The texts that everything which matches begins with; none if there are too many.
     fn beginnings(token: &str) -> Result<Vec<String>, String> {
-        let mut parser = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build();
-        let parsed = parser.parse(token).map_err(|error| error.to_string())?;
-        let mut found = regex_syntax::hir::literal::Extractor::new().limit_class(8).limit_total(24).extract(&parsed);
+        let parsed = parser().parse(token).map_err(|error| error.to_string())?;
+        let mut found = literal::Extractor::new().limit_class(8).limit_total(24).extract(&parsed);
         found.minimize_by_preference();
-        let text = |literal: &regex_syntax::hir::literal::Literal| {
+        let text = |literal: &literal::Literal| {
             let text = std::str::from_utf8(literal.as_bytes()).ok()?;
             (text.len() >= 2).then(|| text.to_owned())
         };
         Ok(found.literals().and_then(|all| all.iter().map(text).collect::<Option<Vec<_>>>()).unwrap_or_default())
     }
 
+    /// Adds the bytes that may be in a match.
+    fn letters(hir: &Hir, all: &mut [u64; 4]) {
+        let add = |byte: u8| all[usize::from(byte >> 6)] |= 1 << (byte & 63);
+        match hir.kind() {
+            HirKind::Empty | HirKind::Look(_) => {}
+            HirKind::Literal(Literal(bytes)) => bytes.iter().copied().for_each(add),
+            HirKind::Class(Class::Bytes(class)) => {
+                class.ranges().iter().flat_map(|range| range.start()..=range.end()).for_each(add);
+            }
+            // None in expressions over bytes; any byte may be in it.
+            HirKind::Class(Class::Unicode(_)) => (0..=u8::MAX).for_each(add),
+            HirKind::Repetition(of) => Self::letters(&of.sub, all),
+            HirKind::Capture(of) => Self::letters(&of.sub, all),
+            HirKind::Concat(parts) | HirKind::Alternation(parts) => {
+                parts.iter().for_each(|part| Self::letters(part, all));
+            }
+        }
+    }
+
     /// Of a rule, or why its expression cannot be read.
     pub fn of(rule: &Rule) -> Result<Self, String> {
         let longest = |pattern: &str| -> Result<usize, String> {
-            let mut parser = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build();
-            let parsed = parser.parse(pattern).map_err(|error| error.to_string())?;
+            let parsed = parser().parse(pattern).map_err(|error| error.to_string())?;
             Ok(parsed.properties().maximum_len().unwrap_or(UNBOUNDED).min(4096))
         };
+        let token = parser().parse(&rule.token).map_err(|error| error.to_string())?;
+        let least = token.properties().minimum_len().unwrap_or(0).min(64) as u16;
+        let mut letters = [0; 4];
+        Self::letters(&token, &mut letters);
         let all = longest(&rule.pattern())?;
         // The usual case: the token begins with its keyword.
         let plain = rule.token.to_lowercase().replace(['\\', '('], "").replace("?i:", "").replace("?:", "");
@@ -207,6 +246,6 @@ impl Shape {
         if rule.run.is_some() && begins.iter().any(|text| !text.bytes().all(|b| b.is_ascii_alphanumeric())) {
             begins.clear();
         }
-        Ok(Self { begins, assigned, back: back as u16, ahead: (all + 4) as u16 })
+        Ok(Self { begins, assigned, back: back as u16, ahead: (all + 4) as u16, least, letters })
     }
 }

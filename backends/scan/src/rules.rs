@@ -13,6 +13,7 @@ pub(crate) struct Static {
     id: &'static str,
     severity: Severity,
     keywords: &'static [&'static str],
+    beside: &'static [&'static str],
     run: Option<(u8, u8)>,
     pattern: &'static str,
     check: Check,
@@ -21,6 +22,8 @@ pub(crate) struct Static {
     assigned: bool,
     back: u16,
     ahead: u16,
+    least: u16,
+    letters: [u64; 4],
 }
 
 include!(concat!(env!("OUT_DIR"), "/rules.rs"));
@@ -33,9 +36,12 @@ pub(crate) struct Entry {
     pub(crate) check: Check,
     pub(crate) entropy: f32,
     begins: Vec<Cow<'static, str>>,
+    beside: Vec<Cow<'static, str>>,
     assigned: bool,
     pub(crate) back: usize,
     pub(crate) ahead: usize,
+    least: usize,
+    letters: [u64; 4],
     pattern: Cow<'static, str>,
     regex: OnceLock<Option<Regex>>,
 }
@@ -56,6 +62,32 @@ impl Entry {
         let escaped = before(2) == Some(b'\\') && before(1).is_some_and(|b| b"nrtbf".contains(&b));
         let alone = escaped || !before(1).is_some_and(|b| b.is_ascii_alphanumeric());
         alone && self.begins.iter().any(|text| bytes[at..].starts_with(text.as_bytes()))
+    }
+
+    /// Whether a stretch has all that is in every match: so many bytes in a row that may be in the token, and the words.
+    pub(crate) fn may_match(&self, stretch: &[u8]) -> bool {
+        self.may_hold_token(stretch) && self.has_words(stretch)
+    }
+
+    fn may_hold_token(&self, stretch: &[u8]) -> bool {
+        let is_none = |b: &u8| self.letters[usize::from(b >> 6)] >> (b & 63) & 1 == 0;
+        let mut start = 0;
+        while let Some(row) = stretch.get(start..start + self.least) {
+            match row.iter().rposition(is_none) {
+                Some(last) => start += last + 1,
+                None => return true,
+            }
+        }
+        false
+    }
+
+    fn has_words(&self, stretch: &[u8]) -> bool {
+        self.beside.iter().all(|word| {
+            let word = word.as_bytes();
+            let [small, large] = [word[0].to_ascii_lowercase(), word[0].to_ascii_uppercase()];
+            memchr::memchr2_iter(small, large, stretch)
+                .any(|at| stretch.get(at..at + word.len()).is_some_and(|text| text.eq_ignore_ascii_case(word)))
+        })
     }
 
     /// Whether it is the beginning of a string whose length stands before it, and is a letter by chance, as in protobuf,
@@ -139,9 +171,12 @@ impl Rules {
                 check: rule.check,
                 entropy: rule.entropy,
                 begins: rule.begins.iter().map(|text| Cow::Borrowed(*text)).collect(),
+                beside: rule.beside.iter().map(|text| Cow::Borrowed(*text)).collect(),
                 assigned: rule.assigned,
                 back: rule.back.into(),
                 ahead: rule.ahead.into(),
+                least: rule.least.into(),
+                letters: rule.letters,
                 pattern: Cow::Borrowed(rule.pattern),
                 regex: OnceLock::new(),
             });
@@ -159,9 +194,12 @@ impl Rules {
                 check: rule.check,
                 entropy: rule.entropy,
                 begins: shape.begins.into_iter().map(Cow::Owned).collect(),
+                beside: rule.beside.iter().cloned().map(Cow::Owned).collect(),
                 assigned: shape.assigned,
                 back: shape.back.into(),
                 ahead: shape.ahead.into(),
+                least: shape.least.into(),
+                letters: shape.letters,
                 pattern: Cow::Owned(pattern),
                 regex: OnceLock::from(Some(regex)),
             });
@@ -189,5 +227,50 @@ impl Rules {
     /// Their names.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|entry| entry.id.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const OWN: &str = include_str!("../rules/own.yaml");
+
+    fn rules() -> &'static (Vec<(String, String)>, Rules) {
+        static RULES: OnceLock<(Vec<(String, String)>, Rules)> = OnceLock::new();
+        RULES.get_or_init(|| {
+            let pack = Pack::parse("own.yaml", OWN).unwrap();
+            let of = |rule: &crate::rule::Rule| {
+                let id = rule.id.clone();
+                rule.examples.iter().map(move |text| (id.clone(), text.clone())).collect::<Vec<_>>()
+            };
+            (pack.rules.iter().flat_map(of).collect(), Rules::builtin().unwrap())
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_matches_may_match(example in any::<prop::sample::Index>(), changed in prop::collection::vec((any::<prop::sample::Index>(), "[ -~]"), 0..3)) {
+            let (examples, rules) = rules();
+            let (id, text) = &examples[example.index(examples.len())];
+            let mut text = text.clone().into_bytes();
+            for (at, byte) in changed {
+                let at = at.index(text.len());
+                text[at] = byte.as_bytes()[0];
+            }
+            let entry = rules.entries.iter().find(|entry| entry.id == id.as_str()).unwrap();
+            prop_assert!(entry.may_match(&text) || !entry.regex().unwrap().is_match(&text), "{id}");
+        }
+    }
+
+    #[test]
+    fn most_of_what_cannot_match_is_not_searched() {
+        let (examples, rules) = rules();
+        let cut = examples.iter().filter(|(id, text)| {
+            let entry = rules.entries.iter().find(|entry| entry.id == id.as_str()).unwrap();
+            entry.may_match(text.replace(|c: char| c.is_ascii_digit(), " ").as_bytes())
+        });
+        assert!(cut.count() * 4 < examples.len());
     }
 }

@@ -3,20 +3,19 @@
 //! that is wanted, as a few shifts say.
 
 use std::ops::ControlFlow;
+use wide::i8x16;
 
 pub(crate) const BLOCK: usize = 64;
 
 /// One bit for each byte: whether it is of the class. Without a branch, so that the compiler does many at once.
 #[inline(always)]
 pub(crate) fn mask(block: &[u8; BLOCK], is: impl Fn(u8) -> bool) -> u64 {
-    let mut flags = [0_u8; BLOCK];
+    let mut flags = [0_i8; BLOCK];
     for (flag, byte) in flags.iter_mut().zip(block) {
-        *flag = u8::from(is(*byte));
+        *flag = -i8::from(is(*byte));
     }
-    let (eights, _) = flags.as_chunks::<8>();
-    // The product has the lowest bits of eight bytes side by side in its uppermost byte.
-    let bits = |eight: &[u8; 8]| u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-    eights.iter().rev().fold(0, |all, eight| all << 8 | bits(eight))
+    let (sixteens, _) = flags.as_chunks::<16>();
+    sixteens.iter().rev().fold(0, |all, flags| all << 16 | u64::from(i8x16::new(*flags).move_mask() as u16))
 }
 
 /// Calls `with` with the mask of every block and where it begins, until it says that this was enough. The last block is
@@ -103,6 +102,27 @@ pub(crate) fn each_while<const LEAST: usize>(
     });
 }
 
+/// Calls `found` with each place before `until` at which a byte of one class is followed by one of another.
+#[inline(always)]
+pub(crate) fn pairs(
+    bytes: &[u8],
+    until: usize,
+    first: impl Fn(u8) -> bool + Copy,
+    second: impl Fn(u8) -> bool + Copy,
+    mut found: impl FnMut(usize),
+) {
+    masks(bytes, first, |base, mut here| {
+        while here != 0 && base < until {
+            let at = base + here.trailing_zeros() as usize;
+            here &= here - 1;
+            if at < until && bytes.get(at + 1).is_some_and(|next| second(*next)) {
+                found(at);
+            }
+        }
+        if base < until { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+}
+
 /// Calls `found` with the first and the last mark of each row of marks that are at most `gap` bytes from one to the
 /// next. Bytes of the class that `counts` denies are none. Rows that begin at or behind `until` need not be found.
 #[inline(always)]
@@ -156,6 +176,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn every_pair_is_found_before_the_end(text in "[ab]{0,200}", until in 0_usize..220) {
+            let mut found = vec![];
+            pairs(text.as_bytes(), until, |b| b == b'a', |b| b == b'b', |at| found.push(at));
+            let expected: Vec<usize> = text.match_indices("ab").map(|(at, _)| at).filter(|at| *at < until).collect();
+            prop_assert_eq!(found, expected);
+        }
+
         #[test]
         fn every_run_is_found_wherever_it_stands(parts in prop::collection::vec((0_usize..90, 1_usize..90), 0..12)) {
             let text: String = parts.iter().map(|(run, gap)| "7".repeat(*run) + &"x".repeat(*gap)).collect();

@@ -306,6 +306,9 @@ impl<'a> Collector<'a> {
 
     fn search(&mut self, bytes: &[u8], rule: u16, from: usize, to: usize) {
         let entry = &self.scanner.rules.entries[usize::from(rule)];
+        if !entry.may_match(&bytes[from..to]) {
+            return;
+        }
         let Some(regex) = entry.regex() else { return };
         let mut at = from;
         while at < to {

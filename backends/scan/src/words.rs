@@ -1,6 +1,6 @@
 //! Seed phrases (BIP-39): twelve to twenty-four words of one list, the last of which holds a checksum.
 
-use crate::filter::{Filter, hash};
+use crate::filter::hash;
 use sha2::{Digest, Sha256};
 use std::sync::OnceLock;
 
@@ -13,19 +13,42 @@ pub(crate) const ANNOUNCING: [&str; 3] = ["mnemonic", "seed", "recovery"];
 /// The English list, of BIP-39 (MIT).
 const LIST: &str = include_str!("words.txt");
 
-/// The words, and of each its first four letters, which no other has.
+/// Bits of a hash that say where a word is looked for first: three of four places are free.
+const BITS: u32 = 13;
+
+/// The words, and where each of them is, by its first four letters, which no other has: at the place of their hash, or at
+/// the next that was free. A free place has a number that is no word's.
 struct Words {
-    words: Vec<(u32, &'static str)>,
-    filter: Filter,
+    words: Vec<&'static str>,
+    places: Box<[u16; 1 << BITS]>,
 }
 
-fn list() -> &'static Words {
-    static WORDS: OnceLock<Words> = OnceLock::new();
-    WORDS.get_or_init(|| {
-        let words: Vec<_> = LIST.split_ascii_whitespace().map(|word| (key(word.as_bytes()), word)).collect();
-        let filter = words.iter().map(|(key, _)| hash((*key).into())).collect();
-        Words { words, filter }
-    })
+impl Words {
+    fn get() -> &'static Self {
+        static WORDS: OnceLock<Words> = OnceLock::new();
+        WORDS.get_or_init(|| {
+            let words: Vec<&str> = LIST.split_ascii_whitespace().collect();
+            let mut places = Box::new([u16::MAX; 1 << BITS]);
+            for (number, word) in (0..).zip(&words) {
+                let free = Self::row(key(word.as_bytes())).find(|place| places[*place] == u16::MAX);
+                // There are fewer words than places.
+                free.into_iter().for_each(|place| places[place] = number);
+            }
+            Self { words, places }
+        })
+    }
+
+    /// All places, from that of a word's letters on.
+    fn row(key: u32) -> impl Iterator<Item = usize> {
+        let first = (hash(key.into()) >> (64 - BITS)) as usize;
+        (0..1 << BITS).map(move |n| (first + n) % (1 << BITS))
+    }
+
+    fn number(&self, word: &[u8]) -> Option<u16> {
+        let row = Self::row(key(word)).map(|place| self.places[place]);
+        let mut words = row.map_while(|number| Some((number, *self.words.get(usize::from(number))?)));
+        words.find(|(_, own)| own.as_bytes().eq_ignore_ascii_case(word)).map(|(number, _)| number)
+    }
 }
 
 /// Four letters in any case as a number; a word of three has a blank.
@@ -34,15 +57,7 @@ fn key(word: &[u8]) -> u32 {
 }
 
 fn number(word: &[u8]) -> Option<u16> {
-    if !(3..=8).contains(&word.len()) {
-        return None;
-    }
-    let (key, list) = (key(word), list());
-    if !list.filter.may_have(hash(key.into())) {
-        return None;
-    }
-    let at = list.words.binary_search_by_key(&key, |(key, _)| *key).ok()?;
-    list.words[at].1.as_bytes().eq_ignore_ascii_case(word).then_some(at as u16)
+    (3..=8).contains(&word.len()).then(|| Words::get().number(word))?
 }
 
 /// Whether the phrase is whole: its words are of the list and the checksum is right.
@@ -105,6 +120,16 @@ pub(crate) fn phrases(bytes: &[u8], mut found: impl FnMut(usize, usize)) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_word_has_its_number_in_any_case_and_others_have_none() {
+        for (expected, word) in (0..).zip(LIST.split_ascii_whitespace()) {
+            assert_eq!(number(word.as_bytes()), Some(expected), "{word}");
+            assert_eq!(number(word.to_ascii_uppercase().as_bytes()), Some(expected), "{word}");
+            assert_eq!(number(format!("{word}q").as_bytes()), None, "{word}");
+        }
+        assert_eq!([number(b"abou"), number(b"ab"), number(b"zzz")], [None; 3]);
+    }
 
     #[test]
     fn a_phrase_of_the_standard_and_one_with_a_wrong_checksum() {

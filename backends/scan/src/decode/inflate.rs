@@ -1,10 +1,13 @@
 //! Compressed data: known by its first bytes inside of other data, or by a header that names its encoding.
 
 use super::{Derived, Map, Odd, archive, is_text};
+use crate::span;
 use brotli_decompressor::DecompressorWriter;
 use flate2::{bufread, write};
 use std::io::{self, Read, Write};
 
+/// The first byte of zlib's header, as everybody writes it.
+const ZLIB: u8 = 0x78;
 const GZIP: &[u8] = b"\x1f\x8b\x08";
 const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
 pub(super) const ZIP: &[u8] = b"PK\x03\x04";
@@ -18,7 +21,12 @@ pub(crate) fn is_compressed(bytes: &[u8]) -> bool {
 }
 
 fn is_zlib(bytes: &[u8]) -> bool {
-    matches!(bytes, [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..])
+    matches!(bytes, [ZLIB, level, ..] if is_level(*level))
+}
+
+/// The second byte of zlib's header: how hard was tried.
+fn is_level(byte: u8) -> bool {
+    matches!(byte, 0x01 | 0x5e | 0x9c | 0xda)
 }
 
 /// Something compressed that does not end where a text does.
@@ -55,24 +63,31 @@ pub(crate) fn embedded(bytes: &[u8], until: usize, most: usize, odd: Odd, give: 
         };
     let places = |magic: &'static [u8]| {
         let may = Odd::of(magic);
-        let text = if may.high && !odd.high || may.control && !odd.control { &[] } else { bytes };
-        memchr::memmem::find_iter(text, magic).take_while(|at| *at < until).take(MEMBERS)
+        let found = (odd.high || !may.high) && (odd.control || !may.control);
+        let found = found.then(|| memchr::memmem::find_iter(bytes, magic));
+        found.into_iter().flatten().take_while(|at| *at < until).take(MEMBERS)
     };
     // Compressed data have bytes of all kinds. Only at the beginning two letters say enough.
-    let zlibs = memchr::memchr_iter(b'x', if odd.high { bytes } else { &bytes[..bytes.len().min(1)] });
+    let text = if odd.high { bytes } else { &bytes[..bytes.len().min(2)] };
     // One for all, made when there is one: it is large.
     let mut decoder = None;
     let mut next = 0;
-    for at in zlibs.take_while(|at| *at < until).filter(|at| is_zlib(&bytes[*at..])) {
-        if at >= next {
-            next = try_one(at, at, "zlib", &mut |made, left| {
-                let from = decoder.get_or_insert_with(|| bufread::ZlibDecoder::new(&b""[..]));
-                from.reset(&bytes[at..]);
-                let _ = from.by_ref().take(left).read_to_end(made);
-                from.get_ref().len()
-            });
-        }
-    }
+    span::pairs(
+        text,
+        until,
+        |byte| byte == ZLIB,
+        is_level,
+        |at| {
+            if at >= next {
+                next = try_one(at, at, "zlib", &mut |made, left| {
+                    let from = decoder.get_or_insert_with(|| bufread::ZlibDecoder::new(&b""[..]));
+                    from.reset(&bytes[at..]);
+                    let _ = from.by_ref().take(left).read_to_end(made);
+                    from.get_ref().len()
+                });
+            }
+        },
+    );
     next = 0;
     for at in places(GZIP) {
         if at >= next {
